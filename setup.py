@@ -29,14 +29,20 @@ class BuildWithRecords(build_py):
         shutil.rmtree(self.build_lib, ignore_errors=True)
         built = Path(self.build_lib, "cser_bench")
         super().run()
-        for rules in [*Path("tracks").glob("*/*.toml"), *Path("tracks").glob("*/rules.md")]:
+        for rules in [
+            *Path("tracks").glob("*/*.toml"),
+            *Path("tracks").glob("*/rules.md"),
+        ]:
             copy(rules, built / rules)
         copy(LISTED, built / LISTED)
         for folder in shipped_folders():
             pack = folder / "runs.jsonl"
             if not pack.is_file():
                 continue
-            copy(pack.with_name("experiment.json"), built / pack.with_name("experiment.json"))
+            copy(
+                pack.with_name("experiment.json"),
+                built / pack.with_name("experiment.json"),
+            )
             # Without the time, so that the same records give the same wheel.
             compressed = gzip.compress(pack.read_bytes(), mtime=0)
             (built / f"{pack}.gz").write_bytes(compressed)
@@ -51,7 +57,11 @@ class SourcesThatShip(sdist):
         kept = []
         for name in self.filelist.files:
             path = Path(name)
-            is_own = path.parts[0] == "results" and path != LISTED and path.parent not in shipped
+            is_own = (
+                path.parts[0] == "results"
+                and path != LISTED
+                and path.parent not in shipped
+            )
             if not is_own:
                 kept.append(name)
         self.filelist.files = kept

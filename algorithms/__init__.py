@@ -4,7 +4,9 @@
 # `init_process_group`, these keep the group until the interpreter ends, whose threads then abort a
 # run that has finished (exit status -6, with any optimiser). Imported before, the default is None.
 import torch.distributed.nn.functional as _functional  # noqa: F401
-from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import (
+    noop_hook as noop_hook,
+)
 
 from cser_bench import __version__ as __version__
 from cser_bench.algorithms.alone import Alone as Alone
@@ -17,22 +19,32 @@ from cser_bench.algorithms.compressors.coordinates import ChunkTopK as ChunkTopK
 from cser_bench.algorithms.compressors.coordinates import RandomK as RandomK
 from cser_bench.algorithms.compressors.coordinates import TopK as TopK
 from cser_bench.algorithms.compressors.quantisers import QSGD as QSGD
-from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks as QuantisedBlocks
+from cser_bench.algorithms.compressors.quantisers import (
+    QuantisedBlocks as QuantisedBlocks,
+)
 from cser_bench.algorithms.compressors.quantisers import ScaledSign as ScaledSign
 from cser_bench.algorithms.compressors.reduce_scatter import (
     CompressedReduceScatter as CompressedReduceScatter,
 )
-from cser_bench.algorithms.core.checkpoints import consensus_checkpoint as consensus_checkpoint
+from cser_bench.algorithms.core.checkpoints import (
+    consensus_checkpoint as consensus_checkpoint,
+)
 from cser_bench.algorithms.core.checkpoints import load_checkpoint as load_checkpoint
-from cser_bench.algorithms.core.checkpoints import newest_checkpoint as newest_checkpoint
+from cser_bench.algorithms.core.checkpoints import (
+    newest_checkpoint as newest_checkpoint,
+)
 from cser_bench.algorithms.core.collectives import CollectiveError as CollectiveError
 from cser_bench.algorithms.core.collectives import Collectives as Collectives
 from cser_bench.algorithms.core.collectives import SoloCollectives as SoloCollectives
-from cser_bench.algorithms.core.collectives import StackedCollectives as StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    StackedCollectives as StackedCollectives,
+)
 from cser_bench.algorithms.core.compressors import Compressor as Compressor
 from cser_bench.algorithms.core.compressors import Identity as Identity
 from cser_bench.algorithms.core.compressors import Zero as Zero
-from cser_bench.algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
+from cser_bench.algorithms.core.optimizer import (
+    DistributedOptimizer as DistributedOptimizer,
+)
 from cser_bench.algorithms.core.process_group import (
     ProcessGroupCollectives as ProcessGroupCollectives,
 )

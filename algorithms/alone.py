@@ -29,7 +29,9 @@ class Alone(DistributedOptimizer):
     averages_models = False
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         raise ValueError(
             "alone sends nothing, whatever is asked for; take a method that communicates"
         )

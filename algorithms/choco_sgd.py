@@ -54,7 +54,11 @@ class ChocoSGD(DistributedOptimizer):
     name = "choco_sgd"
     family = "neighbours"
     formula = "32 d / R neighbours"
-    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
+    no_compression: ClassVar = {
+        "topology": "complete",
+        "compressor": Identity(),
+        "gamma": 1.0,
+    }
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.3}
 
     topology: Topology
@@ -72,7 +76,9 @@ class ChocoSGD(DistributedOptimizer):
         replica.new_buffer("mixed_estimates", like=replica.flat.parameters)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """Return settings for a ring.
 
         gamma times the compressor's ratio times the ring's largest eigenvalue of 1 - W, 4/3, must
@@ -90,7 +96,9 @@ class ChocoSGD(DistributedOptimizer):
 
     def stages(self, replica: Replica) -> list[Stage]:
         (mixing,) = self.rounds
-        is_exact = self.gamma == 1 and isinstance(replica.fitted(self.compressor), Identity)
+        is_exact = self.gamma == 1 and isinstance(
+            replica.fitted(self.compressor), Identity
+        )
         stage = Stage(
             Purpose.MODEL,
             self.compressor,

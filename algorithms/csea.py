@@ -39,5 +39,7 @@ class CSEA(CSER):
     reset_interval: int = fixed(1)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         return {"error_compressor": TopK(top_k_ratio(share, world_size))}

@@ -78,13 +78,17 @@ class CSER(DistributedOptimizer):
 
     def _set_up(self, replica: Replica) -> None:
         compressors = (self.gradient_compressor, self.error_compressor)
-        is_shared = all(isinstance(replica.fitted(c), SharedSupport) for c in compressors)
+        is_shared = all(
+            isinstance(replica.fitted(c), SharedSupport) for c in compressors
+        )
         # With shared support x_i - e_i is equal on all workers, so e_i follows from x_i.
         if self.explicit_error or not is_shared:
             replica.new_buffer("error")  # e_i: (local workers, d)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """Spend half of the traffic on each stage: R2 = R1 H = 2 R, and R the inverse of the share.
 
         R1 is that of the experiments at 8 and 24, and the paper's at 32 and 1024. Elsewhere R1 <=
@@ -117,7 +121,9 @@ class CSER(DistributedOptimizer):
             self._sync_update(replica, step)
             if is_reset:
                 # x_i - e_i is common, so averaging the error averages the parameters.
-                self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
+                self.average_coordinates_(
+                    replica, self.error_compressor, step, Purpose.ERROR
+                )
         else:
             self._sync_update_and_error(replica, e, step)
             if is_reset:
@@ -169,7 +175,8 @@ class CSER(DistributedOptimizer):
     ) -> None:
         """Do x <- mean(x) on the coordinates that the compressor draws."""
         support = _support(replica, compressor, step, purpose)
-        values = support.gather(replica.flat.parameters)  # (local workers, coordinates drawn)
+        # (local workers, coordinates drawn)
+        values = support.gather(replica.flat.parameters)
         own, mean = replica.average(values, purpose)
         if own is not values:
             # x_i <- mean + (x_i - own): a worker keeps what rounding took from its own.
@@ -179,10 +186,14 @@ class CSER(DistributedOptimizer):
 
 def _update_to_send(replica: Replica, support: Windows) -> Tensor:
     """Predict (x before) - (x after) of the local step, so that it can be sent before the step."""
-    return support.gather(replica.flat.parameters).sub_(replica.after_local_step(support))
+    return support.gather(replica.flat.parameters).sub_(
+        replica.after_local_step(support)
+    )
 
 
-def _support(replica: Replica, compressor: Compressor, step: int, purpose: Purpose) -> Support:
+def _support(
+    replica: Replica, compressor: Compressor, step: int, purpose: Purpose
+) -> Support:
     """Return the coordinates that the compressor draws, which it must do alike on all workers."""
     fitted = replica.fitted(compressor)
     assert isinstance(fitted, SharedSupport)

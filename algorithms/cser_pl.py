@@ -41,7 +41,9 @@ class CSERPL(CSER):
     gradient_compressor: Compressor = fixed(Zero())
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         error_compressor = QuantisedBlocks(4)
         reset_interval = nearest_interval(cls.name, error_compressor, share, world_size)
         return {"error_compressor": error_compressor, "reset_interval": reset_interval}

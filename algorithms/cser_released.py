@@ -85,7 +85,9 @@ class CSERReleased(CSER):
             replica.local = DecayInMomentumOnly(replica.flat, replica.buffers)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """As CSER's, by which the release sends up to 6 % less.
 
         Below 32 it would be more, so R2 is 2 R - R1: exact.
@@ -110,11 +112,15 @@ class CSERReleased(CSER):
             return super()._agree_after(replica, num_steps)
         if replica.communication_dtype is not None and not self.overwrite_master:
             return False
-        *_, last = (stage for stage in self.stages(replica) if stage.takes_place(num_steps))
+        *_, last = (
+            stage for stage in self.stages(replica) if stage.takes_place(num_steps)
+        )
         if not self.average_parameters and last.purpose is not Purpose.ERROR:
             return False
         last = replace(last, compressor=replica.fitted(last.compressor))
-        return sends_all(last, replica.flat.layout, replica.draw(num_steps, last.purpose))
+        return sends_all(
+            last, replica.flat.layout, replica.draw(num_steps, last.purpose)
+        )
 
     def _update(self, replica: Replica, step: int) -> None:
         is_reset = step % self.reset_interval == 0
@@ -122,11 +128,15 @@ class CSERReleased(CSER):
             replica.local_step_()
         elif self.average_parameters:
             replica.local_step_()
-            self.average_coordinates_(replica, self.gradient_compressor, step, Purpose.GRADIENT)
+            self.average_coordinates_(
+                replica, self.gradient_compressor, step, Purpose.GRADIENT
+            )
         else:
             self._sync_update(replica, step)
         if is_reset:
-            self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
+            self.average_coordinates_(
+                replica, self.error_compressor, step, Purpose.ERROR
+            )
 
     def average_coordinates_(
         self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose

@@ -143,7 +143,9 @@ class ErrorFeedbackState:
         """Do e <- e + g; g <- mean(C(e)); e <- e - C(e), of one bucket's vectors."""
         layout = Layout.flat(slice(0, gradient.numel()))
         vector = (error + gradient).unsqueeze(0)  # (this worker, numbers of the bucket)
-        sent = self._sending.exchange(vector, self.compressor, layout, NO_DRAW, Purpose.GRADIENT)
+        sent = self._sending.exchange(
+            vector, self.compressor, layout, NO_DRAW, Purpose.GRADIENT
+        )
         gradient.copy_(sent.mean[0])
         unsent = vector.sub_(sent.own)[0]
         # The mean is the same on all workers, and so is this. On a GPU the host does not ask for it.
@@ -217,7 +219,9 @@ def error_feedback_hook(
             "dense"
         )
     error = state.error_of(bucket)
-    devices: list[int | str | torch.device] = [gradient.device] if gradient.is_cuda else []
+    devices: list[int | str | torch.device] = (
+        [gradient.device] if gradient.is_cuda else []
+    )
     done = torch.futures.Future[Tensor](devices=devices)
 
     def average() -> tuple[Tensor]:
@@ -277,7 +281,9 @@ def _first_with_parameters(model: nn.Module) -> nn.Module:
 
     Inside it, autocast is on also where the model's own forward pass enters it, as accelerate has it.
     """
-    return next(each for each in model.modules() if list(each.parameters(recurse=False)))
+    return next(
+        each for each in model.modules() if list(each.parameters(recurse=False))
+    )
 
 
 def _refuse_fp16_autocast(module: nn.Module, inputs: object) -> None:

@@ -49,7 +49,11 @@ class DeepSqueeze(DistributedOptimizer):
     name = "deep_squeeze"
     family = "neighbours"
     formula = "32 d / R neighbours"
-    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
+    no_compression: ClassVar = {
+        "topology": "complete",
+        "compressor": Identity(),
+        "gamma": 1.0,
+    }
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.1}
 
     topology: Topology
@@ -60,7 +64,9 @@ class DeepSqueeze(DistributedOptimizer):
         replica.new_buffer("error")
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """Return settings for a ring, whose consensus step is about half of what is kept."""
         [mixing] = rounds_of("ring", world_size)
         # A link carries a message to each neighbour once.
@@ -74,7 +80,9 @@ class DeepSqueeze(DistributedOptimizer):
 
     def stages(self, replica: Replica) -> list[Stage]:
         first = self.rounds[0]
-        is_exact = self.gamma == 1 and isinstance(replica.fitted(self.compressor), Identity)
+        is_exact = self.gamma == 1 and isinstance(
+            replica.fitted(self.compressor), Identity
+        )
         stage = Stage(
             Purpose.MODEL,
             self.compressor,
@@ -86,6 +94,8 @@ class DeepSqueeze(DistributedOptimizer):
     def _update(self, replica: Replica, step: int) -> None:
         replica.local_step_()
         e = replica.buffers["error"].add_(replica.flat.parameters)
-        sent = replica.mix(e, self.compressor, mixing_at(self.rounds, step), step, Purpose.MODEL)
+        sent = replica.mix(
+            e, self.compressor, mixing_at(self.rounds, step), step, Purpose.MODEL
+        )
         sent.support.add_(e, sent.own, alpha=-1)
         sent.support.add_(replica.flat.parameters, sent.pull.mul_(self.gamma))

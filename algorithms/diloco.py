@@ -68,7 +68,11 @@ class DiLoCo(DistributedOptimizer):
     name = "diloco"
     family = "local steps"
     formula = "32 d / H"
-    no_compression: ClassVar = {"sync_interval": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
+    no_compression: ClassVar = {
+        "sync_interval": 1,
+        "outer_lr": 1.0,
+        "outer_momentum": 0.0,
+    }
     tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9}
 
     sync_interval: Count
@@ -78,7 +82,9 @@ class DiLoCo(DistributedOptimizer):
     send_gradients: bool = False
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         sync_interval = nearest_count(cls.name, 1.0, share)
         return {"sync_interval": sync_interval, "outer_lr": 0.7, "outer_momentum": 0.5}
 
@@ -104,7 +110,9 @@ class DiLoCo(DistributedOptimizer):
         stages = []
         if self.send_gradients:
             stages.append(Stage(Purpose.GRADIENT, equalises=False))
-        for first in range(self.fragment_interval, self.sync_interval + 1, self.fragment_interval):
+        for first in range(
+            self.fragment_interval, self.sync_interval + 1, self.fragment_interval
+        ):
             stage = Stage(
                 Purpose.MODEL,
                 self.compressor,
@@ -118,7 +126,9 @@ class DiLoCo(DistributedOptimizer):
     def fragment(self, replica: Replica, step: int) -> slice:
         """Return the coordinates that are synchronised at this step, which must be one with any."""
         number = (step // self.fragment_interval - 1) % self.num_fragments
-        return share_of(range(number, number + 1), replica.flat.layout.numel, self.num_fragments)
+        return share_of(
+            range(number, number + 1), replica.flat.layout.numel, self.num_fragments
+        )
 
     def _update(self, replica: Replica, step: int) -> None:
         if self.send_gradients:
@@ -139,7 +149,9 @@ class DiLoCo(DistributedOptimizer):
             unsent.sub_(own)
             local.copy_(x - mean)
         # A frozen parameter is averaged as others are, and takes no outer step.
-        with replica.flat.frozen_aside(replica.flat.parameters, *outer_buffers(replica)):
+        with replica.flat.frozen_aside(
+            replica.flat.parameters, *outer_buffers(replica)
+        ):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             delta = x - local
@@ -149,7 +161,9 @@ class DiLoCo(DistributedOptimizer):
         if unsent is not None:
             local.sub_(unsent)
 
-    def add_outer_momentum(self, replica: Replica, x: Tensor, delta: Tensor, here: slice) -> None:
+    def add_outer_momentum(
+        self, replica: Replica, x: Tensor, delta: Tensor, here: slice
+    ) -> None:
         """Do v <- mu v + Delta, x <- x - alpha mu v, on the coordinates of a fragment."""
         if "outer_momentum" in replica.buffers:
             v = replica.buffers["outer_momentum"][..., here]

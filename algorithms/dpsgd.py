@@ -18,7 +18,13 @@ State: the momentum or the moments.
 
 from typing import Any, ClassVar, Literal
 
-from cser_bench.algorithms.core import DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    DistributedOptimizer,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.topology import Topology, mixing_at
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
@@ -44,7 +50,9 @@ class DPSGD(DistributedOptimizer):
     order: Order
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         raise ValueError(
             "dpsgd sends whole models at every step, whatever is asked for; take choco_sgd, which "
             "compresses, or give topology and order themselves"
@@ -59,7 +67,9 @@ class DPSGD(DistributedOptimizer):
         x = replica.flat.parameters
         if self.order == "adapt_then_combine":
             replica.local_step_()
-        _, pull = replica.sending.mix_dense(x, mixing_at(self.rounds, step), Purpose.MODEL)
+        _, pull = replica.sending.mix_dense(
+            x, mixing_at(self.rounds, step), Purpose.MODEL
+        )
         if self.order == "combine_while_adapt":
             replica.local_step_()
         x.add_(pull)

@@ -66,7 +66,9 @@ class EF21SGDM(DistributedOptimizer):
     compressor: Compressor
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         return {"compressor": TopK(top_k_ratio(share, world_size))}
 
     def _set_up(self, replica: Replica) -> None:
@@ -74,7 +76,10 @@ class EF21SGDM(DistributedOptimizer):
         replica.new_buffer("mean_estimate")
 
     def stages(self, replica: Replica) -> list[Stage]:
-        return [Stage(Purpose.GRADIENT, last=1), Stage(Purpose.GRADIENT, self.compressor, first=2)]
+        return [
+            Stage(Purpose.GRADIENT, last=1),
+            Stage(Purpose.GRADIENT, self.compressor, first=2),
+        ]
 
     def _update(self, replica: Replica, step: int) -> None:
         begins = step == 1 or "momentum" not in replica.buffers
@@ -100,7 +105,9 @@ class EF21SGDM(DistributedOptimizer):
             for row, direction in zip(x[:, here], h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
 
-    def _averaged_gradient(self, replica: Replica, begins: bool, averages: list[Tensor]) -> Tensor:
+    def _averaged_gradient(
+        self, replica: Replica, begins: bool, averages: list[Tensor]
+    ) -> Tensor:
         """Return v_i, which without momentum is g_i.
 
         Where a schedule switches momentum on, it begins with that step's g_i.

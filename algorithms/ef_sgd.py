@@ -82,7 +82,9 @@ class EFSGD(DistributedOptimizer):
     decay_apart: bool = False
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         return {"compressor": TopK(top_k_ratio(share, world_size))}
 
     def _set_up(self, replica: Replica) -> None:
@@ -98,7 +100,11 @@ class EFSGD(DistributedOptimizer):
 
     def stages(self, replica: Replica) -> list[Stage]:
         return [
-            Stage(Purpose.GRADIENT, self.compressor, early=partial(self._error_to_send, replica))
+            Stage(
+                Purpose.GRADIENT,
+                self.compressor,
+                early=partial(self._error_to_send, replica),
+            )
         ]
 
     def _error_to_send(self, replica: Replica, support: Windows) -> Tensor:
@@ -114,7 +120,9 @@ class EFSGD(DistributedOptimizer):
         return [group | {"weight_decay": 0.0} for group in self.param_groups]
 
     def _update(self, replica: Replica, step: int) -> None:
-        with replica.flat.frozen_aside(replica.buffers["error"], replica.flat.parameters):
+        with replica.flat.frozen_aside(
+            replica.buffers["error"], replica.flat.parameters
+        ):
             self._compress_and_step(replica, step)
 
     def _compress_and_step(self, replica: Replica, step: int) -> None:

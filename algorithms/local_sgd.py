@@ -23,7 +23,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    Count,
+    DistributedOptimizer,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.local_step import local_steps
 
 
@@ -50,11 +56,15 @@ class LocalSGD(DistributedOptimizer):
     second_moment_interval: Count | None = None
 
     def _set_up(self, replica: Replica) -> None:
-        is_16_bit = replica.communication_dtype is not None or replica.dtype == torch.float16
+        is_16_bit = (
+            replica.communication_dtype is not None or replica.dtype == torch.float16
+        )
         has_moments = bool(replica.local.moments) and not is_16_bit
         if any(self._moment_intervals()) and not has_moments:
             which = "first" if self.first_moment_interval else "second"
-            having = [repr(name) for name, step in local_steps().items() if step.moments]
+            having = [
+                repr(name) for name, step in local_steps().items() if step.moments
+            ]
             raise ValueError(
                 f"{self.name}: {which}_moment_interval is for local_step = {' or '.join(having)} without a "
                 "communication_dtype or parameters in fp16, in whose few bits second moments "

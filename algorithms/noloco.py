@@ -31,7 +31,14 @@ from typing import Any, ClassVar
 import numpy
 import torch
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    Count,
+    DistributedOptimizer,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.topology import Mixing
@@ -62,7 +69,9 @@ def spread_factor(
     after_m_squared = numpy.array([alpha**2 * p, -2 * mu * alpha * p, mu**2])
     phi_times_after_m = numpy.array([-alpha * p, mu, 0.0])
     after_product = phi_times_after_m + after_m_squared
-    after_phi_squared = numpy.array([1.0, 0.0, 0.0]) + 2 * phi_times_after_m + after_m_squared
+    after_phi_squared = (
+        numpy.array([1.0, 0.0, 0.0]) + 2 * phi_times_after_m + after_m_squared
+    )
     moments = numpy.stack([after_phi_squared, after_product, after_m_squared])
     return math.sqrt(numpy.abs(numpy.linalg.eigvals(moments)).max())
 
@@ -99,7 +108,9 @@ class NoLoCo(DistributedOptimizer):
     outer_momentum: BelowOne = 0.5
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         # A message to one other, which a link carries once.
         at_every_step = 1 / carried(world_size, 1.0)
         return {"sync_interval": nearest_count(cls.name, at_every_step, share)}
@@ -108,7 +119,10 @@ class NoLoCo(DistributedOptimizer):
         replica.new_buffer("anchor", like=replica.flat.parameters)
         replica.new_buffer("outer_momentum")
         factor = spread_factor(
-            self.collectives.world_size, self.group_size, self.outer_lr, self.outer_momentum
+            self.collectives.world_size,
+            self.group_size,
+            self.outer_lr,
+            self.outer_momentum,
         )
         if factor > 1:
             self.caution = (
@@ -139,7 +153,9 @@ class NoLoCo(DistributedOptimizer):
             group = sorted(order[first : first + self.group_size])
             weight = 1 / len(group)
             for rank in group:
-                neighbours[rank] = tuple((other, weight) for other in group if other != rank)
+                neighbours[rank] = tuple(
+                    (other, weight) for other in group if other != rank
+                )
         return Mixing(tuple(neighbours))
 
     def _update(self, replica: Replica, step: int) -> None:
@@ -151,7 +167,9 @@ class NoLoCo(DistributedOptimizer):
         x = replica.flat.parameters
         phi = replica.buffers["anchor"]
         m = replica.buffers["outer_momentum"]
-        _, pull = replica.sending.mix_dense(x, self.meeting(replica, step), Purpose.MODEL)
+        _, pull = replica.sending.mix_dense(
+            x, self.meeting(replica, step), Purpose.MODEL
+        )
         x.add_(pull)
         # A frozen parameter is averaged as others are, and takes no outer step.
         with replica.flat.frozen_aside(x, phi, m):

@@ -34,7 +34,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    Count,
+    DistributedOptimizer,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.by_traffic import NEAR
 from cser_bench.algorithms.core.low_rank import LowRank
 
@@ -64,7 +71,9 @@ class PowerSGD(DistributedOptimizer):
         replica.new_common("right_factors", self._first_factors(replica))
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """Return the rank that comes nearest to the share, by factor."""
         if layout is None:
             raise ValueError(
@@ -80,7 +89,9 @@ class PowerSGD(DistributedOptimizer):
         # What is sent grows with the rank, so that the first above the share can be bisected.
         above = 1 + bisect_right(range(1, highest + 1), share, key=share_at)
         near = [rank for rank in (above - 1, above) if 1 <= rank <= highest]
-        rank = min(near, key=lambda rank: max(share_at(rank) / share, share / share_at(rank)))
+        rank = min(
+            near, key=lambda rank: max(share_at(rank) / share, share / share_at(rank))
+        )
         least = share_at(1)
         if least > NEAR * share:
             raise ValueError(
@@ -172,7 +183,9 @@ def seen_at_rank(layout: Layout, rank: int) -> LowRank:
     return LowRank(layout, rank)
 
 
-def _average(replica: Replica, messages: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+def _average(
+    replica: Replica, messages: list[Tensor]
+) -> tuple[Sequence[Tensor], Tensor]:
     """Return what each worker here has sent, and the mean, which all workers have in common."""
     own, mean = replica.average(torch.stack(messages), Purpose.GRADIENT)
     rows = own.unbind()

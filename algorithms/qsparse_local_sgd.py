@@ -74,7 +74,11 @@ class QSparseLocalSGD(DistributedOptimizer):
     name = "qsparse_local_sgd"
     family = "error feedback"
     formula = "32 d / (R1 H)"
-    no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "keep_master": False}
+    no_compression: ClassVar = {
+        "compressor": Identity(),
+        "sync_interval": 1,
+        "keep_master": False,
+    }
 
     compressor: Compressor
     sync_interval: Count
@@ -82,7 +86,9 @@ class QSparseLocalSGD(DistributedOptimizer):
     decay_in_momentum_only: bool = False
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         compressor = QuantisedBlocks(4)
         sync_interval = nearest_interval(cls.name, compressor, share, world_size)
         return {"compressor": compressor, "sync_interval": sync_interval}
@@ -108,7 +114,9 @@ class QSparseLocalSGD(DistributedOptimizer):
         # A step right after a synchronisation is from the master copy, which is not there during
         # the backward pass.
         early = partial(_error_after_step, replica)
-        stage = Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)
+        stage = Stage(
+            Purpose.MODEL, self.compressor, every=self.sync_interval, early=early
+        )
         if self.keep_master and self.sync_interval == 1:
             stage = replace(stage, early=None)
         return [stage]
@@ -123,7 +131,9 @@ class QSparseLocalSGD(DistributedOptimizer):
         if step % self.sync_interval:
             return
         y = replica.flat.parameters
-        with replica.flat.frozen_aside(y, replica.buffers["error"], replica.buffers["anchor"]):
+        with replica.flat.frozen_aside(
+            y, replica.buffers["error"], replica.buffers["anchor"]
+        ):
             self._synchronise(replica, step)
         if self.keep_master:
             # So that a parameter which is trained again goes on from what it is.

@@ -21,7 +21,15 @@ State: the momentum or the moments.
 import math
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Count, Layout, Purpose, Replica, Stage, Traffic, fixed
+from cser_bench.algorithms.core import (
+    Count,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+    Traffic,
+    fixed,
+)
 from cser_bench.algorithms.core.settings import NotNegative
 from cser_bench.algorithms.local_sgd import LocalSGD
 
@@ -61,7 +69,9 @@ class QSR(LocalSGD):
         self.param_groups[0]["round"] = NONE  # there PyTorch saves and loads it
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         raise ValueError(
             "qsr: what it sends depends on the learning rates; give sync_interval and alpha "
             "themselves"

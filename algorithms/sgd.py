@@ -14,7 +14,14 @@ State: the momentum or the moments.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    Count,
+    DistributedOptimizer,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.by_traffic import nearest_count
 
 
@@ -33,7 +40,9 @@ class SGD(DistributedOptimizer):
     state_is_common = True
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         if share < 1:
             raise ValueError(
                 f"sgd sends everything, so its share of DDP's traffic is 1 and not {share:.3g}; take "
@@ -83,7 +92,9 @@ class SGDAccumulate(DistributedOptimizer):
         replica.new_buffer("accumulated")
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         return {"accumulation_steps": nearest_count(cls.name, 1.0, share)}
 
     def stages(self, replica: Replica) -> list[Stage]:

@@ -68,7 +68,9 @@ class SparseLoCo(QSparseLocalSGD):
     decay_in_momentum_only: bool = fixed(False)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         interval = 8
         one_of_a_chunk = share_at_every_step(ChunkTopK(kept=1), world_size) / interval
         kept = max(1, round(share / one_of_a_chunk))

@@ -79,8 +79,12 @@ class StreamingDiLoCo(DiLoCo):
             replica.new_buffer("error")
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
-        sync_interval = nearest_interval(cls.name, QuantisedBlocks(4), share, world_size)
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
+        sync_interval = nearest_interval(
+            cls.name, QuantisedBlocks(4), share, world_size
+        )
         return {
             "sync_interval": sync_interval,
             "outer_lr": 0.7,
@@ -148,7 +152,9 @@ class StreamingDiLoCo(DiLoCo):
         local = replica.flat.parameters[..., here]
         x = replica.buffers["anchor"][..., here]
         delta = replica.buffers["delayed"][..., here]
-        with replica.flat.frozen_aside(replica.flat.parameters, *outer_buffers(replica)):
+        with replica.flat.frozen_aside(
+            replica.flat.parameters, *outer_buffers(replica)
+        ):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             x.sub_(delta * self.outer_lr)

@@ -35,13 +35,17 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
-def _print_version(context: click.Context, param: click.Parameter, is_given: bool) -> None:
+def _print_version(
+    context: click.Context, param: click.Parameter, is_given: bool
+) -> None:
     if is_given and not context.resilient_parsing:
         click.echo(_version())
         context.exit()
 
 
-def _print_completion(context: click.Context, param: click.Parameter, shell: str | None) -> None:
+def _print_completion(
+    context: click.Context, param: click.Parameter, shell: str | None
+) -> None:
     """Print a script for the installed command: a shell completes the words of one command.
 
     `python -m harness` is not one.

@@ -30,9 +30,15 @@ from cser_bench.harness.errors import UsageError
     f"{EXPERIMENT}, or a folder of records",
 )
 @experiment_options()
-@click.option("--output", type=folder, help="folder to write into (default: that of the records)")
+@click.option(
+    "--output", type=folder, help="folder to write into (default: that of the records)"
+)
 def report(
-    experiment: str, tuning: bool, results: Path, methods: tuple[str, ...], output: Path | None
+    experiment: str,
+    tuning: bool,
+    results: Path,
+    methods: tuple[str, ...],
+    output: Path | None,
 ) -> int:
     """Build the report, and say where it is."""
     from cser_bench.harness.cli.progress import shown
@@ -45,7 +51,9 @@ def report(
     table = summary(records)
     if table is not None:
         print(f"\n{table}\n")
-    print(f"wrote {shortest(path)} and report.pdf, report.html, figures/ and csv/ beside it")
+    print(
+        f"wrote {shortest(path)} and report.pdf, report.html, figures/ and csv/ beside it"
+    )
     print(report_text(path, has_pictures=path.with_name("figures").is_dir()))
     return 0
 
@@ -113,7 +121,9 @@ def _check_methods(records: Path, files: tuple[str, ...]) -> None:
     help="model to train (default: perceptron, the cheapest; residual is the next to take; gpt is "
     "for GPUs, and CPUs with bf16)",
 )
-@click.option("--method", metavar="NAME", help="method to take, if the file has several")
+@click.option(
+    "--method", metavar="NAME", help="method to take, if the file has several"
+)
 @click.option(
     "--settings",
     metavar="TOML",
@@ -148,7 +158,10 @@ def try_(
         from cser_bench.report.trial import verdict
 
     tried = trial.make_trial(file, network, method, settings, learning_rate)
-    print(trial.duration_words(tried, trial.usual_jobs(infrastructure["jobs"])), flush=True)
+    print(
+        trial.duration_words(tried, trial.usual_jobs(infrastructure["jobs"])),
+        flush=True,
+    )
     slowness = trial.slowness_words(tried, infrastructure["device"])
     if slowness is not None:
         print(slowness, flush=True)
@@ -196,7 +209,9 @@ def try_(
     "experiment on text scores",
 )
 @timing_methods_option
-def speedups(output: Path, minutes: float, only: str | None, methods: tuple[str, ...]) -> int:
+def speedups(
+    output: Path, minutes: float, only: str | None, methods: tuple[str, ...]
+) -> int:
     """Do the study of speed-ups and build its report.
 
     Returns 1 where a worker failed.
@@ -213,5 +228,7 @@ def speedups(output: Path, minutes: float, only: str | None, methods: tuple[str,
             record(session, output)
         return 0
     run_study(output, minutes)
-    print(f"wrote {build(output)} and report.pdf, report.html, figures/ and csv/ beside it")
+    print(
+        f"wrote {build(output)} and report.pdf, report.html, figures/ and csv/ beside it"
+    )
     return 0

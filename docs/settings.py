@@ -168,9 +168,13 @@ def rate_factors() -> Iterator[tuple[str, str, float]]:
             is_own = row.base is None and row.num_steps == experiment.rows[0].num_steps
             # Not references: a single average at the end, or gradients that are averaged as well.
             is_bound = (
-                row.settings.get("sync_interval") == "end" or "send_gradients" in row.settings
+                row.settings.get("sync_interval") == "end"
+                or "send_gradients" in row.settings
             )
-            is_method = row.algorithm not in ("sgd", "alone", "ddp") and row.local_step != "muon"
+            is_method = (
+                row.algorithm not in ("sgd", "alone", "ddp")
+                and row.local_step != "muon"
+            )
             if is_own and is_method and not is_bound:
                 yield form_of(row), name, row.learning_rate / baseline
 
@@ -197,13 +201,19 @@ def begin_with(by_name: dict[str, list[float]]) -> str:
             for name, factors in by_name.items()
             if ("gpt" in name) == is_text
         ]
-        words.append(f"{math.exp(median(map(math.log, of_kind))):.2g}" if of_kind else "–")
+        words.append(
+            f"{math.exp(median(map(math.log, of_kind))):.2g}" if of_kind else "–"
+        )
     return " / ".join(words)
 
 
 def factors_in_words(factors: list[float]) -> str:
     """Write the lowest and the highest factor, once where they are one."""
-    words = [f"{factor:.2g}" for factor in sorted({min(factors), max(factors)})] if factors else []
+    words = (
+        [f"{factor:.2g}" for factor in sorted({min(factors), max(factors)})]
+        if factors
+        else []
+    )
     return " to ".join(dict.fromkeys(words)) or "–"
 
 

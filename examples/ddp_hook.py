@@ -30,7 +30,9 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/ddp_hook")
 
 def made_up(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Returns points of 20 coordinates, and which of the first five is the largest."""
-    inputs = torch.randn(num_samples, 20, generator=torch.Generator().manual_seed(seed)).to(device)
+    inputs = torch.randn(
+        num_samples, 20, generator=torch.Generator().manual_seed(seed)
+    ).to(device)
     return inputs, inputs[:, :5].argmax(1)
 
 
@@ -45,13 +47,17 @@ def evaluate(model: nn.Module) -> None:
 
 
 cuda = torch.cuda.is_available()
-device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+device = (
+    torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+)
 if cuda:
     torch.cuda.set_device(device)
 dist.init_process_group("nccl" if cuda else "gloo")
 rank, num_workers = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)).to(device)
+net = nn.Sequential(
+    nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)
+).to(device)
 model = DistributedDataParallel(net)
 hook_state = ErrorFeedbackState(model, TopK(192))
 model.register_comm_hook(hook_state, error_feedback_hook)
@@ -84,13 +90,18 @@ for epoch in range(start + 1, NUM_EPOCHS + 1):
         evaluate(net)
     (folder / f"epoch-{epoch}").mkdir(parents=True, exist_ok=True)
     file = folder / f"epoch-{epoch}" / f"{rank}.pt"
-    torch.save({name: part.state_dict() for name, part in parts.items()}, file.with_suffix(".tmp"))
+    torch.save(
+        {name: part.state_dict() for name, part in parts.items()},
+        file.with_suffix(".tmp"),
+    )
     file.with_suffix(".tmp").rename(file)
 
 if rank == 0 and hook_state.num_steps:
     num_bytes = hook_state.traffic.training_total().link_bits(num_workers) / 8
     ddp_bytes = num_bytes / hook_state.traffic_share()
-    print(f"each worker sent:    {num_bytes:,.0f} bytes in {hook_state.num_steps} steps")
+    print(
+        f"each worker sent:    {num_bytes:,.0f} bytes in {hook_state.num_steps} steps"
+    )
     print(
         f"DDP would have sent: {ddp_bytes:,.0f} bytes in fp32, "
         f"{ddp_bytes / num_bytes:.1f} times as much"

@@ -35,12 +35,16 @@ class GrowingLocalSGD(DistributedOptimizer):
 
     # At twice the traffic at first, so that in a few hundred rounds it sends about as much.
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         return {"sync_interval": max(1, round(0.5 / share))}
 
     def _end_of(self, rounds: int) -> int:
         """Return the step that this many rounds end with."""
-        return int(rounds * self.sync_interval + self.growth * rounds * (rounds - 1) / 2)
+        return int(
+            rounds * self.sync_interval + self.growth * rounds * (rounds - 1) / 2
+        )
 
     def _rounds_until(self, step: int) -> int:
         rounds = 0
@@ -54,7 +58,11 @@ class GrowingLocalSGD(DistributedOptimizer):
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
         rounds = self._rounds_until(num_steps)
         traffic = Traffic()
-        traffic.add(Purpose.MODEL, replica.float_bits * replica.flat.layout.numel * rounds, rounds)
+        traffic.add(
+            Purpose.MODEL,
+            replica.float_bits * replica.flat.layout.numel * rounds,
+            rounds,
+        )
         return traffic
 
     def _update(self, replica: Replica, step: int) -> None:

@@ -39,7 +39,10 @@ class ConsensusStrategy(DDPStrategy):
 
     def setup_optimizers(self, trainer: Trainer) -> None:
         for callback in trainer.callbacks:
-            if any(kind.__name__.endswith("WeightAveraging") for kind in type(callback).__mro__):
+            if any(
+                kind.__name__.endswith("WeightAveraging")
+                for kind in type(callback).__mro__
+            ):
                 raise ValueError(
                     f"{type(callback).__name__} would validate and keep each worker's own average; "
                     "keep one in the module, and name it in consensus(model, averages=[ema])"
@@ -53,7 +56,9 @@ class ConsensusStrategy(DDPStrategy):
 
     def on_validation_start(self) -> None:
         if self.optimizers:  # not in trainer.validate(), which has none
-            self._inside.enter_context(self.optimizers[0].consensus(self.lightning_module))
+            self._inside.enter_context(
+                self.optimizers[0].consensus(self.lightning_module)
+            )
 
     def on_validation_end(self) -> None:
         self._inside.close()
@@ -67,7 +72,9 @@ class ConsensusStrategy(DDPStrategy):
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
         others = checkpoint | {"optimizer_states": []}
-        consensus_checkpoint(filepath, self.lightning_module, self.optimizers[0], trainer=others)
+        consensus_checkpoint(
+            filepath, self.lightning_module, self.optimizers[0], trainer=others
+        )
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
@@ -83,7 +90,8 @@ class ConsensusStrategy(DDPStrategy):
     def on_train_end(self) -> None:
         with self.optimizers[0].consensus(self.lightning_module):
             average = {
-                key: value.clone() for key, value in self.lightning_module.state_dict().items()
+                key: value.clone()
+                for key, value in self.lightning_module.state_dict().items()
             }
         self.lightning_module.load_state_dict(average)
 
@@ -91,7 +99,9 @@ class ConsensusStrategy(DDPStrategy):
 class Classifier(LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5))
+        self.net = nn.Sequential(
+            nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)
+        )
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
@@ -108,13 +118,17 @@ class Classifier(LightningModule):
         )
 
     def configure_optimizers(self) -> DistributedOptimizer:
-        return EFSGD(self.parameters(), lr=0.1, momentum=0.9, model=self, compressor=TopK(192))
+        return EFSGD(
+            self.parameters(), lr=0.1, momentum=0.9, model=self, compressor=TopK(192)
+        )
 
 
 inputs = torch.randn(5000, 20, generator=torch.Generator().manual_seed(0)).split(4000)
 samples, held_out = (TensorDataset(part, part[:, :5].argmax(1)) for part in inputs)
 folder = sys.argv[1] if len(sys.argv) > 1 else "checkpoint/lightning"
-keep = ModelCheckpoint(folder, monitor="loss", save_top_k=2, enable_version_counter=False)
+keep = ModelCheckpoint(
+    folder, monitor="loss", save_top_k=2, enable_version_counter=False
+)
 size = {
     "devices": int(os.environ["LOCAL_WORLD_SIZE"]),
     "num_nodes": int(os.environ["GROUP_WORLD_SIZE"]),

@@ -44,9 +44,15 @@ class GPT(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """Returns the mean loss of each next byte of a text of shape (batch, context + 1)."""
-        mask = nn.Transformer.generate_square_subsequent_mask(CONTEXT, device=text.device)
-        hidden = self.blocks(self.tokens(text[:, :-1]) + self.positions, mask, is_causal=True)
-        return nn.functional.cross_entropy(self.head(hidden).flatten(0, 1), text[:, 1:].flatten())
+        mask = nn.Transformer.generate_square_subsequent_mask(
+            CONTEXT, device=text.device
+        )
+        hidden = self.blocks(
+            self.tokens(text[:, :-1]) + self.positions, mask, is_causal=True
+        )
+        return nn.functional.cross_entropy(
+            self.head(hidden).flatten(0, 1), text[:, 1:].flatten()
+        )
 
 
 def batch(text: Tensor, seed: int, size: int = BATCH_SIZE) -> Tensor:
@@ -84,7 +90,9 @@ def train(model: GPT, optimizer: DistributedOptimizer, folder: Path) -> None:
 
 
 cuda = torch.cuda.is_available()
-device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+device = (
+    torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+)
 if cuda:
     torch.cuda.set_device(device)
 dist.init_process_group("nccl" if cuda else "gloo")
@@ -95,17 +103,25 @@ root, folder = (
 documents = b"".join(
     path.read_bytes() for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]
 )
-held_out, text = torch.tensor(list(documents), device=device).tensor_split([len(documents) // 10])
+held_out, text = torch.tensor(list(documents), device=device).tensor_split(
+    [len(documents) // 10]
+)
 
 four_bits = {"compressor": QuantisedBlocks(4), "sync_interval": 1}
 for method, settings in (QSparseLocalSGD, four_bits), (DiLoCo, {"sync_interval": 15}):
     torch.manual_seed(0)
     model = GPT().to(device)
     matrices, others = (
-        [p for p in model.parameters() if (p.dim() > 1) == is_matrix] for is_matrix in (True, False)
+        [p for p in model.parameters() if (p.dim() > 1) == is_matrix]
+        for is_matrix in (True, False)
     )
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = method(groups, lr=2e-3, betas=(0.9, 0.95), local_step="adamw", **settings)
+    groups = [
+        {"params": matrices, "weight_decay": 0.1},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = method(
+        groups, lr=2e-3, betas=(0.9, 0.95), local_step="adamw", **settings
+    )
     train(model, optimizer, folder / method.name)
     if dist.get_rank() == 0:
         print(

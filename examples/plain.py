@@ -33,12 +33,16 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/plain")
 
 class Net(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5))
+        super().__init__(
+            nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)
+        )
 
 
 def made_up(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Returns points of 20 coordinates, and which of the first five is the largest."""
-    inputs = torch.randn(num_samples, 20, generator=torch.Generator().manual_seed(seed)).to(device)
+    inputs = torch.randn(
+        num_samples, 20, generator=torch.Generator().manual_seed(seed)
+    ).to(device)
     return inputs, inputs[:, :5].argmax(1)
 
 
@@ -57,14 +61,21 @@ def evaluate(model: nn.Module) -> None:
 
 
 cuda = torch.cuda.is_available()
-device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+device = (
+    torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+)
 if cuda:
     torch.cuda.set_device(device)
 torch.distributed.init_process_group("nccl" if cuda else "gloo")
 torch.manual_seed(0)
 model = Net().to(device)
 optimizer = EFSGD(
-    model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, model=model, compressor=TopK(192)
+    model.parameters(),
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    model=model,
+    compressor=TopK(192),
 )
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS)
 loss_function = nn.CrossEntropyLoss()
@@ -94,7 +105,9 @@ if torch.distributed.get_rank() == 0:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_bytes = optimizer.traffic.training_total().link_bits(num_workers) / 8
     # In a ring an all-reduce sends its message, 4 bytes a parameter, 2 (n - 1) / n times.
-    ddp_bytes = 4 * num_parameters * optimizer.num_steps * 2 * (num_workers - 1) / num_workers
+    ddp_bytes = (
+        4 * num_parameters * optimizer.num_steps * 2 * (num_workers - 1) / num_workers
+    )
     print(f"each worker sent:    {num_bytes:,.0f} bytes in {optimizer.num_steps} steps")
     print(
         f"DDP would have sent: {ddp_bytes:,.0f} bytes in fp32, "

@@ -32,7 +32,13 @@ from cser_bench.algorithms import (
 NUM_EPOCHS, BATCH_SIZE, NUM_BATCHES = 4, 16, 12
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/timm")
 default_registry.register(
-    OptimInfo("efsgd", EFSGD, has_momentum=True, has_eps=False, defaults={"compressor": TopK(192)})
+    OptimInfo(
+        "efsgd",
+        EFSGD,
+        has_momentum=True,
+        has_eps=False,
+        defaults={"compressor": TopK(192)},
+    )
 )
 
 
@@ -63,7 +69,9 @@ def validate(model: nn.Module) -> float:
 
 
 cuda = torch.cuda.is_available()
-device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+device = (
+    torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+)
 if cuda:
     torch.cuda.set_device(device)
 dist.init_process_group("nccl" if cuda else "gloo")
@@ -73,7 +81,8 @@ optimizer = create_optimizer_v2(
     model, opt="efsgd", lr=0.05, weight_decay=1e-4, momentum=0.9, model=model
 )
 schedule, _ = create_scheduler_v2(optimizer, "cosine", NUM_EPOCHS, min_lr=1e-4)
-ema = ModelEmaV3(model, decay=0.9)  # after the optimiser, which makes all workers' weights equal
+# After the optimiser, which makes all workers' weights equal
+ema = ModelEmaV3(model, decay=0.9)
 
 start = 0
 if newest := newest_checkpoint(folder):
@@ -90,10 +99,16 @@ for epoch in range(start, NUM_EPOCHS):
         optimizer.step()
         ema.update(model, step)
     with optimizer.consensus(model):
-        print(f"rank {dist.get_rank()}, epoch {epoch}: loss {validate(model):.4f}", flush=True)
-    consensus_checkpoint(folder / f"epoch-{epoch}", model, optimizer, ema=ema, epoch=epoch + 1)
+        print(
+            f"rank {dist.get_rank()}, epoch {epoch}: loss {validate(model):.4f}",
+            flush=True,
+        )
+    consensus_checkpoint(
+        folder / f"epoch-{epoch}", model, optimizer, ema=ema, epoch=epoch + 1
+    )
 
-with optimizer.consensus(model, averages=[ema]):  # outside the moving average is each worker's own
+# Outside the moving average is each worker's own
+with optimizer.consensus(model, averages=[ema]):
     if dist.get_rank() == 0:
         print(f"loss of the moving average {validate(ema.module):.4f}")
         torch.save(ema.module.state_dict(), folder / "ema.pt")

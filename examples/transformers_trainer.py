@@ -41,17 +41,25 @@ class ConsensusTrainer(Trainer):
         self.save_model = at_consensus(self.save_model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        consensus_checkpoint(output_dir, self.model, self.method, schedule=self.lr_scheduler)
+        consensus_checkpoint(
+            output_dir, self.model, self.method, schedule=self.lr_scheduler
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self.model, self.method, schedule=self.lr_scheduler)
+            load_checkpoint(
+                checkpoint, self.model, self.method, schedule=self.lr_scheduler
+            )
 
 
 def counting(num_samples: int, seed: int) -> list[dict[str, torch.Tensor]]:
     """Returns sequences that count up from a number, modulo 32."""
-    starts = torch.randint(32, (num_samples, 1), generator=torch.Generator().manual_seed(seed))
-    return [{"input_ids": row, "labels": row} for row in (starts + torch.arange(16)) % 32]
+    starts = torch.randint(
+        32, (num_samples, 1), generator=torch.Generator().manual_seed(seed)
+    )
+    return [
+        {"input_ids": row, "labels": row} for row in (starts + torch.arange(16)) % 32
+    ]
 
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "checkpoint/transformers"

@@ -81,7 +81,9 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     return best.sort_values("difference", ascending=False, kind="stable")
 
 
-def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, float | None]:
+def loss_at_one_load(
+    frames: Frames, accuracy: pd.DataFrame
+) -> tuple[pd.DataFrame, float | None]:
     """Return the rows to set side by side with their verdicts, and the load of their links.
 
     The load is None where all rows are taken, whatever their loads.
@@ -108,7 +110,9 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
                 verdicts[line["row"]] = line["verdict"]
     all_sent = accuracy.loc[is_baseline, "link_models"].sum()
     share = own["link_models"].astype(float) / (all_sent or math.nan)
-    own = own.assign(verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit, traffic=share)
+    own = own.assign(
+        verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit, traffic=share
+    )
     return own.astype({"verdict": object})
 
 
@@ -199,7 +203,10 @@ def _dot(
         axes.annotate(text, (0.99 * end, place), ha="right", va="center", color=colour)
         return
     axes.plot(
-        [-factor * float(line["difference_high"]), -factor * float(line["difference_low"])],
+        [
+            -factor * float(line["difference_high"]),
+            -factor * float(line["difference_low"]),
+        ],
         [place, place],
         color=colour,
         linewidth=1.2,
@@ -257,7 +264,11 @@ def link_figure(
     with style():
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
-            axes.set(xscale="log", xlim=(low, high), xlabel="models sent over each link in a run")
+            axes.set(
+                xscale="log",
+                xlim=(low, high),
+                xlabel="models sent over each link in a run",
+            )
             _panel(axes, group, margin, units_in_one(unit))
             axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
             axes.legend(

@@ -37,7 +37,13 @@ from cser_bench.report.render import write_report
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
 from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section
-from cser_bench.report.wording import Columns, gap_name, margin_text, score_format, score_unit
+from cser_bench.report.wording import (
+    Columns,
+    gap_name,
+    margin_text,
+    score_format,
+    score_unit,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ class AccuracyPage:
     has_adamw: bool
 
 
-def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = True) -> Path:
+def build_report(
+    frames: Frames, output: Path | None = None, with_pdf: bool = True
+) -> Path:
     """Write the report of an experiment, or of a tuning.
 
     The same records give the same bytes of Markdown and CSV.
@@ -111,7 +119,13 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     if len(page.hours):
         csv["hours"] = page.hours
     return write_report(
-        output or frames.folder, "report", "accuracy.md.j2", context, csv, page.figures, with_pdf
+        output or frames.folder,
+        "report",
+        "accuracy.md.j2",
+        context,
+        csv,
+        page.figures,
+        with_pdf,
     )
 
 
@@ -157,7 +171,9 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
         next_stage=experiment.next_stage,
         gap_name=gap_name(frames.metric),
         unit=unit,
-        margin=None if experiment.margin is None else margin_text(experiment.margin, unit),
+        margin=None
+        if experiment.margin is None
+        else margin_text(experiment.margin, unit),
         ranking=ranking_of(frames, accuracy, tables["efficiency"]),
         regime=regime_of(frames),
         contrasts=contrasts_section(frames, tables["contrasts"]),
@@ -208,12 +224,18 @@ def _figures(
     own = with_verdicts(frames, accuracy)
     figures = {}
     if len(shown):
-        figures["loss"] = loss_figure(shown, margin, f"{title} by method", families, unit, name)
+        figures["loss"] = loss_figure(
+            shown, margin, f"{title} by method", families, unit, name
+        )
     if len(drawn_methods(own, families)):
-        figures["links"] = link_figure(own, margin, f"{title} by traffic", families, unit, name)
+        figures["links"] = link_figure(
+            own, margin, f"{title} by traffic", families, unit, name
+        )
     if hours["speed_up"].notna().any():
         label = frames.metric.label
-        figures["hours"] = draw_hours(hours, frames, f"{label} by speed-up".capitalize())
+        figures["hours"] = draw_hours(
+            hours, frames, f"{label} by speed-up".capitalize()
+        )
     return figures, load
 
 

@@ -15,7 +15,10 @@ from cser_bench.harness.cli.paths import folder, known_file, known_folder
 from cser_bench.harness.cli.show import say_what_is_taken
 
 
-@command("answers", "write the answers to readers' questions and which-method.md from records")
+@command(
+    "answers",
+    "write the answers to readers' questions and which-method.md from records",
+)
 @results_option(OWN_RECORDS)
 @click.option(
     "--output",
@@ -24,7 +27,9 @@ from cser_bench.harness.cli.show import say_what_is_taken
     "that ship, and which-method.md takes yours too, unless its folder ships",
 )
 @click.option(
-    "--readme", type=Path, help="README to write the first page's tables and figure into, too"
+    "--readme",
+    type=Path,
+    help="README to write the first page's tables and figure into, too",
 )
 def answers(results: Path, output: Path | None, readme: Path | None) -> int:
     """Answer the readers' questions from records, without training."""
@@ -45,14 +50,20 @@ def answers(results: Path, output: Path | None, readme: Path | None) -> int:
         progress(0.75, 1.0, "which method to use")
         build_which_method(results, path.parent)
     say_what_is_taken(results, path.parent)
-    print(f"wrote {path}, and answers.pdf, accuracy-per-bit.md and which-method.md beside it")
+    print(
+        f"wrote {path}, and answers.pdf, accuracy-per-bit.md and which-method.md beside it"
+    )
     return 0
 
 
 @command("site", "make a site of all reports, explorers, answers, methods and docs")
 @results_option(OWN_RECORDS)
-@click.option("--output", type=folder, default="site", help="folder to write into (default: site)")
-@click.option("--only", multiple=True, metavar="EXPERIMENT...", help="take only these experiments")
+@click.option(
+    "--output", type=folder, default="site", help="folder to write into (default: site)"
+)
+@click.option(
+    "--only", multiple=True, metavar="EXPERIMENT...", help="take only these experiments"
+)
 @click.option("--jobs", type=count, help="reports at once (default: the cores)")
 def site(results: Path, output: Path, only: tuple[str, ...], jobs: int | None) -> int:
     """Build the site, and say where it begins and which links of its texts lead nowhere."""
@@ -62,7 +73,9 @@ def site(results: Path, output: Path, only: tuple[str, ...], jobs: int | None) -
 
     num_jobs = jobs or os.cpu_count() or 1
     with shown() as progress:
-        made = build_site(known_folder(results), output, OURS, list(only), num_jobs, progress)
+        made = build_site(
+            known_folder(results), output, OURS, list(only), num_jobs, progress
+        )
     say_what_is_taken(results)
     print(f"wrote {output / 'index.html'}; open it in a browser")
     # A site of some experiments lacks the others on purpose.

@@ -72,7 +72,9 @@ class ContrastsSection:
     few_seeds: bool
 
 
-def contrasts_section(frames: Frames, contrasts: pd.DataFrame) -> ContrastsSection | None:
+def contrasts_section(
+    frames: Frames, contrasts: pd.DataFrame
+) -> ContrastsSection | None:
     """Return the section; None where an experiment declares no comparison.
 
     Args:
@@ -96,10 +98,14 @@ def contrasts_section(frames: Frames, contrasts: pd.DataFrame) -> ContrastsSecti
         num_exponents=len(experiment.exponents or []),
         error=100 * (1 - experiment.confidence),
         declared=experiment.declared,
-        margin=None if experiment.margin is None else margin_text(experiment.margin, unit),
+        margin=None
+        if experiment.margin is None
+        else margin_text(experiment.margin, unit),
         margin_reason=experiment.margin_reason,
         no_communication=_of_floor(frames) if is_sensitive else None,
-        margins=assay["gap"] / experiment.margin if is_sensitive and experiment.margin else None,
+        margins=assay["gap"] / experiment.margin
+        if is_sensitive and experiment.margin
+        else None,
         insensitive=assay["reason"],
         has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
         has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
@@ -119,7 +125,9 @@ def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.Da
         found = finding(line | {"unit": unit})
         if line["verdict"] == LESS and not is_sensitive:
             found = NOT_CLAIMED
-        compared = f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
+        compared = (
+            f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
+        )
         lines.append(
             {
                 "question": line["question"],
@@ -131,7 +139,15 @@ def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.Da
                 "declared": declaration(of_declaration),
             }
         )
-    names = ["question", "compared", "gap", "finding", "p_holm", "same_rate", "declared"]
+    names = [
+        "question",
+        "compared",
+        "gap",
+        "finding",
+        "p_holm",
+        "same_rate",
+        "declared",
+    ]
     return pd.DataFrame(lines, columns=names)
 
 
@@ -145,7 +161,9 @@ def _num_significant(verdicts: pd.Series[str], is_sensitive: bool) -> int:
 def _of_floor(frames: Frames) -> str:
     """Write the gap of sending nothing at the experiment's own size and length."""
     experiment = frames.experiment
-    assert experiment.floor is not None and experiment.baseline is not None, "it is sensitive"
+    assert experiment.floor is not None and experiment.baseline is not None, (
+        "it is sensitive"
+    )
     found = difference(frames, experiment.floor, experiment.baseline) or UNKNOWN
     return gap_in_prose(found.estimate, *found.interval(), frames.metric.loss_unit)
 

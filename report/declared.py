@@ -24,6 +24,8 @@ def seen_when_declared(frames: Frames) -> list[Seen | None]:
 def are_without_verdict(frames: Frames) -> list[bool]:
     """Return of each contrast whether it was declared too late to be judged."""
     too_late = []
-    for contrast, seen in zip(frames.contrasts, seen_when_declared(frames), strict=True):
+    for contrast, seen in zip(
+        frames.contrasts, seen_when_declared(frames), strict=True
+    ):
         too_late.append(is_without_verdict(contrast, seen))
     return too_late

@@ -49,7 +49,15 @@ OWN_DEVIATION_RUNS = 5
 Kind = Literal["estimate", "at least", "at most", "none"]
 ScoreName = Literal["test_loss", "score"]
 
-REGIME = ("task", "model", "num_workers", "batch_size", "partition", "precision", "label_smoothing")
+REGIME = (
+    "task",
+    "model",
+    "num_workers",
+    "batch_size",
+    "partition",
+    "precision",
+    "label_smoothing",
+)
 """Keys of an experiment's configuration that it must share with its curve."""
 
 COLUMNS = [
@@ -102,7 +110,9 @@ class Reached:
     scores: np.ndarray
 
 
-def efficiency_frame(frames: Frames, curve_frames: Frames | None = None) -> pd.DataFrame:
+def efficiency_frame(
+    frames: Frames, curve_frames: Frames | None = None
+) -> pd.DataFrame:
     """Return the statistical efficiency of every row, by test loss and by the experiment's score.
 
     Args:
@@ -123,7 +133,11 @@ def efficiency_frame(frames: Frames, curve_frames: Frames | None = None) -> pd.D
     for size in sorted(frames.rows["num_parameters"].unique()):
         for score_name in _score_names(frames):
             curve = curve_of(frames, curve_frames, int(size), score_name)
-            is_rising = curve is not None and score_name == "test_loss" and not curve.is_monotone
+            is_rising = (
+                curve is not None
+                and score_name == "test_loss"
+                and not curve.is_monotone
+            )
             if curve is None or (is_rising and frames.experiment.metric != "loss"):
                 continue
             for reached, by_draw in draws(frames, curve, int(size), score_name):
@@ -162,7 +176,9 @@ def curve_of(
     scores: dict[int, np.ndarray] = {}
     tuned: set[int] = set()
     for source in filter(None, (curve_frames, frames)):
-        for (row_size, steps), row in rows_by_place(source, source.experiment.baseline).items():
+        for (row_size, steps), row in rows_by_place(
+            source, source.experiment.baseline
+        ).items():
             found = _scores(source, row, score_name)
             if row_size != size or not len(found):
                 continue
@@ -192,7 +208,8 @@ def _tuned_lengths(frames: Frames, size: int) -> set[int]:
     is_baseline = (rows["row"] == baseline) | (rows["base"] == baseline)
     is_tuned = is_baseline & rows["row"].isin(list(tuning.choices))
     return {
-        int(steps) for steps in rows.loc[is_tuned & (rows["num_parameters"] == size), "num_steps"]
+        int(steps)
+        for steps in rows.loc[is_tuned & (rows["num_parameters"] == size), "num_steps"]
     }
 
 
@@ -233,7 +250,9 @@ def draws(
 
 
 def steps_in_draws(
-    curve: Curve, samples: list[np.ndarray], siblings: list[list[np.ndarray]] | None = None
+    curve: Curve,
+    samples: list[np.ndarray],
+    siblings: list[list[np.ndarray]] | None = None,
 ) -> list[np.ndarray]:
     """Return the steps in which the baseline reaches the mean of each sample: (1 + draws,) each.
 
@@ -247,7 +266,9 @@ def steps_in_draws(
             taken where the sample has too few runs for one of its own.
     """
     generator = np.random.default_rng(SEED)
-    means = _redrawn(generator, curve.means, curve.counts, curve.deviation, curve.degrees)
+    means = _redrawn(
+        generator, curve.means, curve.counts, curve.deviation, curve.degrees
+    )
     log_steps, curves = _grid_of(curve, means)
     found = []
     for number, scores in enumerate(samples):
@@ -255,7 +276,9 @@ def steps_in_draws(
         if siblings is not None and len(scores) < OWN_DEVIATION_RUNS:
             deviation, degrees = pooled_deviation(siblings[number])
         mean = np.array([scores.mean()])
-        targets = _redrawn(generator, mean, np.array([len(scores)]), deviation, degrees)[:, 0]
+        targets = _redrawn(
+            generator, mean, np.array([len(scores)]), deviation, degrees
+        )[:, 0]
         steps = _steps_to(targets, log_steps, curves)
         if curve.degrees == 0:
             steps[1:] = math.nan
@@ -309,11 +332,15 @@ def _grid_of(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.isnan(means).any():
         # Without a deviation only the means themselves are known.
         means = np.where(np.isnan(means), means[0], means)
-    regressed = [isotonic_regression(of_draw, weights=curve.counts).x for of_draw in means]
+    regressed = [
+        isotonic_regression(of_draw, weights=curve.counts).x for of_draw in means
+    ]
     return grid, PchipInterpolator(log_steps, np.transpose(regressed))(grid)
 
 
-def _steps_to(targets: np.ndarray, log_steps: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _steps_to(
+    targets: np.ndarray, log_steps: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
     """Return the smallest number of steps in which each curve reaches its target.
 
     Args:
@@ -331,9 +358,13 @@ def _steps_to(targets: np.ndarray, log_steps: np.ndarray, scores: np.ndarray) ->
     # A target on the first point is at its beginning, where a flat curve has no rise to divide by.
     rise = np.where(above > below, above - below, 1.0)
     share = np.clip((targets - below) / rise, 0.0, 1.0)
-    steps = np.exp(log_steps[right - 1] + share * (log_steps[right] - log_steps[right - 1]))
+    steps = np.exp(
+        log_steps[right - 1] + share * (log_steps[right] - log_steps[right - 1])
+    )
     steps = np.where(targets < scores[0], 0.0, steps)
-    return np.where(targets > scores[-1], math.inf, np.where(np.isnan(targets), math.nan, steps))
+    return np.where(
+        targets > scores[-1], math.inf, np.where(np.isnan(targets), math.nan, steps)
+    )
 
 
 def _line(
@@ -364,7 +395,9 @@ def _line(
     )
 
 
-def _judged(curve: Curve, steps: float, low: float, high: float) -> tuple[Kind, float, str]:
+def _judged(
+    curve: Curve, steps: float, low: float, high: float
+) -> tuple[Kind, float, str]:
     """Return what can be said of the steps that a score is worth: its kind, the steps, the reason.
 
     A bound is the interval's end on the side that the curve covers, or the curve's own end.
@@ -383,7 +416,9 @@ def _judged(curve: Curve, steps: float, low: float, high: float) -> tuple[Kind, 
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
         return ("none", math.nan, "curve too coarse there")
-    nearest = min((abs(math.log(steps / length)) for length in curve.tuned), default=math.inf)
+    nearest = min(
+        (abs(math.log(steps / length)) for length in curve.tuned), default=math.inf
+    )
     if nearest > math.log(MOST_FROM_TUNED):
         return "none", math.nan, "rate not tuned near there"
     return "estimate", steps, ""
@@ -396,7 +431,9 @@ def quadratic_steps(curve: Curve, score: float) -> float:
     """
     log_steps = np.log(curve.steps)
     # polyfit weights residuals, so a weight of n on squares is sqrt(n) here.
-    square, slope, constant = np.polyfit(log_steps, curve.means, 2, w=np.sqrt(curve.counts))
+    square, slope, constant = np.polyfit(
+        log_steps, curve.means, 2, w=np.sqrt(curve.counts)
+    )
     roots = np.roots([square, slope, constant - score])
     inside = [
         float(root.real)

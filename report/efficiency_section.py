@@ -62,7 +62,11 @@ def efficiency_section(
 
 def curve_frames(frames: Frames) -> Frames | None:
     """Return the experiment that ran the baseline at other lengths; None where none is at hand."""
-    folder = None if frames.experiment.curve is None else beside(frames, frames.experiment.curve)
+    folder = (
+        None
+        if frames.experiment.curve is None
+        else beside(frames, frames.experiment.curve)
+    )
     return None if folder is None else read_frames(folder)
 
 
@@ -95,8 +99,12 @@ def _curve_table(frames: Frames) -> pd.DataFrame:
     lines = {}
     for source in filter(None, (curve_frames(frames), frames)):
         own_size = int(frames.rows["num_parameters"].iloc[0])
-        for (size, steps), row in rows_by_place(source, source.experiment.baseline).items():
-            runs = source.runs[(source.runs["row"] == row) & (source.runs["status"] == "done")]
+        for (size, steps), row in rows_by_place(
+            source, source.experiment.baseline
+        ).items():
+            runs = source.runs[
+                (source.runs["row"] == row) & (source.runs["status"] == "done")
+            ]
             if size == own_size and len(runs):
                 rate = float(source.row(row)["learning_rate"])
                 means = (runs["score"].mean(), runs["test_loss"].mean())
@@ -111,7 +119,11 @@ def _predictions_table(frames: Frames, efficiency: pd.DataFrame) -> pd.DataFrame
     for predicted in frames.experiment.predictions or []:
         found = efficiency[efficiency["row"] == predicted.row]
         value = _predicted(frames, predicted)
-        line = found.iloc[0].to_dict() if len(found) else {"kind": "none", "reason": "not run"}
+        line = (
+            found.iloc[0].to_dict()
+            if len(found)
+            else {"kind": "none", "reason": "not run"}
+        )
         lines.append(
             {
                 "label": frames.row(predicted.row)["label"],
@@ -121,7 +133,9 @@ def _predictions_table(frames: Frames, efficiency: pd.DataFrame) -> pd.DataFrame
                 "verdict": _verdict(line, value, predicted.tolerance),
             }
         )
-    return pd.DataFrame(lines, columns=["label", "predicted", "source", "found", "verdict"])
+    return pd.DataFrame(
+        lines, columns=["label", "predicted", "source", "found", "verdict"]
+    )
 
 
 def _predicted(frames: Frames, predicted: Prediction) -> float:

@@ -41,7 +41,9 @@ def findings() -> dict[str, Finding]:
     return {name: Finding(**table) for name, table in tables.items()}
 
 
-def finding_of(frames: Frames, accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> Finding | None:
+def finding_of(
+    frames: Frames, accuracy: pd.DataFrame, contrasts: pd.DataFrame
+) -> Finding | None:
     """Return what the experiment found; None where nobody wrote it or the records say otherwise.
 
     Args:
@@ -75,7 +77,8 @@ def broken_claims(
 def _falls(means: pd.Series, rows: list[str]) -> bool:
     """Return whether the rows' means fall; a row without a mean breaks the claim."""
     return all(
-        means.get(one, math.nan) > means.get(next_, math.nan) for one, next_ in pairwise(rows)
+        means.get(one, math.nan) > means.get(next_, math.nan)
+        for one, next_ in pairwise(rows)
     )
 
 
@@ -84,9 +87,13 @@ def _broken_extremes(written: Finding, accuracy: pd.DataFrame) -> list[str]:
     compared = accuracy[accuracy["is_own"] & ~accuracy["is_bound"] & is_compressed]
     means = compared.set_index("row")["mean"].dropna()
     broken = []
-    if written.smallest is not None and (means.empty or means.idxmax() != written.smallest):
+    if written.smallest is not None and (
+        means.empty or means.idxmax() != written.smallest
+    ):
         broken.append(f"smallest {written.smallest}")
-    if written.largest is not None and (means.empty or means.idxmin() != written.largest):
+    if written.largest is not None and (
+        means.empty or means.idxmin() != written.largest
+    ):
         broken.append(f"largest {written.largest}")
     return broken
 

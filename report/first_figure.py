@@ -85,7 +85,12 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
         below = np.subtract(worths, lows)
         above = np.subtract(highs, worths)
         axes.errorbar(
-            shares, worths, yerr=(below, above), color=colour, marker=shape, elinewidth=0.7
+            shares,
+            worths,
+            yerr=(below, above),
+            color=colour,
+            marker=shape,
+            elinewidth=0.7,
         )
 
 

@@ -21,7 +21,11 @@ from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
 from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, drop_cell, efficiency_cell
+from cser_bench.report.efficiency_section import (
+    curve_frames,
+    drop_cell,
+    efficiency_cell,
+)
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.encoding import TIMES, encoding_of
@@ -176,7 +180,9 @@ def known_of(run: str) -> Known:
     return Known(
         row=row,
         traffic=link_models[name] / link_models[baseline],
-        drop=NONE if name == baseline else drop_cell(accuracy.loc[name].to_dict(), frames),
+        drop=NONE
+        if name == baseline
+        else drop_cell(accuracy.loc[name].to_dict(), frames),
         efficiency="1" if name == baseline else efficiency_cell(efficiency),
         estimate=efficiency["efficiency"] if is_number else math.nan,
         low=efficiency["low"] if is_number else math.nan,
@@ -274,7 +280,11 @@ def _predicted(line: Line) -> str:
 
 def _typed(line: Line, known: Known) -> str:
     """Return the class of a method and its setting, in type of a fixed width."""
-    words = [word for word in (line.type, setting_in_short(known.row)) if word not in ("", NONE)]
+    words = [
+        word
+        for word in (line.type, setting_in_short(known.row))
+        if word not in ("", NONE)
+    ]
     return f"`{', '.join(words)}`" if words else NONE
 
 
@@ -283,7 +293,9 @@ def _needed(known: Known) -> dict[str, str]:
     cells = {}
     for bandwidth in NEEDED_AT:
         needed = _need(known, bandwidth)
-        cells[f"needs at {rate(bandwidth)}"] = NONE if math.isnan(needed) else f"{needed:.2f}"
+        cells[f"needs at {rate(bandwidth)}"] = (
+            NONE if math.isnan(needed) else f"{needed:.2f}"
+        )
     return cells
 
 

@@ -30,7 +30,13 @@ from cser_bench.harness.records.experiment import (
 )
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.shipped import shipped_experiments, ships
-from cser_bench.harness.records.store import TRAINING, RecordError, Result, RunRecord, TrafficEntry
+from cser_bench.harness.records.store import (
+    TRAINING,
+    RecordError,
+    Result,
+    RunRecord,
+    TrafficEntry,
+)
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -150,7 +156,8 @@ class Frames:
     def tables(self) -> dict[str, pd.DataFrame]:
         """The frames by name."""
         return {
-            name: getattr(self, name) for name in ("rows", "runs", "scores", "tuning", "attempts")
+            name: getattr(self, name)
+            for name in ("rows", "runs", "scores", "tuning", "attempts")
         }
 
     def has_role(self, role: Role) -> bool:
@@ -201,16 +208,22 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     planned = _planned(folder, experiment, found)
     results = _results_by_row(planned)
     # Where the experiment is a tuning itself, its own runs are the trials.
-    trials = [each for each in planned if each.row.tunes] or _trials(folder, experiment, tuning)
+    trials = [each for each in planned if each.row.tunes] or _trials(
+        folder, experiment, tuning
+    )
     return Frames(
         folder,
         experiment,
         pd.DataFrame(
-            [_row_line(row) | _sent(row, results.get(row.row, [])) for row in experiment.rows]
+            [
+                _row_line(row) | _sent(row, results.get(row.row, []))
+                for row in experiment.rows
+            ]
         ),
         _frame((_run_line(folder, each, metric) for each in planned), _RUN),
         pd.DataFrame(
-            [line for each in planned for line in _score_lines(each, metric)], columns=_SCORE
+            [line for each in planned for line in _score_lines(each, metric)],
+            columns=_SCORE,
         ),
         _frame((_trial_line(each, metric) for each in trials), _TUNING),
         # Two rows may share a run, whose attempts count once.
@@ -316,7 +329,9 @@ def _experiment(folder: Path) -> Experiment:
         )
     experiment = read_experiment(folder)
     if not experiment.rows:
-        raise UsageError(f"{folder / 'experiment.json'} plans no rows; plan the experiment again")
+        raise UsageError(
+            f"{folder / 'experiment.json'} plans no rows; plan the experiment again"
+        )
     return experiment
 
 
@@ -334,7 +349,9 @@ def _planned(
             raise RecordError(
                 f"{path} names a seed in row {row.row!r} that is no whole number; plan again"
             ) from None
-        planned += [_Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds]
+        planned += [
+            _Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds
+        ]
     for run in planned:
         if run.run and run.run.run.run_id != run.run_id:
             path = folder / run.run_id / "run.json"
@@ -344,7 +361,9 @@ def _planned(
     return planned
 
 
-def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_Planned]:
+def _trials(
+    folder: Path, experiment: Experiment, tuning: Path | None
+) -> list[_Planned]:
     """Read the runs of the tuning: of the folder given, or of that which the experiment names.
 
     No runs where neither is at hand.
@@ -390,18 +409,25 @@ def _sent(row: Row, results: Sequence[Result]) -> dict[str, float]:
     if row.models_sent is None or all(number == row.expected_bits for number in bits):
         return {}
     gathered = sum(entry.gathered_bits for each in results for entry in _training(each))
-    to_neighbours = sum(entry.neighbour_bits for each in results for entry in _training(each))
+    to_neighbours = sum(
+        entry.neighbour_bits for each in results for entry in _training(each)
+    )
     model_bits = 32 * row.num_parameters * len(results)
     models_sent = sum(bits) / model_bits + row.final_exchange
     carried = link_models(
-        models_sent, gathered / model_bits, to_neighbours / model_bits, results[0].world_size
+        models_sent,
+        gathered / model_bits,
+        to_neighbours / model_bits,
+        results[0].world_size,
     )
     return {"models_sent": models_sent, "link_models": carried}
 
 
 def _training(result: Result) -> list[TrafficEntry]:
     """List the traffic of a run that is its method's cost."""
-    return [result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic]
+    return [
+        result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic
+    ]
 
 
 def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -436,7 +462,9 @@ def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]
     }
     line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
     if result.worker_accuracy:
-        line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(result.worker_accuracy)
+        line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(
+            result.worker_accuracy
+        )
     for purpose, entry in result.traffic.items():
         line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
     if planned.status == "done":
@@ -465,7 +493,9 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
     # Guessing all classes alike has a loss of ln(number of classes). With one class that is 0, and
     # any loss would lie beyond it.
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
-    losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
+    losses = [
+        loss for loss in (result.train_loss, result.test_loss) if loss is not None
+    ]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
     return "diverged" if result.status == "diverged" or is_beyond else "done"
 
@@ -473,7 +503,9 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
 def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:
     """Yield lines of `_SCORE`: as tuples, since there are the most of them."""
     for event in planned.events:
-        score = score_of(event["test_accuracy"], event["test_loss"], event.get("metrics"), metric)
+        score = score_of(
+            event["test_accuracy"], event["test_loss"], event.get("metrics"), metric
+        )
         yield (planned.row.row, planned.seed, planned.run_id, score, *_OF_EVENT(event))
 
 
@@ -481,11 +513,20 @@ def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
     if planned.run is None:
         return
     for attempt in planned.run.run.attempts:
-        packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
+        packages = " ".join(
+            f"{name} {version}" for name, version in attempt.packages.items()
+        )
         plain = {
-            key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")
+            key: value
+            for key, value in vars(attempt).items()
+            if key not in ("slurm", "packages")
         }
-        yield {"run_id": planned.run_id, "row": planned.row.row, **plain, "packages": packages}
+        yield {
+            "run_id": planned.run_id,
+            "row": planned.row.row,
+            **plain,
+            "packages": packages,
+        }
 
 
 def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
@@ -508,5 +549,7 @@ def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
         "run_id": planned.run_id,
         "status": planned.status,
         "score": score,
-        "train_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
+        "train_loss": min(
+            (loss for loss in losses if math.isfinite(loss)), default=None
+        ),
     }

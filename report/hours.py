@@ -49,7 +49,9 @@ def gpu_set_ups(frames: Frames) -> list[str]:
     if attempts.empty:
         return []
     on_gpus = attempts[attempts["backend"] == "nccl"]
-    return sorted({f"{line.accelerator} ({line.launch})" for line in on_gpus.itertuples()})
+    return sorted(
+        {f"{line.accelerator} ({line.launch})" for line in on_gpus.itertuples()}
+    )
 
 
 def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +72,9 @@ def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         result = records[str(run.run_id)].result
         assert result is not None, "the run is done"
         seconds = result.clock_seconds
-        trained = sum(value for phase, value in seconds.items() if phase not in _LEFT_OUT)
+        trained = sum(
+            value for phase, value in seconds.items() if phase not in _LEFT_OUT
+        )
         lines.append((run.row, trained / 3600))
     by_row = pd.DataFrame(lines, columns=["row", "hours"]).groupby("row")["hours"]
     hours = by_row.agg(num_runs="size", hours="mean").reset_index()
@@ -97,8 +101,15 @@ def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
             place = (float(line["speed_up"]), factor * float(line["mean"]))
             colour = colour_of(line["algorithm"], families)
             shape = shape_of(line["algorithm"], families)
-            axes.plot(*([value] for value in place), linestyle="None", marker=shape, color=colour)
-            ends.append((*place, f"{line['label']}, ratio {amount(line['ratio'])}", colour))
+            axes.plot(
+                *([value] for value in place),
+                linestyle="None",
+                marker=shape,
+                color=colour,
+            )
+            ends.append(
+                (*place, f"{line['label']}, ratio {amount(line['ratio'])}", colour)
+            )
         axes.axvline(1, **GREY)
         high = float(best["speed_up"].max())
         is_named = len(ends) <= _MOST_NAMED

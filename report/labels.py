@@ -154,7 +154,10 @@ def _method(label: str, settings: Mapping[str, Any]) -> str:
 
 def with_short_labels(frames: Frames) -> Frames:
     """Return the frames of an experiment with the names that reports print."""
-    rows = [row.model_copy(update={"label": short_label(row)}) for row in frames.experiment.rows]
+    rows = [
+        row.model_copy(update={"label": short_label(row)})
+        for row in frames.experiment.rows
+    ]
     experiment = frames.experiment.model_copy(update={"rows": rows})
     labels = {row.row: row.label for row in rows}
     tuning = frames.tuning

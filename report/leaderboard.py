@@ -139,7 +139,10 @@ def page_of(board: Leaderboard, tracks: Path) -> str:
     folder = (tracks / board.name).absolute()
     context = {
         "board": board,
-        "classes": [_class_lines(board.track, load, board.entries) for load in board.track.classes],
+        "classes": [
+            _class_lines(board.track, load, board.entries)
+            for load in board.track.classes
+        ],
         "own_link": lambda path: os.path.relpath(path, folder),
         "picture": PICTURE,
         "pack": PACK,
@@ -194,13 +197,19 @@ def _to_beat(track: Track, record: Line) -> float:
     return record.mean_loss - quantile * deviation * math.sqrt(2 / num_seeds)
 
 
-def _entry_line(track: Track, entry: Entry, frames_of: Any, root: Path, baseline: Line) -> Line:
+def _entry_line(
+    track: Track, entry: Entry, frames_of: Any, root: Path, baseline: Line
+) -> Line:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
-    return _line_of(track, frames, entry.about.row, entry.name, entry, arithmetic, baseline)
+    return _line_of(
+        track, frames, entry.about.row, entry.name, entry, arithmetic, baseline
+    )
 
 
-def _line(track: Track, bound: Bound, frames_of: Any, root: Path, baseline: Line | None) -> Line:
+def _line(
+    track: Track, bound: Bound, frames_of: Any, root: Path, baseline: Line | None
+) -> Line:
     frames = frames_of(root / bound.records)
     arithmetic = _arithmetic(root / BENCH).get(bound.row)
     return _line_of(track, frames, bound.row, bound.row, None, arithmetic, baseline)
@@ -220,7 +229,9 @@ def _line_of(
     row = frames.row(row_name)
     # By loss whatever their experiment is scored by: the track is.
     is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
-    scores = -frames.runs[is_done].sort_values("seed")["test_loss"].to_numpy(dtype=float)
+    scores = (
+        -frames.runs[is_done].sort_values("seed")["test_loss"].to_numpy(dtype=float)
+    )
     link_models = float(row["link_models"])
     choice = None
     if frames.experiment.tuning is not None:
@@ -278,5 +289,7 @@ def _arithmetic(path: Path) -> dict[str, float]:
         for item in case.iter("property"):
             if item.get("name") == OWN_ARITHMETIC:
                 name = str(case.get("name"))
-                measured[name.partition("[")[2].removesuffix("]")] = float(str(item.get("value")))
+                measured[name.partition("[")[2].removesuffix("]")] = float(
+                    str(item.get("value"))
+                )
     return measured

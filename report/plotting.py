@@ -159,13 +159,20 @@ def family_handles(families: Iterable[str]) -> list[Line2D]:
     handles = []
     for family in families:
         handle = Line2D(
-            [], [], linestyle="None", marker=SHAPES[family], color=FAMILIES[family], label=family
+            [],
+            [],
+            linestyle="None",
+            marker=SHAPES[family],
+            color=FAMILIES[family],
+            label=family,
         )
         handles.append(handle)
     return handles
 
 
-def new_figure(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    height: float, columns: int = 1, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
     """Make a figure of page width and so many inches high, with axes side by side, row by row.
 
     No global state: figures do not touch.
@@ -226,7 +233,11 @@ def headline(figure: Figure, title: str) -> None:
     if len(title) > width:
         width = len(title) // 2 + 10  # two lines of like length, not one and a word
     figure.suptitle(
-        plain(textwrap.fill(title, width)), fontsize=9.5, fontweight="bold", x=0.012, ha="left"
+        plain(textwrap.fill(title, width)),
+        fontsize=9.5,
+        fontweight="bold",
+        x=0.012,
+        ha="left",
     )
 
 
@@ -244,15 +255,20 @@ def end_labels(
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes are made with their figure"
     figure.draw_without_rendering()
-    height = 1.3 * SIZE * figure.dpi / 72  # of a name in pixels, with room above and below
+    # height of a name in pixels, with room above and below
+    height = 1.3 * SIZE * figure.dpi / 72
     box = axes.get_window_extent()
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
-    from_below = sorted(zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1]))
+    from_below = sorted(
+        zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1])
+    )
     lows = [low for (_, low), _ in from_below]
     places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
     right = max(left for left, _ in pixels)
     gap = 20 if leaders else 6
-    for ((left, low), (x, y, name, colour)), place in zip(from_below, places, strict=True):
+    for ((left, low), (x, y, name, colour)), place in zip(
+        from_below, places, strict=True
+    ):
         # Offsets are in points, 72 to an inch, so that they hold at every resolution.
         across = (right - left) * 72 / figure.dpi + gap
         up = (place - low) * 72 / figure.dpi
@@ -274,7 +290,11 @@ def end_labels(
                 "shrinkB": 0,
             }
             line = axes.annotate(
-                "", (x, y), xytext=(across - 2, up), textcoords="offset points", arrowprops=leader
+                "",
+                (x, y),
+                xytext=(across - 2, up),
+                textcoords="offset points",
+                arrowprops=leader,
             )
             line.set_in_layout(False)
 

@@ -104,7 +104,9 @@ def _value(value: Any) -> str:
 
 def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
     """Count the runs that each state of the code and each machine had, the most first."""
-    commits = [str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]]
+    commits = [
+        str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]
+    ]
     is_changed = attempts["git_diff_sha256"].notna()
     changed = is_changed.map({True: "yes", False: "no"})
     processors = []

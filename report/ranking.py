@@ -13,7 +13,11 @@ from tabulate import tabulate
 
 from cser_bench.report.accuracy_figures import MOST_RANKED
 from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import BY_DEFINITION, curve_frames, efficiency_cell
+from cser_bench.report.efficiency_section import (
+    BY_DEFINITION,
+    curve_frames,
+    efficiency_cell,
+)
 from cser_bench.report.frame import Frames
 from cser_bench.report.labels import NETWORKS, TASKS
 from cser_bench.report.setting import setting_in_short
@@ -104,7 +108,9 @@ def regime_of(frames: Frames) -> Regime:
     )
 
 
-def ranking_of(frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame) -> Ranking:
+def ranking_of(
+    frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame
+) -> Ranking:
     """Return the experiment's own rows, best first.
 
     Args:
@@ -117,7 +123,10 @@ def ranking_of(frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame)
     rows = rows.sort_values("mean", ascending=False, kind="stable")
     is_main = pd.Series(True, index=rows.index)
     if len(rows) > MOST_RANKED and experiment.main_ratio is not None:
-        is_main = rows["ratio"].isin([1.0, experiment.main_ratio, math.inf]) | rows["is_bound"]
+        is_main = (
+            rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
+            | rows["is_bound"]
+        )
     further = rows[~is_main] if len(rows) <= MOST_ROWS else rows[:0]
     methods = _lines(frames, rows[is_main], efficiency)
     baseline = None
@@ -138,7 +147,9 @@ def ranking_of(frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame)
 def terminal_text(frames: Frames) -> str | None:
     """Return the table with how to read it; None where no efficiency is known."""
     accuracy = accuracy_frame(frames)
-    ranking = ranking_of(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
+    ranking = ranking_of(
+        frames, accuracy, efficiency_frame(frames, curve_frames(frames))
+    )
     if not ranking.has_efficiency:
         return None
     # Shorter heads than the report's, for a terminal's width.
@@ -158,7 +169,9 @@ def terminal_text(frames: Frames) -> str | None:
     return f"{tabulate(cells, [*heads.values()], disable_numparse=True)}\n\n{READING}"
 
 
-def _begun_rows(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def _begun_rows(
+    frames: Frames, accuracy: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the rows that have a run, and of each method how many of its own rows have none.
 
     As a table of rows that were never begun says nothing, they are counted; where no run was begun
@@ -180,7 +193,9 @@ def _best_trials(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[means.groupby(tuned, sort=False).idxmax()]
 
 
-def _lines(frames: Frames, rows: pd.DataFrame, efficiency: pd.DataFrame) -> pd.DataFrame:
+def _lines(
+    frames: Frames, rows: pd.DataFrame, efficiency: pd.DataFrame
+) -> pd.DataFrame:
     """Return the cells of these rows."""
     experiment = frames.experiment
     settings = {row.row: setting_in_short(row) for row in experiment.rows}
@@ -211,14 +226,26 @@ def _lines(frames: Frames, rows: pd.DataFrame, efficiency: pd.DataFrame) -> pd.D
                 "is_bound": bool(line["is_bound"]),
             }
         )
-    names = ("label", "setting", "traffic", "ratio", "runs", "mean", "drop", "by_loss", "by_score")
+    names = (
+        "label",
+        "setting",
+        "traffic",
+        "ratio",
+        "runs",
+        "mean",
+        "drop",
+        "by_loss",
+        "by_score",
+    )
     return pd.DataFrame(lines, columns=[*names, "is_bound"])
 
 
 def _efficiencies(efficiency: pd.DataFrame, score_name: str) -> dict[str, str]:
     """Return the text of each row's efficiency by a score."""
     lines = efficiency[efficiency["score_name"] == score_name]
-    return {str(line["row"]): efficiency_cell(line) for line in lines.to_dict("records")}
+    return {
+        str(line["row"]): efficiency_cell(line) for line in lines.to_dict("records")
+    }
 
 
 def _setting(setting: str, rate: float | None) -> str:
@@ -235,7 +262,9 @@ def _mean(frames: Frames, line: Mapping[Any, Any]) -> str:
     deviation = line["deviation"]
     if math.isnan(deviation):
         return mean
-    return f"{mean} ({100 * deviation:.2f})" if is_share else f"{mean} ({deviation:.4f})"
+    return (
+        f"{mean} ({100 * deviation:.2f})" if is_share else f"{mean} ({deviation:.4f})"
+    )
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
@@ -252,7 +281,9 @@ def _runs(line: Mapping[Any, Any]) -> str:
 
 
 def _has_efficiency(methods: pd.DataFrame) -> bool:
-    return bool((~methods[["by_loss", "by_score"]].isin([NONE, BY_DEFINITION])).any(axis=None))
+    return bool(
+        (~methods[["by_loss", "by_score"]].isin([NONE, BY_DEFINITION])).any(axis=None)
+    )
 
 
 def _columns(frames: Frames, methods: pd.DataFrame) -> Columns:
@@ -264,13 +295,18 @@ def _columns(frames: Frames, methods: pd.DataFrame) -> Columns:
         "setting": ("setting", "text"),
         "traffic": ("traffic", "traffic"),
         "runs": ("runs", "text"),
-        "mean": (f"{metric.score_label}, {unit} (SD)" if unit else metric.score_label, "text"),
+        "mean": (
+            f"{metric.score_label}, {unit} (SD)" if unit else metric.score_label,
+            "text",
+        ),
         "drop": (f"{gap_name(metric)}, {metric.loss_unit} (95 % CI)", "text"),
     }
     if methods["traffic"].isna().all():
         # Old records do not say what crosses a link.
         columns["traffic"] = ("compression ratio", "amount")
-        columns = {{"traffic": "ratio"}.get(key, key): head for key, head in columns.items()}
+        columns = {
+            {"traffic": "ratio"}.get(key, key): head for key, head in columns.items()
+        }
     if (methods["drop"] == NONE).all():
         del columns["drop"]
     if _has_efficiency(methods):

@@ -33,7 +33,9 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
     # The first row has the experiment's own size.
     here = here[here["num_parameters"] == rows["num_parameters"].iloc[0]]
     lengths = [int(steps) for steps in here["num_steps"].unique()]
-    own_length = {row: steps for steps, row in ceilings.items()}.get(str(experiment.baseline))
+    own_length = {row: steps for steps, row in ceilings.items()}.get(
+        str(experiment.baseline)
+    )
     lines = []
     for steps in sorted(lengths, key=lambda steps: (steps != own_length, -steps)):
         # No row has an empty name: a bound that was not planned at this length has no scores.
@@ -80,9 +82,7 @@ def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
     if math.isnan(gap):
         return "finished runs of no communication, or of the baseline, are missing"
     if gap < MARGINS * margin:
-        return (
-            f"the gap of no communication is {gap / margin:.2g} margins, where {MARGINS} are needed"
-        )
+        return f"the gap of no communication is {gap / margin:.2g} margins, where {MARGINS} are needed"
     if math.isnan(deviation) or gap < DEVIATIONS * deviation:
         return f"the gap of no communication is less than {DEVIATIONS} standard deviations between seeds"
     return None

@@ -23,7 +23,9 @@ LEFT = ("text", "code", "span")
 
 # An underscore inside a word, as in a name of a row, is plain text in CommonMark, and so is an
 # ampersand that begins no entity.
-_SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|^[#>])")
+_SPECIAL = re.compile(
+    r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|^[#>])"
+)
 _LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
@@ -50,7 +52,9 @@ def _listed(items: Sequence[Any]) -> Markup:
 
 
 def table(
-    frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None
+    frame: pd.DataFrame,
+    columns: Mapping[str, tuple[str, str]],
+    strong: str | None = None,
 ) -> Markup:
     """Return a Markdown table of some of a frame's columns; a filter of the templates.
 

@@ -45,7 +45,9 @@ def setting_in_short(row: Row) -> str:
 def key_of(experiment: Experiment, row: Row) -> str:
     """Return what is equal for rows of one algorithm, setting and local step."""
     wire = row.wire or experiment.config.get("wire")
-    return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
+    return json.dumps(
+        [row.algorithm, row.local_step, wire, row.settings], sort_keys=True
+    )
 
 
 def _compressor(table: Mapping[str, Any]) -> str:

@@ -50,5 +50,7 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
     # Methods in the order of the plan, not of the alphabet.
     place = {label: number for number, label in enumerate(rows["label"].unique())}
     order = frame.assign(place=frame["label"].map(place))
-    order = order.sort_values(["place", "num_parameters", "num_steps"], ignore_index=True)
+    order = order.sort_values(
+        ["place", "num_parameters", "num_steps"], ignore_index=True
+    )
     return order.drop(columns="place")

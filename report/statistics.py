@@ -316,7 +316,11 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
             "num_diverged": has_diverged.groupby(by_row).sum(),
         }
     )
-    names = {"estimate": "difference", "low": "difference_low", "high": "difference_high"}
+    names = {
+        "estimate": "difference",
+        "low": "difference_low",
+        "high": "difference_high",
+    }
     against = against_baseline(frames).drop(columns="reference")
     against = against.rename(columns=names)
     rows = frames.rows[[*_ROW, "base", "rule"]]
@@ -341,7 +345,9 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
     columns = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
     rates = pd.DataFrame(lines, columns=columns)
     rates.insert(1, "label", rates["row"].map(frames.by_row["label"]))
-    return rates.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
+    return rates.sort_values(
+        ["kind", "row", "learning_rate"], kind="stable", ignore_index=True
+    )
 
 
 def _rates_tested(frames: Frames) -> list[tuple[Any, ...]]:
@@ -380,7 +386,9 @@ def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
     return lines
 
 
-def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str) -> float:
+def at_equal_rate(
+    frames: Frames, rates: pd.DataFrame, row: str, reference: str
+) -> float:
     """Return row minus reference with one learning rate for both.
 
     The difference is taken at the row's chosen rate and at the reference's, where both were run at
@@ -530,7 +538,9 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
 def num_tests(frames: Frames) -> int:
     """Count the one-sided tests of the contrasts that may have a verdict."""
     number = 0
-    for contrast, is_late in zip(frames.contrasts, are_without_verdict(frames), strict=True):
+    for contrast, is_late in zip(
+        frames.contrasts, are_without_verdict(frames), strict=True
+    ):
         if not is_late:
             number += contrast.num_tests
     return number

@@ -122,7 +122,9 @@ def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> st
     if earlier is not None:
         [row] = [row for row in experiment.rows if row.row == name]
         trials = [trial for trial in earlier.rows if trial.tunes == name]
-        rates = [trial.learning_rate for trial in trials if trial.settings == row.settings]
+        rates = [
+            trial.learning_rate for trial in trials if trial.settings == row.settings
+        ]
         if row.learning_rate in rates:
             return str(len(trials))
     return GIVEN
@@ -138,7 +140,9 @@ def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
             f"{'->' if line.is_tried else ''}{rank}",
             line.label,
             _score(line.mean, metric),
-            "" if line.label == baseline.label else gap_cell(*_ends(line, baseline, metric)),
+            ""
+            if line.label == baseline.label
+            else gap_cell(*_ends(line, baseline, metric)),
             traffic(line.link_models / baseline.link_models),
             "given" if line.trials == GIVEN else line.trials,
             str(len(line.scores)),
@@ -149,7 +153,11 @@ def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
     # The head is a row too: a head of tabulate's own would widen columns. It would also read texts
     # as numbers, and write 4.00 as 4.
     return tabulate(
-        table, tablefmt="plain", disable_numparse=True, colalign=align, maxcolwidths=widths
+        table,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=align,
+        maxcolwidths=widths,
     )
 
 
@@ -159,13 +167,17 @@ def _score(score: float, metric: Metric) -> str:
     return nats(score)
 
 
-def _ends(line: _Line, reference: _Line, metric: Metric) -> tuple[float, float, float, str]:
+def _ends(
+    line: _Line, reference: _Line, metric: Metric
+) -> tuple[float, float, float, str]:
     """Return the difference of two rows with its interval and unit, as `report.wording` takes them."""
     difference = unpaired(line.scores, reference.scores)
     return difference.estimate, *difference.interval(), metric.loss_unit
 
 
-def _sentences(line: _Line, others: list[_Line], baseline: _Line, frames: Frames) -> list[str]:
+def _sentences(
+    line: _Line, others: list[_Line], baseline: _Line, frames: Frames
+) -> list[str]:
     """Return what the table says of the method, against two rows, and what that can rest on."""
     metric = frames.metric
     name = capitalised(gap_name(metric))
@@ -178,21 +190,30 @@ def _sentences(line: _Line, others: list[_Line], baseline: _Line, frames: Frames
         references.append(best)
         to_best = gap_in_prose(*_ends(line, best, metric))
         rows = counted(len(rivals), "row")
-        sentences.append(f"Against {best.label}, the best of {rows} {where}: {to_best}.")
+        sentences.append(
+            f"Against {best.label}, the best of {rows} {where}: {to_best}."
+        )
     else:
         sentences.append("No row that ships has so little traffic.")
     sentences.append(_power(line, references, [baseline, *rivals], metric))
     if line.trials == GIVEN:
-        sentences.append("Its learning rate was given, not tuned: another one may do better.")
+        sentences.append(
+            "Its learning rate was given, not tuned: another one may do better."
+        )
     return sentences
 
 
-def _rivals(line: _Line, baseline: _Line, others: list[_Line]) -> tuple[list[_Line], str]:
+def _rivals(
+    line: _Line, baseline: _Line, others: list[_Line]
+) -> tuple[list[_Line], str]:
     """Return the rows at the method's traffic, or if there are none those of less, and which."""
     rivals = [other for other in others if not other.is_bound]
     same = []
     for other in rivals:
-        if abs(other.link_models - line.link_models) <= LOAD_TOLERANCE * line.link_models:
+        if (
+            abs(other.link_models - line.link_models)
+            <= LOAD_TOLERANCE * line.link_models
+        ):
             same.append(other)
     share = traffic(line.link_models / baseline.link_models)
     if same:
@@ -201,7 +222,9 @@ def _rivals(line: _Line, baseline: _Line, others: list[_Line]) -> tuple[list[_Li
     return less, f"with less traffic than its {share}"
 
 
-def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Metric) -> str:
+def _power(
+    line: _Line, references: list[_Line], others: list[_Line], metric: Metric
+) -> str:
     """Say how large a difference such few runs show in four of five cases.
 
     The spread between seeds is that of these rows taken together; a row at another traffic may have
@@ -211,7 +234,9 @@ def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Me
     degrees = sum(len(scores) - 1 for scores in samples)
     squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in samples)
     deviation = math.sqrt(squares / degrees)
-    quantiles = special.stdtrit(degrees, (1 + COVERAGE) / 2) + special.stdtrit(degrees, POWER)
+    quantiles = special.stdtrit(degrees, (1 + COVERAGE) / 2) + special.stdtrit(
+        degrees, POWER
+    )
     parts = []
     for reference in references:
         error = deviation * math.sqrt(1 / len(line.scores) + 1 / len(reference.scores))

@@ -43,7 +43,9 @@ class TuningSection:
     at_end: list[str]
 
 
-def tuning_section(frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame) -> TuningSection | None:
+def tuning_section(
+    frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame
+) -> TuningSection | None:
     """Return the section; None where nothing is known of the search.
 
     Args:
@@ -65,7 +67,9 @@ def tuning_section(frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame) -> T
         num_epochs=int(trials["num_epochs"].max()) if len(trials) else 0,
         num_trials=span((each.min(), each.max())),
         epochs_here=int(frames.rows["num_epochs"].max()),
-        seeds=", ".join(map(str, sorted(trials["seed"].unique()))) if len(trials) else "",
+        seeds=", ".join(map(str, sorted(trials["seed"].unique())))
+        if len(trials)
+        else "",
         given=_given_rates(frames),
         tuned_places=_tuned_places(frames),
         at_end=cost.loc[cost["num_at_end"] > 0, "label"].tolist(),
@@ -120,14 +124,18 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
             rate, score = chosen[["learning_rate", "score"]].iloc[0]
         by_rate = []
         for trial in group.to_dict("records"):
-            by_rate.append(f"{write(trial['score'])} at {short(trial['learning_rate'])}")
+            by_rate.append(
+                f"{write(trial['score'])} at {short(trial['learning_rate'])}"
+            )
         best = float(group["score"].max())
         line = {
             "label": row_name(frames, str(row)),
             "rate": rate,
             "score": score,
             "by_rate": ", ".join(by_rate),
-            "missed": gap(score - best, frames.metric.loss_unit) if best > score else None,
+            "missed": gap(score - best, frames.metric.loss_unit)
+            if best > score
+            else None,
             "num_runs": group["num_runs"].max(),
         }
         lines.append(line)
@@ -163,5 +171,13 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
             "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
         }
         lines.append(line)
-    columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
+    columns = [
+        "label",
+        "num_rows",
+        "num_trials",
+        "num_runs",
+        "num_epochs",
+        "rates",
+        "num_at_end",
+    ]
     return pd.DataFrame(lines, columns=columns)

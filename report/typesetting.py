@@ -73,7 +73,9 @@ def _options(root: Path) -> dict[str, Any]:
 def _ends_on_an_empty_page(source: str, root: Path) -> bool:
     """Return whether the last page of several would hold a few lines alone."""
     asked = f"{source}\n#context [#metadata((page: here().page(), y: here().position().y)) <end>]"
-    [found] = json.loads(typst.query(asked.encode(), "<end>", field="value", **_options(root)))
+    [found] = json.loads(
+        typst.query(asked.encode(), "<end>", field="value", **_options(root))
+    )
     return found["page"] > 1 and float(found["y"].removesuffix("pt")) < _LEAST_FILLED
 
 
@@ -85,7 +87,11 @@ def typst_of(markdown: str, root: Path, size: float = _SIZES[0]) -> str:
         if token.type == "heading_open" and token.tag == "h2":
             starts.append(number)
     bounds = [*starts, len(tokens)]
-    parts = [f"#let title = {quote(_title(tokens))}", f"#let text-size = {size}pt", _PREAMBLE]
+    parts = [
+        f"#let title = {quote(_title(tokens))}",
+        f"#let text-size = {size}pt",
+        _PREAMBLE,
+    ]
     parts += _blocks(tokens[: bounds[0]], root)
     if len(starts) > _MOST_WITHOUT_CONTENTS:
         parts.append("#contents")
@@ -132,7 +138,9 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             number = end
         elif token.type == "heading_open":
             level = token.tag.removeprefix("h")
-            parts.append(f"#heading(level: {level})[{_inline(tokens[number + 1], root)}]")
+            parts.append(
+                f"#heading(level: {level})[{_inline(tokens[number + 1], root)}]"
+            )
             # Past the heading's text and its close.
             number += 2
         elif token.type == "inline":
@@ -154,7 +162,11 @@ def _is_caption(tokens: Sequence[Token]) -> bool:
     if len(tokens) < 2 or tokens[1].type != "inline":
         return False
     children = tokens[1].children or []
-    return bool(children) and children[0].type == "em_open" and children[-1].type == "em_close"
+    return (
+        bool(children)
+        and children[0].type == "em_open"
+        and children[-1].type == "em_close"
+    )
 
 
 def _show_something(tokens: Sequence[Token]) -> bool:
@@ -232,7 +244,9 @@ def _table(tokens: Sequence[Token], root: Path, is_sticky: bool) -> str:
     body = cells[num_columns:]
     widths = []
     for column, align in enumerate(aligns):
-        longest = max((len(cell.content) for cell in body[column::num_columns]), default=0)
+        longest = max(
+            (len(cell.content) for cell in body[column::num_columns]), default=0
+        )
         if align == "left" and longest > _LONG:
             widths.append(f"{longest}fr")
         else:

@@ -222,7 +222,19 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = (
+    "none",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)
 
 
 def number_word(number: int) -> str:

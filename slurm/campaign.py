@@ -127,12 +127,16 @@ def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
         queue = queued_jobs()
     unique = {run.run_id: run for run in runs}
     return [
-        status_of(folder / run_id, run.row, run.seed, submitted(campaign, run_id, queue))
+        status_of(
+            folder / run_id, run.row, run.seed, submitted(campaign, run_id, queue)
+        )
         for run_id, run in unique.items()
     ]
 
 
-def submitted(campaign: Campaign, run_id: str, queue: dict[str, str] | None) -> Submitted | None:
+def submitted(
+    campaign: Campaign, run_id: str, queue: dict[str, str] | None
+) -> Submitted | None:
     """Look the last job of a run up in the queue; None where the run was never submitted.
 
     Args:
@@ -184,7 +188,9 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
     submissions = campaign.submissions[:number]
     if submission is not None:
         submissions.append(submission)
-    store.write_record(folder / NAME, campaign.model_copy(update={"submissions": submissions}))
+    store.write_record(
+        folder / NAME, campaign.model_copy(update={"submissions": submissions})
+    )
 
 
 def take_snapshot(folder: Path) -> Path:

@@ -28,7 +28,11 @@ WAIT_SECONDS = 5.0
 """Between two looks at a campaign that is waited for."""
 
 
-@command("submit", "submit what is missing to a Slurm cluster, and return at once", EXPERIMENT)
+@command(
+    "submit",
+    "submit what is missing to a Slurm cluster, and return at once",
+    EXPERIMENT,
+)
 @experiment_options()
 @stage_option(" (default with no --cluster: as submitted before)")
 @click.option(
@@ -36,13 +40,21 @@ WAIT_SECONDS = 5.0
     help="a profile of slurm/clusters, NAME or NAME:VARIANT, or a file (default: as submitted "
     "before, with its data)",
 )
-@click.option("--data", type=Path, help="folder with the data set, as the compute nodes see it")
 @click.option(
-    "--dry-run", is_flag=True, help="print counts, cost and what sbatch would get, no more"
+    "--data", type=Path, help="folder with the data set, as the compute nodes see it"
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="print counts, cost and what sbatch would get, no more",
 )
 @click.option("--yes", is_flag=True, help="do not ask before submitting")
-@click.option("--no-preflight", is_flag=True, help="do not check from compute nodes first")
-@click.option("--wait", is_flag=True, help="stay until nothing is queued or running any more")
+@click.option(
+    "--no-preflight", is_flag=True, help="do not check from compute nodes first"
+)
+@click.option(
+    "--wait", is_flag=True, help="stay until nothing is queued or running any more"
+)
 def submit(
     experiment: str,
     tuning: bool,
@@ -95,7 +107,9 @@ def submit(
     if dry_run:
         print(
             "",
-            *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"],
+            *sbatch_texts(request, len(left))
+            if left
+            else ["nothing is left to submit"],
             sep="\n\n",
         )
         return 0
@@ -106,7 +120,9 @@ def submit(
     print(_submitted(jobs))
     if wait:
         return _wait(planned, request.folder)
-    print(f"`{program()} status {selection.words()}` (make status) shows how far they are")
+    print(
+        f"`{program()} status {selection.words()}` (make status) shows how far they are"
+    )
     return 0
 
 
@@ -116,7 +132,9 @@ def _last_submission(folder: Path) -> Submission:
 
     before = read_campaign(folder).submissions
     if not before:
-        raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
+        raise UsageError(
+            f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)"
+        )
     return before[-1]
 
 

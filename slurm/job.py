@@ -28,7 +28,12 @@ from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers import preflight as machine
 from cser_bench.harness.workers.attempt import prepare_thread, recorded
 from cser_bench.harness.workers.preflight import first_line
-from cser_bench.harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
+from cser_bench.harness.workers.process_group import (
+    backend_for,
+    from_rank_0,
+    joined,
+    own_gpu,
+)
 from cser_bench.slurm.campaign import Request
 from cser_bench.slurm.profile import Profile
 from cser_bench.slurm.requeue import (
@@ -133,8 +138,12 @@ def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
         "SLURM_GPUS_ON_NODE",
         "CUDA_VISIBLE_DEVICES",
     )
-    gpus = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    gathered = {name: text for name, text in os.environ.items() if name.startswith(kept)}
+    gpus = output_of(
+        "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
+    )
+    gathered = {
+        name: text for name, text in os.environ.items() if name.startswith(kept)
+    }
     gathered |= {
         "job": allocation.job,
         "restart": str(allocation.restart),
@@ -166,9 +175,13 @@ def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
         yield machine.check_writable("temporary files", Path(tempfile.gettempdir()))
     yield network_check(profile, here, device)
     if here.rank == 0:
-        yield machine.check_results(request.plan, request.results, profile.array_parallelism)
+        yield machine.check_results(
+            request.plan, request.results, profile.array_parallelism
+        )
     if here.local_rank == 0:
-        yield machine.check_data(find_task(request.plan.runs[0].config.task.name), request.data)
+        yield machine.check_data(
+            find_task(request.plan.runs[0].config.task.name), request.data
+        )
 
 
 def network_check(profile: Profile, here: Allocation, device: str) -> Check:
@@ -181,13 +194,17 @@ def network_check(profile: Profile, here: Allocation, device: str) -> Check:
     try:
         prepare_thread(device)
         with meeting(profile, here, PATIENCE_SECONDS):
-            print(f"an all-reduce begins; if that is the last word: {advice}", flush=True)
+            print(
+                f"an all-reduce begins; if that is the last word: {advice}", flush=True
+            )
             measured = machine.all_reduce_bits_per_second(device)
     except SpecError as error:
         why = f"{error}; in the profile look at workers_per_node and at what [sbatch] asks for"
         return Check("a GPU for each worker", False, why)
     except (RuntimeError, OSError) as error:
-        return Check("network", False, f"an all-reduce fails: {first_line(error)}; {advice}")
+        return Check(
+            "network", False, f"an all-reduce fails: {first_line(error)}; {advice}"
+        )
     workers = f"{profile.num_workers} workers on {profile.nodes} nodes"
     text = f"an all-reduce among {workers} gets {measured / 1e9:.3g} Gb/s a link"
     if promised := profile.link_bits_per_second:

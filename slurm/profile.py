@@ -68,7 +68,9 @@ class Profile(Strict):
     launch_prefix: str = ""
     python: str | None = None
     setup: list[str] = []
-    sbatch: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], bool | int | str] = {}
+    sbatch: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], bool | int | str
+    ] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -89,7 +91,9 @@ class Profile(Strict):
         for where, text in texts.items():
             # What stands behind it would be a line of shell in the script.
             if "\n" in text or "\r" in text:
-                raise ValueError(f"{where} has a line break; write its value on one line")
+                raise ValueError(
+                    f"{where} has a line break; write its value on one line"
+                )
         return self
 
     @property
@@ -139,7 +143,8 @@ def load_profile(name: str) -> Profile:
     try:
         # All variants are checked, whichever is asked for.
         profiles = {
-            key: Profile.model_validate(_over(table, fields)) for key, fields in variants.items()
+            key: Profile.model_validate(_over(table, fields))
+            for key, fields in variants.items()
         }
         if variant:
             return profiles[variant]
@@ -181,7 +186,10 @@ def preflight_minutes(profile: Profile) -> int:
 
 
 def sbatch_text(
-    profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int = 1
+    profile: Profile,
+    place: SubmissionPaths,
+    parameters: dict[str, Any],
+    num_tasks: int = 1,
 ) -> str:
     """Make the text that sbatch gets for these parameters."""
     command = f"{python_of(profile)} -u -m submitit.core._submit {shlex.quote(str(place.jobs))}"
@@ -200,7 +208,9 @@ def python_of(profile: Profile) -> str:
     return f"{profile.launch_prefix} {python}".lstrip()
 
 
-def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
+def preflight_parameters(
+    profile: Profile, name: str, place: SubmissionPaths
+) -> dict[str, Any]:
     """Give submitit's parameters for the preflight job, which has a run's own shape."""
     return {
         "job_name": f"{name}-preflight",
@@ -275,4 +285,7 @@ def _exports(profile: Profile, code: Path) -> list[str]:
         variables["NCCL_SOCKET_IFNAME"] = profile.network_interface
     # Behind the snapshot stays what modules put there.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
+    return [
+        path,
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+    ]

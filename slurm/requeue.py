@@ -211,7 +211,9 @@ def begin_attempt(
             f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has "
             "saved nothing new"
         )
-        write_failure(folder, recorder.run_id, last, kind, message, "", is_last_word=True)
+        write_failure(
+            folder, recorder.run_id, last, kind, message, "", is_last_word=True
+        )
         raise NothingToDo(message)
     recorder.enter(saved_step(folder) or 0)
     # And once more: having written to the folder, this node sees what others wrote to it before.
@@ -231,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     campaign, number, max_retries, code = arguments
     allocation = this_allocation()
     try:
-        submission = store.read_record(Path(campaign), Campaign).submissions[int(number)]
+        submission = store.read_record(Path(campaign), Campaign).submissions[
+            int(number)
+        ]
         folder = Path(campaign).parent / submission.runs[allocation.task]
         return decide(folder, submission, allocation, int(max_retries), int(code))
     except (RecordError, OSError) as error:
@@ -240,7 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def decide(
-    folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int
+    folder: Path,
+    submission: Submission,
+    allocation: Allocation,
+    max_retries: int,
+    code: int,
 ) -> int:
     """Requeue the job where its run has no result and may go on; return the job's exit code.
 
@@ -251,11 +259,18 @@ def decide(
         return 0
     attempts = read_attempts(folder)
     ours = of_job(attempts, allocation.job)
-    here = [start for start in ours if slurm_fact(start, "restart") == str(allocation.restart)]
+    here = [
+        start
+        for start in ours
+        if slurm_fact(start, "restart") == str(allocation.restart)
+    ]
     if here and here[-1] is not attempts[-1]:
         # Slurm believed this job dead and started it anew: requeuing it now would end that other
         # start.
-        print("a later start has taken the run over: nothing follows from this one", flush=True)
+        print(
+            "a later start has taken the run over: nothing follows from this one",
+            flush=True,
+        )
         return 1
 
     attempt = NONE
@@ -275,7 +290,11 @@ def decide(
         # Earlier starts that ended before a worker began: without a bound a job could be requeued
         # for ever.
         num_without_attempt = allocation.restart - len(ours)
-        if by_slurm is None and code == TOLD_TO_STOP and num_without_attempt < max_retries:
+        if (
+            by_slurm is None
+            and code == TOLD_TO_STOP
+            and num_without_attempt < max_retries
+        ):
             return _requeue(allocation, "told to stop before a worker began")
         return code
     how = f"ended with {recorded_end(folder, attempt)}"
@@ -290,7 +309,9 @@ def decide(
 
 def _requeue(allocation: Allocation, why: str) -> int:
     print(f"{why}: requeued", flush=True)
-    return subprocess.run(["scontrol", "requeue", allocation.job], check=False).returncode
+    return subprocess.run(
+        ["scontrol", "requeue", allocation.job], check=False
+    ).returncode
 
 
 def _ended_by_slurm(allocation: Allocation) -> End | None:

@@ -20,7 +20,11 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.training import Job
-from cser_bench.harness.workers.launch import missing_runs, note_next_stage, write_experiment
+from cser_bench.harness.workers.launch import (
+    missing_runs,
+    note_next_stage,
+    write_experiment,
+)
 from cser_bench.slurm import campaign
 from cser_bench.slurm.campaign import CampaignError, Request, Submission
 from cser_bench.slurm.job import ALL_WELL, do_run, preflight
@@ -68,7 +72,10 @@ def left_to_submit(request: Request) -> list[PlannedRun]:
         CampaignError: the queue does not answer, and runs that were submitted before may wait in
             it.
     """
-    if campaign.read_campaign(request.folder).submissions and campaign.queued_jobs() is None:
+    if (
+        campaign.read_campaign(request.folder).submissions
+        and campaign.queued_jobs() is None
+    ):
         raise CampaignError(
             "squeue does not answer, so nobody knows which runs are queued; call again when it does"
         )
@@ -135,21 +142,26 @@ def submit(request: Request) -> list[str]:
         CampaignError: a node lacks what runs need, or sbatch refused.
     """
     lock = request.folder / "submit.lock"
-    busy = f"another command is submitting this experiment, and holds {lock}; wait for it"
+    busy = (
+        f"another command is submitting this experiment, and holds {lock}; wait for it"
+    )
     with locked(lock, LOCK_SECONDS, busy):
         left = left_to_submit(request)
         if not left:
             return []
         # Before any job can begin: contrasts count as declared when this is written.
         write_experiment(request.plan, request.results)
-        added = next_stage_sentence(request.plan, request.profile.link_bits_per_second or 0.0)
+        added = next_stage_sentence(
+            request.plan, request.profile.link_bits_per_second or 0.0
+        )
         note_next_stage(request.plan, request.results, added)
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)
         code = campaign.take_snapshot(request.place().code)
         try:
-            with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+            # submitit repeats there what sbatch says
+            with redirect_stderr(io.StringIO()):
                 return _submit_all(request, code, left)
         except (FailedJobError, FailedSubmissionError) as error:
             lines = [
@@ -174,7 +186,9 @@ def _submit_all(request: Request, code: Path, runs: list[PlannedRun]) -> list[st
             last_array, _, _ = jobs[-1].partition("_")
             # After any end: runs that fail in one array must not keep the next one from starting.
             before = [f"afterany:{last_array}"]
-        jobs += _submit_array(request, code, runs[first : first + size], *after, *before)
+        jobs += _submit_array(
+            request, code, runs[first : first + size], *after, *before
+        )
         first += size
     return jobs
 
@@ -190,7 +204,10 @@ def _preflight(request: Request, code: Path) -> list[str]:
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, request.name, place))
     job = str(executor.submit(preflight, request).job_id)
-    print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
+    print(
+        f"preflight: job {job} checks nodes, network and data in the shape of a run",
+        flush=True,
+    )
     logs = [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]
     if wait_for_preflight(job, logs):
         print("preflight: all well", flush=True)
@@ -255,7 +272,9 @@ def _one_of_each_check(texts: Sequence[list[str]]) -> dict[str, str]:
     return lines
 
 
-def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
+def _submit_array(
+    request: Request, code: Path, runs: list[PlannedRun], *after: str
+) -> list[str]:
     profile = request.profile
     place = request.place(code)
     submission = Submission(

@@ -27,7 +27,9 @@ def _is_own(path: str) -> bool:
     """Tell whether a path lies in results/ and under nothing that ships."""
     if not path.startswith(f"{SHIPPED}{os.sep}"):
         return False
-    return not any(path == each or path.startswith(f"{each}{os.sep}") for each in _shipped())
+    return not any(
+        path == each or path.startswith(f"{each}{os.sep}") for each in _shipped()
+    )
 
 
 def _refuse(event: str, facts: tuple[object, ...]) -> None:
@@ -40,7 +42,9 @@ def _refuse(event: str, facts: tuple[object, ...]) -> None:
     path = os.path.abspath(os.fspath(facts[0]))
     if event != "open":
         if os.path.realpath(path) in PLACES:
-            raise ReadsOwnResultsError(f"{path} was listed; ask harness.records.shipped instead")
+            raise ReadsOwnResultsError(
+                f"{path} was listed; ask harness.records.shipped instead"
+            )
         return
     flags = facts[2]
     is_read = isinstance(flags, int) and flags & os.O_ACCMODE != os.O_WRONLY

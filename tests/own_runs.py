@@ -10,7 +10,9 @@ from cser_bench.harness.records.packs import NAME, read_pack, render_pack
 from cser_bench.harness.records.shipped import SHIPPED
 
 
-def begin(results: Path, experiment: str, num_done: int, name: str | None = None) -> Path:
+def begin(
+    results: Path, experiment: str, num_done: int, name: str | None = None
+) -> Path:
     """Make a folder with the plan of a shipped experiment and this many of its runs; return it.
 
     The folder has another name where one is given.

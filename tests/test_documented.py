@@ -54,7 +54,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 METHOD, COMPRESSOR, NETWORK, TASK, EXPERIMENT, PLOT = (
     DOCS / f"adding-{name}.md"
-    for name in ("a-method", "a-compressor", "a-network", "a-task", "an-experiment", "a-plot")
+    for name in (
+        "a-method",
+        "a-compressor",
+        "a-network",
+        "a-task",
+        "an-experiment",
+        "a-plot",
+    )
 )
 
 
@@ -75,7 +82,8 @@ def run(page: Path, number: int = 0) -> dict[str, Any]:
 # A method.
 
 
-FIRST, LARGER = 0, 1
+FIRST = 0
+LARGER = 1
 """The page's methods: local SGD in twenty lines, and error feedback."""
 
 
@@ -103,20 +111,30 @@ def test_the_first_method_has_about_twenty_lines_and_is_local_sgd(
     assert len(lines) <= 22
     name = registered(FIRST, monkeypatch)
     settings = {"sync_interval": 4}
-    pairs = zip(trained(name, settings, 3, 9), trained("local_sgd", settings, 3, 9), strict=True)
+    pairs = zip(
+        trained(name, settings, 3, 9), trained("local_sgd", settings, 3, 9), strict=True
+    )
     assert all(torch.equal(ours, shipped) for ours, shipped in pairs)
     assert algorithms()[name].at_traffic(1 / 4, world_size=8) == settings
 
 
-def test_the_method_is_sgd_without_compression_and_has_settings_by_traffic(method: str) -> None:
+def test_the_method_is_sgd_without_compression_and_has_settings_by_traffic(
+    method: str,
+) -> None:
     for ours, plain in zip(
-        trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True
+        trained(method, {"compressor": Identity()}, 3, 9),
+        trained("sgd", {}, 3, 9),
+        strict=True,
     ):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
-    assert algorithms()[method].at_traffic(1 / 4, world_size=8) == {"compressor": TopK(32)}
+    assert algorithms()[method].at_traffic(1 / 4, world_size=8) == {
+        "compressor": TopK(32)
+    }
 
 
-def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str) -> None:
+def test_the_method_sends_what_its_stages_say_and_its_workers_agree(
+    method: str,
+) -> None:
     def work(collectives: Collectives) -> torch.Tensor:
         model = make_model(torch.float32)
         optimizer = make_optimizer(
@@ -125,15 +143,20 @@ def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str)
         train(optimizer, model, collectives.rank, range(1, 8))
         assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
         assert optimizer.traffic.training_bits == 7 * 32 * 13
-        assert optimizer.agree_after(7) and len(optimizer.early_messages(8)) == 1
+        assert optimizer.agree_after(7)
+        assert len(optimizer.early_messages(8)) == 1
         return optimizer.flat.parameters
 
     first, second = workers(work, 2)
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("number", "name"), [(FIRST, "my_method"), (LARGER, "my_feedback")])
-def test_a_method_keeps_its_promises_as_a_file_of_its_own(number: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "name"), [(FIRST, "my_method"), (LARGER, "my_feedback")]
+)
+def test_a_method_keeps_its_promises_as_a_file_of_its_own(
+    number: int, name: str
+) -> None:
     subject = Subject(shown(METHOD, number), "my_method.py", name)
     for promise in list(PROMISES)[:-1]:  # the last takes processes
         finding = finding_of(subject, promise)
@@ -146,13 +169,17 @@ def test_what_check_is_said_to_print_are_its_promises() -> None:
 
 
 def test_calls_of_a_replica_on_the_page_are_there_with_these_arguments() -> None:
-    calls = re.findall(r"^\| `replica\.(\w+)\(([^)]*)\)` \|", METHOD.read_text(), re.MULTILINE)
+    calls = re.findall(
+        r"^\| `replica\.(\w+)\(([^)]*)\)` \|", METHOD.read_text(), re.MULTILINE
+    )
     assert len(calls) == 10
     for name, words in calls:
         given = [word.partition("=")[0].strip() for word in words.split(",") if word]
         # The page says v where the code says vector.
         given = ["vector" if word == "v" else word for word in given]
-        assert list(inspect.signature(getattr(Replica, name)).parameters)[1:] == given, name
+        assert (
+            list(inspect.signature(getattr(Replica, name)).parameters)[1:] == given
+        ), name
 
 
 def test_the_table_that_try_is_said_to_print_has_the_scores_that_ship() -> None:
@@ -185,7 +212,9 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(stride: Any) -> None:
+def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(
+    stride: Any,
+) -> None:
     layout = Layout.of([torch.empty(100)])
     kept = [
         stride(8).support(layout, Draw(0, step, "gradient")).gather(torch.arange(100.0))
@@ -205,7 +234,9 @@ def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(strid
         train(optimizer, model, collectives.rank, range(1, 5))
         numel = optimizer.flat.layout.numel
         assert optimizer.traffic.training() == optimizer.expected_traffic(4).training()
-        assert optimizer.traffic.training_bits == 32 * (4 * (numel // 8) + 2 * (numel // 2))
+        assert optimizer.traffic.training_bits == 32 * (
+            4 * (numel // 8) + 2 * (numel // 2)
+        )
         return optimizer.flat.parameters
 
     assert all(torch.isfinite(each).all() for each in workers(work, 2))
@@ -222,8 +253,12 @@ def test_two_of_one_name_are_refused(stride: Any) -> None:
 @pytest.fixture
 def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "ddp_bf16.py").write_text(shown(COMPRESSOR, 1))
-    monkeypatch.setattr(baselines_package, "__path__", [*baselines_package.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "cser_bench.algorithms.baselines.ddp_bf16", raising=False)
+    monkeypatch.setattr(
+        baselines_package, "__path__", [*baselines_package.__path__, str(tmp_path)]
+    )
+    monkeypatch.delitem(
+        sys.modules, "cser_bench.algorithms.baselines.ddp_bf16", raising=False
+    )
     registry.baselines.cache_clear()
     yield "ddp_bf16"
     registry.baselines.cache_clear()
@@ -234,9 +269,12 @@ def test_the_baseline_is_trained_and_sends_half(baseline: str, tmp_path: Path) -
     job = job_for(config, tmp_path / "results")
     assert attempt_as_rank(job, 0, f"file://{tmp_path}/rendezvous")
     result = read_run(job.folder).result
-    assert result is not None and result.test_accuracy is not None and result.test_accuracy > 0.3
+    assert result is not None
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.3
     assert result.traffic["gradient"].bits == 16 * 742 * 80 == footprint_of(config).bits
-    assert baseline in registry.methods() and baseline not in registry.algorithms()
+    assert baseline in registry.methods()
+    assert baseline not in registry.algorithms()
 
 
 # A task.
@@ -253,18 +291,22 @@ def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> None:
     task = find_task(letters)
     samples = task.load(None, TaskSpec(name=letters), torch.device("cpu"))
-    assert isinstance(samples, TensorSamples) and len(samples.train_labels) == task.num_train
+    assert isinstance(samples, TensorSamples)
+    assert len(samples.train_labels) == task.num_train
     held_out = task.load(
         None, TaskSpec(name=letters, held_out=64, num_train=520), torch.device("cpu")
     )
     assert len(held_out.train_labels) == 520
     config = small_config(
-        task={"name": letters}, model={"name": "mlp", "options": {"hidden": 16}}, num_epochs=4
+        task={"name": letters},
+        model={"name": "mlp", "options": {"hidden": 16}},
+        num_epochs=4,
     )
     job = job_for(config, tmp_path / "results")
     attempt_stacked(job)
     accuracy = read_record(job.folder / "result.json", Result).test_accuracy
-    assert accuracy is not None and accuracy > 5 / 26
+    assert accuracy is not None
+    assert accuracy > 5 / 26
 
 
 # A network.
@@ -275,8 +317,12 @@ def test_the_network_is_built_by_a_spec_and_trained(
 ) -> None:
     (tmp_path / "logistic.py").write_text(shown(NETWORK))
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "cser_bench.harness.models.logistic", raising=False)
-    (entry,) = tomllib.loads(shown(NETWORK, 0, "py").replace(":", " =").rstrip(",\n")).items()
+    monkeypatch.delitem(
+        sys.modules, "cser_bench.harness.models.logistic", raising=False
+    )
+    (entry,) = tomllib.loads(
+        shown(NETWORK, 0, "py").replace(":", " =").rstrip(",\n")
+    ).items()
     monkeypatch.setitem(models.NETWORKS, *entry)
     model = tomllib.loads(shown(NETWORK, 0, "toml"))["model"]
     config = small_config(model=model, num_epochs=2)
@@ -284,7 +330,8 @@ def test_the_network_is_built_by_a_spec_and_trained(
     job = job_for(config, tmp_path / "results")
     assert attempt_stacked(job)
     accuracy = read_record(job.folder / "result.json", Result).test_accuracy
-    assert accuracy is not None and accuracy > 0.5
+    assert accuracy is not None
+    assert accuracy > 0.5
 
 
 # An experiment.
@@ -307,7 +354,8 @@ def test_the_plot_has_a_dot_for_each_finished_run(tmp_path: Path) -> None:
     names = run(PLOT)
     folder = ROOT / "results" / "reference" / "first_look"
     names["draw"](folder, tmp_path / "seeds.png")
-    assert (tmp_path / "seeds.png").stat().st_size and (tmp_path / "seeds.pdf").stat().st_size
+    assert (tmp_path / "seeds.png").stat().st_size
+    assert (tmp_path / "seeds.pdf").stat().st_size
     (axes,) = names["seeds_figure"](read_frames(folder)).axes
     (dots,) = axes.lines
     done = read_frames(folder).runs["status"] == "done"
@@ -316,7 +364,9 @@ def test_the_plot_has_a_dot_for_each_finished_run(tmp_path: Path) -> None:
 
 # Files and commands, of all pages.
 
-FILES = re.compile(r"`((?:algorithms|harness|report|slurm|tests|examples)/[\w/]+\.\w+)`")
+FILES = re.compile(
+    r"`((?:algorithms|harness|report|slurm|tests|examples)/[\w/]+\.\w+)`"
+)
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
@@ -347,7 +397,14 @@ def test_commands_on_a_page_are_there(page: str) -> None:
         name, *given = shlex.split(words.removesuffix(" \\"))
         # Raises where it has no such argument or option, or a value cannot be read.
         commands.commands[name].make_context(name, given)
-    targets = set(re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(
+        re.findall(
+            r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE
+        )
+    )
     assert (
-        set(re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)) <= targets
+        set(
+            re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)
+        )
+        <= targets
     )

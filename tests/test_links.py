@@ -20,14 +20,18 @@ ROOT = Path(__file__).parents[1]
 def listed(*patterns: str) -> list[str]:
     """The files of such names that git has, or will have with what is new here."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return sorted(name for name in said.splitlines() if (ROOT / name).exists())
 
 
 FILES = set(listed())
 FOLDERS = {str(parent) for name in FILES for parent in Path(name).parents}
 # Sources of answers lead from where they are written to.
-PAGES = [page for page in listed("*.md") if not page.startswith("report/answers/pages/")]
+PAGES = [
+    page for page in listed("*.md") if not page.startswith("report/answers/pages/")
+]
 
 
 @cache
@@ -57,7 +61,9 @@ def anchors_of(page: str) -> set[str]:
         if token.type != "heading_open":
             continue
         parts = tokens[number + 1].children or []
-        text = "".join(part.content for part in parts if part.type in ("text", "code_inline"))
+        text = "".join(
+            part.content for part in parts if part.type in ("text", "code_inline")
+        )
         name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
         anchors.add(f"{name}-{seen[name]}" if seen[name] else name)
         seen[name] += 1
@@ -74,7 +80,11 @@ def what_is_wrong(page: str, address: str) -> str | None:
         target = normpath(Path(page).parent / unquote(parts.path))
     if target not in FILES | FOLDERS:
         return f"{address}: there is no {target}"
-    if parts.fragment and target.endswith(".md") and parts.fragment not in anchors_of(target):
+    if (
+        parts.fragment
+        and target.endswith(".md")
+        and parts.fragment not in anchors_of(target)
+    ):
         return f"{address}: {target} has no heading of that name"
     return None
 
@@ -90,7 +100,8 @@ def test_a_dead_link_would_be_seen() -> None:
     assert what_is_wrong("docs/slurm.md", "../docs/algorithms.md#no-such-heading")
     assert what_is_wrong("README.md", "#no-such-heading")
     assert what_is_wrong("docs/slurm.md", "../README.md") is None
-    assert "README.md" in PAGES and len(links_of("README.md")) > 10
+    assert "README.md" in PAGES
+    assert len(links_of("README.md")) > 10
 
 
 @pytest.mark.parametrize(
@@ -98,5 +109,7 @@ def test_a_dead_link_would_be_seen() -> None:
 )
 def test_files_that_a_script_names_are_there(script: str) -> None:
     folders = "docs|examples|results/answers|harness/experiments|slurm"
-    named = re.findall(rf"(?<![\w/.-])(?:{folders})/[\w/-]+\.\w+", (ROOT / script).read_text())
+    named = re.findall(
+        rf"(?<![\w/.-])(?:{folders})/[\w/-]+\.\w+", (ROOT / script).read_text()
+    )
     assert set(named) <= FILES

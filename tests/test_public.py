@@ -28,20 +28,26 @@ PACKAGES = re.compile(r'"packages": ?(\{[^{}]*\})')
 def _kept(*arguments: str) -> list[str]:
     """Return the files that git keeps."""
     words = ["git", "ls-files", *arguments]
-    files = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return files.splitlines()
 
 
 def test_nothing_is_kept_that_is_built_from_records() -> None:
     """Tables, pages and the studies' PDFs would change with every change of wording."""
     assert _kept("--cached", "--ignored", "--exclude-standard") == []
-    assert _kept("results/*.csv") == [f"results/statistics/{name}.csv" for name in STATISTICS]
+    assert _kept("results/*.csv") == [
+        f"results/statistics/{name}.csv" for name in STATISTICS
+    ]
 
 
 def test_constraints_are_the_versions_of_all_shipped_records() -> None:
     """One's own records, which git does not know, may be of any."""
     recorded = set()
-    for name in _kept("results/*.jsonl", "results/*speedups/*.json", ":!results/unfinished"):
+    for name in _kept(
+        "results/*.jsonl", "results/*speedups/*.json", ":!results/unfinished"
+    ):
         for table in set(PACKAGES.findall((ROOT / name).read_text())):
             recorded.update(json.loads(table).items())
     lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
@@ -62,6 +68,12 @@ def test_what_the_project_needs_is_met_by_the_constraints() -> None:
 def test_hooks_before_a_commit_are_commands_of_make_check() -> None:
     check = (ROOT / "Makefile").read_text().partition("\ncheck:")[2]
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
-    for command in ("ruff check", "ruff format", "-m mypy --strict", "lint-imports --no-logo"):
-        assert command in check and command in hooks
+    for command in (
+        "ruff check",
+        "ruff format",
+        "-m mypy --strict",
+        "lint-imports --no-logo",
+    ):
+        assert command in check
+        assert command in hooks
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "check.yml").read_text()

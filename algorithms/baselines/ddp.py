@@ -29,7 +29,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms.core import Layout, Purpose, Replica
-from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
+from cser_bench.algorithms.core.process_group import (
+    ProcessGroupCollectives,
+    translated_errors,
+)
 from cser_bench.algorithms.sgd import SGD
 
 Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
@@ -72,7 +75,9 @@ class DDP(SGD):
         replica.float_bits = self.bits_per_number
 
     @classmethod
-    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+    def hook(
+        cls, group: ProcessGroup | None, settings: Mapping[str, Any]
+    ) -> tuple[Any, Hook]:
         """PyTorch's hook with a new state, for this group or (None) the world.
 
         `settings` are the method's.
@@ -80,7 +85,9 @@ class DDP(SGD):
         return group, allreduce_hook
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         raise ValueError(
             f"{cls.name}: its hook says what is sent, so there is no traffic to choose"
         )
@@ -103,7 +110,9 @@ class DDP(SGD):
         wrapper.register_comm_hook(None, self._communicate)
         return wrapper
 
-    def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    def _communicate(
+        self, state: object, bucket: GradBucket
+    ) -> torch.futures.Future[Tensor]:
         """Call the hook and count what it sends; with NCCL it goes on by itself."""
         with translated_errors():
             result = self._hook(self.hook_state, bucket)
@@ -152,7 +161,11 @@ class DDP(SGD):
 
     def memory_in_parameters(self) -> float:
         """DDP's buckets are as large as the gradients."""
-        return super().memory_in_parameters() + 1 + self.hook_numel / self.flat.layout.numel
+        return (
+            super().memory_in_parameters()
+            + 1
+            + self.hook_numel / self.flat.layout.numel
+        )
 
 
 def wrapped(

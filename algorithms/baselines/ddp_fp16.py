@@ -26,5 +26,7 @@ class DDPFp16(DDP):
     bits_per_number = 16
 
     @classmethod
-    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+    def hook(
+        cls, group: ProcessGroup | None, settings: Mapping[str, Any]
+    ) -> tuple[Any, Hook]:
         return group, fp16_compress_hook

@@ -24,7 +24,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
+    PowerSGDState,
+    powerSGD_hook,
+)
 
 from cser_bench.algorithms.baselines.ddp import DDP, Hook
 from cser_bench.algorithms.core import Count, Purpose, Replica, Traffic
@@ -73,7 +76,9 @@ class DDPPowerSGD(DDP):
                 self.hook_numel += numel
 
     @classmethod
-    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+    def hook(
+        cls, group: ProcessGroup | None, settings: Mapping[str, Any]
+    ) -> tuple[Any, Hook]:
         # The hook counts steps from 0.
         first = EARLIEST - 1
         state = PowerSGDState(group, settings["rank"], start_powerSGD_iter=first)

@@ -19,13 +19,19 @@ from cser_bench.algorithms.check.findings import Finding as Finding
 from cser_bench.algorithms.check.findings import check as check
 from cser_bench.algorithms.check.findings import finding_of as finding_of
 from cser_bench.algorithms.check.findings import findings_of as findings_of
-from cser_bench.algorithms.check.optimizers import OPTIMIZER_PROMISES as OPTIMIZER_PROMISES
+from cser_bench.algorithms.check.optimizers import (
+    OPTIMIZER_PROMISES as OPTIMIZER_PROMISES,
+)
 from cser_bench.algorithms.check.optimizers import makes_optimizer as makes_optimizer
-from cser_bench.algorithms.check.optimizers import optimizer_finding_of as optimizer_finding_of
+from cser_bench.algorithms.check.optimizers import (
+    optimizer_finding_of as optimizer_finding_of,
+)
 from cser_bench.algorithms.check.optimizers import optimizer_in as optimizer_in
 from cser_bench.algorithms.check.promises import PROMISES as PROMISES
 from cser_bench.algorithms.check.subject import Subject as Subject
-from cser_bench.algorithms.check.subject import lines_past_collectives as lines_past_collectives
+from cser_bench.algorithms.check.subject import (
+    lines_past_collectives as lines_past_collectives,
+)
 from cser_bench.algorithms.check.subject import subjects_in as subjects_in
 
 

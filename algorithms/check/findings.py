@@ -7,7 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cser_bench.algorithms.check.promises import PROMISES, BrokenError, DoesNotApplyError
+from cser_bench.algorithms.check.promises import (
+    PROMISES,
+    BrokenError,
+    DoesNotApplyError,
+)
 from cser_bench.algorithms.check.subject import Subject
 
 Verdict = Literal["ok", "FAIL", "none"]
@@ -74,5 +78,8 @@ def report(what: str, findings: Iterable[Finding]) -> bool:
         verdicts.append(finding.verdict)
     num_made = len(verdicts) - verdicts.count("none")
     seconds = time.monotonic() - began
-    print(f"{verdicts.count('ok')} of {num_made} promises are kept ({seconds:.0f} s)", flush=True)
+    print(
+        f"{verdicts.count('ok')} of {num_made} promises are kept ({seconds:.0f} s)",
+        flush=True,
+    )
     return "FAIL" not in verdicts

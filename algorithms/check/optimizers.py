@@ -94,7 +94,9 @@ def makes_optimizer(path: Path) -> bool:
         tree = ast.parse(source_of(path))
     except SyntaxError:
         return False  # What is wrong is said when it is executed.
-    return any(isinstance(node, ast.FunctionDef) and node.name == "make" for node in tree.body)
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == "make" for node in tree.body
+    )
 
 
 def optimizer_in(path: Path) -> OptimizerFile:
@@ -130,7 +132,9 @@ def main(arguments: list[str]) -> None:
     dist.destroy_process_group()
 
 
-def _trainings(module: types.ModuleType, rank: int) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def _trainings(
+    module: types.ModuleType, rank: int
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Yield what is trained, by name; those that may fail for a reason of their own come last."""
     yield ONCE, partial(_parameters_after, module.make, rank)
     yield AGAIN, partial(_parameters_after, module.make, rank)
@@ -196,7 +200,9 @@ def _trained(subject: OptimizerFile) -> Trained:
     parameters = {}
     for training in by_rank[0]:
         if all(training in trainings for trainings in by_rank):
-            parameters[training] = torch.stack([trainings[training] for trainings in by_rank])
+            parameters[training] = torch.stack(
+                [trainings[training] for trainings in by_rank]
+            )
     return Trained(parameters, failure)
 
 
@@ -213,10 +219,14 @@ def is_plain(subject: OptimizerFile) -> None:
     optimizer = module.make_plain(model)
     for step in range(1, NUM_STEPS + 1):
         optimizer.zero_grad()
-        losses = [batch_loss(model, torch.float32, step, rank) for rank in range(WORLD_SIZE)]
+        losses = [
+            batch_loss(model, torch.float32, step, rank) for rank in range(WORLD_SIZE)
+        ]
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        apart = float((uncompressed[:, step - 1] - flat(model.parameters())).abs().max())
+        apart = float(
+            (uncompressed[:, step - 1] - flat(model.parameters())).abs().max()
+        )
         # Also refuses what is no number.
         if not apart <= ROUNDING:
             raise BrokenError(
@@ -230,7 +240,9 @@ def resumes(subject: OptimizerFile) -> None:
     trained = _trained(subject)
     once = trained[ONCE]
     if not torch.equal(once, trained[AGAIN]):
-        raise BrokenError("a training that is repeated is another, so it has no bits to keep")
+        raise BrokenError(
+            "a training that is repeated is another, so it has no bits to keep"
+        )
     for saved_after in SAVED_AFTER:
         rest = once[:, saved_after:]
         resumed = trained[_resumed(saved_after)]
@@ -246,7 +258,9 @@ def resumes(subject: OptimizerFile) -> None:
 
 def agrees(subject: OptimizerFile) -> None:
     """Compare workers after the steps that it names, and after no others."""
-    agree_after: Callable[[int], Any] | None = getattr(subject.module, "agree_after", None)
+    agree_after: Callable[[int], Any] | None = getattr(
+        subject.module, "agree_after", None
+    )
     if agree_after is None:
         raise DoesNotApplyError("it has no agree_after")
     named = [step for step in range(1, NUM_STEPS + 1) if agree_after(step)]
@@ -257,7 +271,9 @@ def agrees(subject: OptimizerFile) -> None:
         workers = once[:, step - 1]
         if not torch.equal(workers, workers[:1].expand_as(workers)):
             apart = float((workers - workers[0]).abs().max())
-            raise BrokenError(f"after step {step} a parameter differs by {apart:.2g} among workers")
+            raise BrokenError(
+                f"after step {step} a parameter differs by {apart:.2g} among workers"
+            )
 
 
 OPTIMIZER_PROMISES: dict[str, Callable[[OptimizerFile], None]] = {
@@ -288,7 +304,9 @@ def check_optimizer(path: Path) -> bool:
     Raises MethodFileError: the file cannot be executed, or lacks a function.
     """
     subject = optimizer_in(path)
-    findings = (optimizer_finding_of(subject, promise) for promise in OPTIMIZER_PROMISES)
+    findings = (
+        optimizer_finding_of(subject, promise) for promise in OPTIMIZER_PROMISES
+    )
     return report(f"the optimiser of {subject.file}", findings)
 
 

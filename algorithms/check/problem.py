@@ -20,7 +20,12 @@ from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 Method = type[DistributedOptimizer]
 
 NUMBERS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-ADAMW: dict[str, Any] = {"local_step": "adamw", "lr": 0.02, "momentum": None, "weight_decay": 0.05}
+ADAMW: dict[str, Any] = {
+    "local_step": "adamw",
+    "lr": 0.02,
+    "momentum": None,
+    "weight_decay": 0.05,
+}
 
 INTERVAL = 4
 """Interval that checks give to methods which send every so many steps."""
@@ -35,7 +40,9 @@ COMPRESSORS: dict[str, Compressor] = {
 
 def make_model(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Sequential:
     """Return a network of one hidden layer, whose 51 parameters depend on `seed` alone."""
-    model = nn.Sequential(nn.Linear(4, 6, dtype=dtype), nn.Tanh(), nn.Linear(6, 3, dtype=dtype))
+    model = nn.Sequential(
+        nn.Linear(4, 6, dtype=dtype), nn.Tanh(), nn.Linear(6, 3, dtype=dtype)
+    )
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -91,15 +98,21 @@ class Rows:
         for name, parameter in self.model.named_parameters():
             stacked = torch.stack([parameter.detach()] * collectives.world_size)
             self.rows[name] = Parameter(stacked)
-        self.optimizer = make_optimizer(method, self.rows.values(), settings, collectives, **common)
+        self.optimizer = make_optimizer(
+            method, self.rows.values(), settings, collectives, **common
+        )
 
     def train(self, steps: Iterable[int]) -> None:
         """Take steps of all workers together."""
         for step in steps:
             self.optimizer.zero_grad()
             for row, rank in enumerate(self.data):
-                worker = {name: stacked[row].clone() for name, stacked in self.rows.items()}
-                batch_loss(self._model_with(worker), torch.float32, step, rank).backward()  # type: ignore[no-untyped-call]
+                worker = {
+                    name: stacked[row].clone() for name, stacked in self.rows.items()
+                }
+                batch_loss(
+                    self._model_with(worker), torch.float32, step, rank
+                ).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
     def _model_with(self, parameters: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
@@ -118,7 +131,9 @@ def make_optimizer(
     **common: Any,
 ) -> DistributedOptimizer:
     """Return the method with these settings, and SGD's usual numbers unless others are given."""
-    return method(list(parameters), collectives=collectives, **settings, **(NUMBERS | common))
+    return method(
+        list(parameters), collectives=collectives, **settings, **(NUMBERS | common)
+    )
 
 
 def settings_for(
@@ -155,7 +170,9 @@ def settings_for(
 
 def compressor_settings(method: Method) -> list[str]:
     """Return the names of the settings that are compressors."""
-    return [key for key, setting in method.declared.items() if setting.admits(Compressor)]
+    return [
+        key for key, setting in method.declared.items() if setting.admits(Compressor)
+    ]
 
 
 def taken_compressors(method: Method) -> dict[str, Compressor]:

@@ -55,7 +55,9 @@ def final_states(subject: Subject, collectives: Collectives) -> dict[str, FinalS
             optimizer = rows.optimizer
         else:
             model = make_model(seed=collectives.rank)
-            optimizer = make_optimizer(method, model.parameters(), settings, collectives, seed=3)
+            optimizer = make_optimizer(
+                method, model.parameters(), settings, collectives, seed=3
+            )
             train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
             ends = [flat(model.parameters())]
         training = optimizer.traffic.training()
@@ -74,7 +76,10 @@ def trained_by_processes(subject: Subject) -> list[dict[str, FinalState]]:
         fields = {"source": subject.source, "file": subject.file, "name": subject.name}
         (folder / "subject.json").write_text(json.dumps(fields))
         run_processes(__name__, folder)
-        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+        return [
+            torch.load(folder / f"{rank}.pt", weights_only=True)
+            for rank in range(WORLD_SIZE)
+        ]
 
 
 def run_processes(module: str, folder: Path) -> None:

@@ -36,7 +36,12 @@ from cser_bench.algorithms.check.processes import final_states, trained_by_proce
 from cser_bench.algorithms.check.reference import HeavyBall
 from cser_bench.algorithms.check.subject import Subject, lines_past_collectives
 from cser_bench.algorithms.check.threads import run_workers
-from cser_bench.algorithms.core.collectives import Add, Collectives, Kind, StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    Add,
+    Collectives,
+    Kind,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.compressors import Identity
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 from cser_bench.algorithms.core.topology import Mixing
@@ -97,7 +102,10 @@ def describes_itself(subject: Subject) -> None:
             f"its family is {method.family!r}, for which reports have no colour; take one of "
             f"{', '.join(FAMILIES)}"
         )
-    unknown = {*(method.no_compression or {}), *method.tried_with} - method.declared.keys()
+    unknown = {
+        *(method.no_compression or {}),
+        *method.tried_with,
+    } - method.declared.keys()
     if unknown:
         raise BrokenError(
             f"no_compression or tried_with has {', '.join(sorted(unknown))}, which is no setting "
@@ -126,7 +134,9 @@ def _check_takes_place(method: Method) -> None:
             _check_stages(rows.optimizer, settings)
             rows.train(range(1, NUM_STEPS + 1))
             for key in compressor_settings(method):
-                without = Rows(method, settings | {key: Identity()}, StackedCollectives(2), seed=3)
+                without = Rows(
+                    method, settings | {key: Identity()}, StackedCollectives(2), seed=3
+                )
                 without.train(range(1, NUM_STEPS + 1))
                 if _did_the_same(rows, without):
                     raise BrokenError(
@@ -172,7 +182,9 @@ def begins_where_it_is_told(subject: Subject) -> None:
         settings = settings_for(method, [compressor], INTERVAL)
         rows = Rows(method, settings, StackedCollectives(2))
         with _named(name):
-            _check_same(rows.parameters_of(1), flat(make_model().parameters()), "at the start")
+            _check_same(
+                rows.parameters_of(1), flat(make_model().parameters()), "at the start"
+            )
 
 
 @promise("without compression it is SGD on the mean gradient")
@@ -200,7 +212,9 @@ def _compare(
     num_workers: int,
 ) -> None:
     # Both sides are trained by one function, so that they cannot differ in what is asked of them.
-    def trained(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: range) -> Tensor:
+    def trained(
+        model: nn.Module, optimizer: torch.optim.Optimizer, ranks: range
+    ) -> Tensor:
         for step in range(1, NUM_STEPS + 1):
             # A schedule changes the rate, and a script may freeze and thaw a layer.
             optimizer.param_groups[0]["lr"] = numbers["lr"] * (1 - step / 20)
@@ -214,7 +228,9 @@ def _compare(
     def work(collectives: Collectives) -> Tensor:
         # Worker 0's values count, whatever others begin with.
         model = make_model(torch.float64, collectives.rank)
-        optimizer = make_optimizer(method, model.parameters(), settings, collectives, **numbers)
+        optimizer = make_optimizer(
+            method, model.parameters(), settings, collectives, **numbers
+        )
         return trained(model, optimizer, range(collectives.rank, collectives.rank + 1))
 
     model = make_model(torch.float64)
@@ -244,7 +260,9 @@ def sends_what_it_says(subject: Subject) -> None:
             seen = _Seen()
             collectives.observer = seen.observe
             model = make_model(seed=collectives.rank)
-            optimizer = make_optimizer(method, model.parameters(), settings, collectives)
+            optimizer = make_optimizer(
+                method, model.parameters(), settings, collectives
+            )
             before = copy.deepcopy(optimizer.traffic.entries)
             for step in range(1, NUM_STEPS + 1):
                 seen.bits = 0
@@ -292,7 +310,9 @@ def _check_bits(
                 f"in step {step} it sends under the purpose {purpose.value}, which is not counted "
                 "as its cost"
             )
-    counted_bits = sum(after[purpose].bits - before[purpose].bits for purpose in Purpose)
+    counted_bits = sum(
+        after[purpose].bits - before[purpose].bits for purpose in Purpose
+    )
     if counted_bits != seen_bits:
         raise BrokenError(
             f"in step {step} it counts {counted_bits:,} bits, and {seen_bits:,} were seen to travel"
@@ -312,14 +332,19 @@ def short_messages_are_half(subject: Subject) -> None:
         settings = settings_for(method, [compressor], INTERVAL)
         try:
             make_optimizer(
-                method, make_model().parameters(), settings, communication_dtype=torch.float16
+                method,
+                make_model().parameters(),
+                settings,
+                communication_dtype=torch.float16,
             )
         except ValueError:
             # Encoded messages have a format of their own, and are refused.
             continue
         is_taken = True
         full = Rows(method, settings, StackedCollectives(2))
-        short = Rows(method, settings, StackedCollectives(2), communication_dtype=torch.float16)
+        short = Rows(
+            method, settings, StackedCollectives(2), communication_dtype=torch.float16
+        )
         short.train(range(1, NUM_STEPS + 1))
         with _named(name):
             _check_half(full.optimizer, short.optimizer)
@@ -352,18 +377,25 @@ def resumes(subject: Subject) -> None:
         def work(collectives: Collectives, settings: dict[str, Any] = settings) -> None:
             rank = collectives.rank
             model = make_model(seed=rank)
-            optimizer = make_optimizer(method, model.parameters(), settings, collectives, seed=3)
+            optimizer = make_optimizer(
+                method, model.parameters(), settings, collectives, seed=3
+            )
             files: dict[int, Any] = {}
             for step in range(1, NUM_STEPS + 1):
                 train(optimizer, model, rank, [step])
                 if step in SAVED_AFTER:
-                    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                    }
                     files[step] = _reloaded(state)
             for step, file in files.items():
                 again = make_model(seed=7)
                 # Its numbers and its model are others until the state is loaded: what does not come
                 # from the file shows.
-                resumed = make_optimizer(method, again.parameters(), settings, collectives, lr=0.7)
+                resumed = make_optimizer(
+                    method, again.parameters(), settings, collectives, lr=0.7
+                )
                 again.load_state_dict(file["model"])
                 resumed.load_state_dict(file["optimizer"])
                 train(resumed, again, rank, range(step + 1, NUM_STEPS + 1))
@@ -411,9 +443,15 @@ def memory_is_state(subject: Subject) -> None:
         known = optimizer.memory_in_parameters() * optimizer.flat.layout.numel
         with _named(name):
             if round(known) != numel:
-                raise BrokenError(f"it says {known:g} numbers, and its state has {numel}")
+                raise BrokenError(
+                    f"it says {known:g} numbers, and its state has {numel}"
+                )
             # Tensors outside the state are neither saved nor counted, even if they are never read.
-            beside = [key for key, value in vars(optimizer).items() if isinstance(value, Tensor)]
+            beside = [
+                key
+                for key, value in vars(optimizer).items()
+                if isinstance(value, Tensor)
+            ]
             if beside:
                 raise BrokenError(
                     f"it keeps {', '.join(beside)} of its own; take replica.new_buffer or "
@@ -433,7 +471,9 @@ def agrees_when_it_says(subject: Subject) -> None:
             collectives: Collectives, settings: dict[str, Any] = settings
         ) -> list[tuple[bool, Tensor]]:
             model = make_model(torch.float64, collectives.rank)
-            optimizer = make_optimizer(method, model.parameters(), settings, collectives)
+            optimizer = make_optimizer(
+                method, model.parameters(), settings, collectives
+            )
             seen = []
             for step in range(1, 9):
                 train(optimizer, model, collectives.rank, [step])
@@ -442,7 +482,9 @@ def agrees_when_it_says(subject: Subject) -> None:
 
         with _named(name):
             first, second = run_workers(work, 2)
-            for step, ((says, one), (_, other)) in enumerate(zip(first, second, strict=True), 1):
+            for step, ((says, one), (_, other)) in enumerate(
+                zip(first, second, strict=True), 1
+            ):
                 distance = float((one - other).abs().max())
                 is_said |= says
                 if says and not distance < ROUNDING:
@@ -458,7 +500,9 @@ def frozen_stays(subject: Subject) -> None:
     """Train with a layer that is frozen from the first step on."""
     method = subject.method
     for name, compressor in taken_compressors(method).items():
-        rows = Rows(method, settings_for(method, [compressor], INTERVAL), StackedCollectives(2))
+        rows = Rows(
+            method, settings_for(method, [compressor], INTERVAL), StackedCollectives(2)
+        )
         key = "0.weight"
         # From the start, when all workers hold the same: a later average then changes nothing.
         rows.rows[key].requires_grad_(False)
@@ -475,7 +519,9 @@ def frozen_stays(subject: Subject) -> None:
                 raise BrokenError(f"{key}: its mean over workers moves")
 
 
-@promise("draws nothing from global generators: a run that is repeated is the same to the bit")
+@promise(
+    "draws nothing from global generators: a run that is repeated is the same to the bit"
+)
 def repeats(subject: Subject) -> None:
     """Train twice, with global generators in other states."""
     method = subject.method
@@ -518,16 +564,22 @@ def _global_seed(seed: int) -> Iterator[None]:
             random.setstate(pythons)
 
 
-@promise("workers that are rows of one process do what workers of their own do, to the bit")
+@promise(
+    "workers that are rows of one process do what workers of their own do, to the bit"
+)
 def rows_are_workers(subject: Subject) -> None:
     """Compare stacked workers with threads, which share nothing but what they send."""
     method = subject.method
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
 
-        def work(collectives: Collectives, settings: dict[str, Any] = settings) -> Tensor:
+        def work(
+            collectives: Collectives, settings: dict[str, Any] = settings
+        ) -> Tensor:
             model = make_model(seed=collectives.rank)
-            optimizer = make_optimizer(method, model.parameters(), settings, collectives, seed=3)
+            optimizer = make_optimizer(
+                method, model.parameters(), settings, collectives, seed=3
+            )
             train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
             return flat(model.parameters())
 
@@ -581,15 +633,23 @@ def processes_are_rows(subject: Subject) -> None:
     """Compare stacked workers with two processes of a gloo group."""
     # Only here is there a process group that a method could reach past its collectives.
     by_rank = trained_by_processes(subject)
-    for name, (parameters, sent) in final_states(subject, StackedCollectives(2)).items():
+    for name, (parameters, sent) in final_states(
+        subject, StackedCollectives(2)
+    ).items():
         with _named(name):
             for rank, found in enumerate(by_rank):
                 others, others_sent = found[name]
-                if not torch.allclose(others[0], parameters[rank], rtol=1e-4, atol=1e-5):
+                if not torch.allclose(
+                    others[0], parameters[rank], rtol=1e-4, atol=1e-5
+                ):
                     distance = float((others[0] - parameters[rank]).abs().max())
-                    raise BrokenError(f"process {rank} is {distance:.2g} from row {rank}")
+                    raise BrokenError(
+                        f"process {rank} is {distance:.2g} from row {rank}"
+                    )
                 if others_sent != sent:
-                    raise BrokenError(f"process {rank} sends {others_sent}, and a row {sent}")
+                    raise BrokenError(
+                        f"process {rank} sends {others_sent}, and a row {sent}"
+                    )
 
 
 @contextmanager

@@ -11,8 +11,12 @@ class HeavyBall(torch.optim.Optimizer):
     A gradient that is missing is zero; a frozen x or v stays.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(
+        self, params: Any, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -24,6 +28,10 @@ class HeavyBall(torch.optim.Optimizer):
                 v = self.state[x].setdefault("v", torch.zeros_like(x))
                 if not x.requires_grad:
                     continue
-                g = torch.zeros_like(x) if x.grad is None else x.grad + group["weight_decay"] * x
+                g = (
+                    torch.zeros_like(x)
+                    if x.grad is None
+                    else x.grad + group["weight_decay"] * x
+                )
                 v.copy_(beta * v + (1 - beta) * g)
                 x.sub_(group["lr"] * v)

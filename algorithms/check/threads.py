@@ -92,7 +92,9 @@ class ThreadCollectives(Collectives):
         everyones = torch.zeros_like(blocks)
         everyones[0, shares[self.rank]] = message
         everyones = self._gather(everyones)
-        return torch.cat([row[share] for row, share in zip(everyones, shares, strict=True)]), rest
+        return torch.cat(
+            [row[share] for row, share in zip(everyones, shares, strict=True)]
+        ), rest
 
     def _broadcast_(self, tensor: Tensor) -> None:
         tensor.copy_(self.group.exchange(self.rank, "broadcast", tensor))

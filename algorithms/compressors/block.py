@@ -87,7 +87,9 @@ class PerTensorBlockSparsifier(SharedSupport):
     column_ratio: Ratio = 1.0
     tensor_ratio: Ratio = 1.0
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         numel = 0
         for tensor, spans in self._chosen(layout, draw):
             shape = _cut_shape(tensor, spans)
@@ -137,7 +139,9 @@ class PerTensorBlockSparsifier(SharedSupport):
             windows.append(Window(offset, shape, tensor.strides))
         return Windows(tuple(windows))
 
-    def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
+    def _chosen(
+        self, layout: Layout, draw: Draw
+    ) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
         """Yield each tensor that takes part and is not empty.
 
         With it comes the range that is kept along its first one or two axes.

@@ -38,7 +38,9 @@ class RandomK(SharedSupport):
     def check(self, layout: Layout) -> None:
         check_numel(self.kind, self.ratio, layout)
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         return float_bits * _num_kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
@@ -68,7 +70,9 @@ class TopK(Gathered):
                 f"model has {layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
             )
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         num_kept = _num_kept(layout.numel, self.ratio)
         return (FLOAT_BITS + INDEX_BITS) * num_kept
 
@@ -144,7 +148,9 @@ class ChunkTopK(Gathered):
         bits = (table_bits, num_sent * self.bits, num_sent * self._index_bits)
         return [math.ceil(part / 8) for part in bits]
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         return 8 * sum(self._bytes(layout.numel))
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -157,7 +163,9 @@ class ChunkTopK(Gathered):
         places = largest.view(-1)[:num_sent]
         values = vector[self._starts(places) + places]
         # The shifts have no name, so that they are freed before the peak of memory.
-        digits = (places[:, None] >> torch.arange(self._index_bits, device=vector.device)) & 1
+        digits = (
+            places[:, None] >> torch.arange(self._index_bits, device=vector.device)
+        ) & 1
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
             numbers = values.to(torch.float32).view(torch.uint8)
@@ -179,7 +187,9 @@ class ChunkTopK(Gathered):
             values = means[bins.long()]
         digits = unpack_bits(indices, 1, num_sent * self._index_bits)
         rows = digits.view(num_sent, self._index_bits)
-        places = (rows << torch.arange(self._index_bits, device=message.device)).sum(dim=1)
+        places = (rows << torch.arange(self._index_bits, device=message.device)).sum(
+            dim=1
+        )
         index = self._starts(places) + places
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
         return dense.index_copy_(0, index, values.to(dtype))

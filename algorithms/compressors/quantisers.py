@@ -31,7 +31,9 @@ class ScaledSign(Gathered):
 
     kind: ClassVar[str] = "sign"
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         # Signs travel in whole bytes.
         sign_bits = 8 * math.ceil(layout.numel / 8)
         return sign_bits + FLOAT_BITS
@@ -90,7 +92,9 @@ class QSGD(Gathered):
         omega = math.sqrt(largest_bucket) / self.levels - 1
         return omega if omega >= 1 else 0.0
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         num_bytes = math.ceil(layout.numel * self.bits / 8)
         return FLOAT_BITS * num_buckets + 8 * num_bytes
@@ -166,7 +170,9 @@ class QuantisedBlocks(Reduced):
         levels = (1 << self.bits - 1) - 1
         return max(1, levels)
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         num_blocks = math.ceil(layout.numel / self.block_size)
         block_bits = FLOAT_BITS + self.block_size * self.bits
         return num_blocks * block_bits

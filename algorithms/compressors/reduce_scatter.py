@@ -28,7 +28,9 @@ class CompressedReduceScatter:
         ValueError: when called for another operation than a mean.
     """
 
-    def __init__(self, compressor: QuantisedBlocks, error_feedback: bool = True) -> None:
+    def __init__(
+        self, compressor: QuantisedBlocks, error_feedback: bool = True
+    ) -> None:
         self.compressor = compressor
         self.error_feedback = error_feedback
         self.error: Tensor | None = None

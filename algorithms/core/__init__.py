@@ -9,7 +9,9 @@ from cser_bench.algorithms.core.compressors import SharedSupport as SharedSuppor
 from cser_bench.algorithms.core.compressors import Zero as Zero
 from cser_bench.algorithms.core.layout import Layout as Layout
 from cser_bench.algorithms.core.layout import Windows as Windows
-from cser_bench.algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
+from cser_bench.algorithms.core.optimizer import (
+    DistributedOptimizer as DistributedOptimizer,
+)
 from cser_bench.algorithms.core.replica import Replica as Replica
 from cser_bench.algorithms.core.settings import Count as Count
 from cser_bench.algorithms.core.settings import fixed as fixed

@@ -60,7 +60,9 @@ def nearest_count(name: str, at_one: float, share: float) -> int:
     return low + 1
 
 
-def nearest_interval(name: str, compressor: Compressor, share: float, world_size: int) -> int:
+def nearest_interval(
+    name: str, compressor: Compressor, share: float, world_size: int
+) -> int:
     """Return the interval at which messages of this compressor come nearest to the share."""
     return nearest_count(name, share_at_every_step(compressor, world_size), share)
 

@@ -18,9 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_bench.algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    Collectives,
+    SoloCollectives,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
-from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
+from cser_bench.algorithms.core.process_group import (
+    ProcessGroupCollectives,
+    translated_errors,
+)
 from cser_bench.algorithms.core.state import common_state
 from cser_bench.algorithms.core.worker_files import (
     MANIFEST,
@@ -46,7 +53,10 @@ METADATA = ".metadata"
 
 
 def consensus_checkpoint(
-    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: DistributedOptimizer,
+    **others: object,
 ) -> None:
     """Save the workers' average model, and what each worker needs to resume.
 
@@ -89,7 +99,11 @@ def consensus_checkpoint(
     for key, value in others.items():
         kept[key] = value.state_dict() if isinstance(value, Stateful) else value
     worker = {
-        "model": {key: value for key, value in model.state_dict().items() if key not in parameters},
+        "model": {
+            key: value
+            for key, value in model.state_dict().items()
+            if key not in parameters
+        },
         "optimizer": optimizer.state_dict(),
         "generators": _generators(),
         "others": kept,
@@ -168,7 +182,9 @@ def load_checkpoint(
         optimizer.load_state_dict(worker["optimizer"])
     for key, target in others.items():
         if key not in worker["others"]:
-            raise ValueError(f"{folder} holds no {key!r}, but {sorted(worker['others'])}")
+            raise ValueError(
+                f"{folder} holds no {key!r}, but {sorted(worker['others'])}"
+            )
         target.load_state_dict(worker["others"].pop(key))
     if goes_on:
         _set_generators(*worker["generators"])
@@ -185,7 +201,9 @@ def _numbers_of(folder: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
-def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collectives) -> None:
+def _write_workers(
+    folder: Path, worker: dict[str, Any], collectives: Collectives
+) -> None:
     """Write each worker's file, then the manifest, into a folder first marked as incomplete."""
     processes = _processes(collectives)
     is_first = processes.rank == 0
@@ -212,7 +230,11 @@ def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collective
 
 def _processes(collectives: Collectives) -> Collectives:
     """Return the collectives between processes: stacked workers are one process."""
-    return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
+    return (
+        SoloCollectives()
+        if isinstance(collectives, StackedCollectives)
+        else collectives
+    )
 
 
 def _together(
@@ -236,10 +258,14 @@ def _together(
         raise failure
     rank = digests.index(NOT_WRITTEN)
     why = f": {failure}" if failure else ""
-    raise OSError(f"rank {rank} cannot {doing} the checkpoint {folder}{why}") from failure
+    raise OSError(
+        f"rank {rank} cannot {doing} the checkpoint {folder}{why}"
+    ) from failure
 
 
-def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _read_worker(
+    folder: Path, rank: int, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a worker's own part of a checkpoint, on the CPU."""
     worker = read_file(folder, rank, manifest["sha256"][rank], weights_only=False)
     if worker is None:
@@ -247,7 +273,9 @@ def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[s
     return worker
 
 
-def _read_average(folder: Path, model: nn.Module, collectives: Collectives) -> dict[str, Any]:
+def _read_average(
+    folder: Path, model: nn.Module, collectives: Collectives
+) -> dict[str, Any]:
     """Return the average model's state, as the model has it."""
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -292,7 +320,9 @@ def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -
         torch.cuda.set_rng_state(cuda)
 
 
-def _of_one_worker(state: Mapping[str, Any], collectives: Collectives) -> dict[str, Any]:
+def _of_one_worker(
+    state: Mapping[str, Any], collectives: Collectives
+) -> dict[str, Any]:
     """Return a model's state without the axis over stacked workers, if it has one."""
     return {
         key: value[0] if isinstance(collectives, StackedCollectives) else value
@@ -320,4 +350,6 @@ def _checkpointing(folder: Path, collectives: Collectives) -> Iterator[dict[str,
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         kind = OSError if isinstance(cause, OSError) else ValueError
-        raise kind(f"rank {rank} cannot write or read the checkpoint {folder}: {cause}") from error
+        raise kind(
+            f"rank {rank} cannot write or read the checkpoint {folder}: {cause}"
+        ) from error

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    CollectiveError,
+    Collectives,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.flat import FlatBuffers, dense, integers, unexpanded
 from cser_bench.algorithms.core.same_parameters import rest_of
 from cser_bench.algorithms.core.traffic import Purpose
@@ -47,7 +51,9 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
     tensors = [parameter for group in groups for parameter in group["params"]]
     if not tensors:
         raise ValueError("there is no parameter to train: every group is empty")
-    frozen = [number for number, tensor in enumerate(tensors) if not tensor.requires_grad]
+    frozen = [
+        number for number, tensor in enumerate(tensors) if not tensor.requires_grad
+    ]
     if frozen:
         warn_script(
             f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
@@ -108,7 +114,9 @@ def digest_of(fields: Mapping[str, object]) -> bytes:
 
 def are_apart(collectives: Collectives) -> bool:
     """Return whether there are several workers in processes or threads of their own."""
-    return not isinstance(collectives, StackedCollectives) and collectives.world_size > 1
+    return (
+        not isinstance(collectives, StackedCollectives) and collectives.world_size > 1
+    )
 
 
 def texts_of(fields: Mapping[str, object]) -> list[str]:
@@ -117,7 +125,9 @@ def texts_of(fields: Mapping[str, object]) -> list[str]:
 
 
 def check_agreement(
-    collectives: Collectives, fields: Mapping[str, object], remedies: Mapping[str, str] = {}
+    collectives: Collectives,
+    fields: Mapping[str, object],
+    remedies: Mapping[str, str] = {},
 ) -> None:
     """Compare the fields over all workers, which must call it together.
 
@@ -142,7 +152,9 @@ def check_agreement(
 
 
 def difference(
-    fields: Iterable[str], texts: Mapping[int, Sequence[str]], remedies: Mapping[str, str]
+    fields: Iterable[str],
+    texts: Mapping[int, Sequence[str]],
+    remedies: Mapping[str, str],
 ) -> str:
     """Return the first field in which workers differ, its values, who has them and what to do.
 
@@ -152,7 +164,8 @@ def difference(
         remedies: as in `check_agreement`.
     """
     # A worker at another call may have other fields, and fewer.
-    rows = zip_longest(fields, zip_longest(*texts.values()))  # (name, the workers' values) each
+    # (name, the workers' values) each
+    rows = zip_longest(fields, zip_longest(*texts.values()))
     name, values = next((name, values) for name, values in rows if len(set(values)) > 1)
     # Ranks by the value that they have, for the error.
     ranks: dict[object, list[str]] = {}
@@ -161,8 +174,12 @@ def difference(
     differences = []
     for value, having in ranks.items():
         plural = "s" if len(having) > 1 else ""
-        differences.append(f"{str(value)[:TEXT_LENGTH]} on rank{plural} {', '.join(having)}")
-    remedy = remedies.get(name, "give all workers the same model, settings, seed and packages")
+        differences.append(
+            f"{str(value)[:TEXT_LENGTH]} on rank{plural} {', '.join(having)}"
+        )
+    remedy = remedies.get(
+        name, "give all workers the same model, settings, seed and packages"
+    )
     return f"the workers' optimisers differ ({'; '.join(differences)}); {remedy}"
 
 
@@ -222,7 +239,9 @@ def digest_of_parameters(flats: Iterable[FlatBuffers]) -> list[int]:
     return [int(integers(flat.parameters).sum()) for flat in flats]
 
 
-def enter_together(collectives: Collectives, call: str, fields: Mapping[str, object] = {}) -> None:
+def enter_together(
+    collectives: Collectives, call: str, fields: Mapping[str, object] = {}
+) -> None:
     """Compare whether all workers are at this call, with equal fields.
 
     So one worker's message is not taken for another worker's message of another call.
@@ -366,7 +385,9 @@ class FirstStep:
             )
         return self._compare(may_differ, num_steps, {**fields, LOADED: self.was_loaded})
 
-    def _compare(self, may_differ: bool, num_steps: int, fields: Mapping[str, object]) -> bool:
+    def _compare(
+        self, may_differ: bool, num_steps: int, fields: Mapping[str, object]
+    ) -> bool:
         """Compare over all workers: bit sums before and now, the number of steps, and the fields."""
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
@@ -375,7 +396,14 @@ class FirstStep:
         # Signed, as int64 is: without a sign half of all digests would not fit.
         digest = int.from_bytes(digest_of(fields), signed=True)
         own = self._own.expand_as(gradients)
-        rows = [own, gradients, self._start, parameters, steps, torch.full_like(gradients, digest)]
+        rows = [
+            own,
+            gradients,
+            self._start,
+            parameters,
+            steps,
+            torch.full_like(gradients, digest),
+        ]
         sums = torch.stack(rows, dim=1)  # (local workers, 6, tensors)
         # Stacked workers are all here already.
         if len(sums) < self._collectives.world_size:
@@ -432,7 +460,9 @@ def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None
     if model is None:
         return
     held = set(map(id, model.parameters()))
-    missing = [number for number, parameter in enumerate(tensors) if id(parameter) not in held]
+    missing = [
+        number for number, parameter in enumerate(tensors) if id(parameter) not in held
+    ]
     if missing:
         raise RuntimeError(
             f"the model has another Parameter in place of number {missing[0]} than when the "

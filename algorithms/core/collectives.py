@@ -166,7 +166,11 @@ class Collectives:
 
     @contextmanager
     def _counted(
-        self, tensor: Tensor, purpose: Purpose, is_gather: bool = False, to_neighbours: int = 0
+        self,
+        tensor: Tensor,
+        purpose: Purpose,
+        is_gather: bool = False,
+        to_neighbours: int = 0,
     ) -> Iterator[None]:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)

@@ -141,7 +141,9 @@ class Compressor(ABC):
         """Raise ValueError where this compressor cannot work on such a vector."""
 
     @abstractmethod
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
         `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded`
@@ -177,7 +179,9 @@ class SharedSupport(Compressor):
     It is linear, so its payload is dense and can be all-reduced.
     """
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         return float_bits * self.support(layout, draw).payload_numel
 
     @abstractmethod
@@ -250,7 +254,9 @@ class Scaled(Gathered):
     unscaled: Gathered
     omega: float
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS
+    ) -> int:
         return self.unscaled.payload_bits(layout, draw, float_bits)
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -273,7 +279,8 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """Pack uint8 codes of 1, 2, 4 or 8 bits, lowest first, into ceil(len * bits / 8) bytes."""
     per_byte = 8 // bits
     missing = -codes.numel() % per_byte
-    padded = torch.nn.functional.pad(codes, (0, missing)).view(-1, per_byte)  # (bytes, per byte)
+    # (bytes, per byte)
+    padded = torch.nn.functional.pad(codes, (0, missing)).view(-1, per_byte)
     packed = padded[:, 0].clone()  # (bytes,)
     # Code k of a byte stands in its bits from k * bits up.
     for place in range(1, per_byte):

@@ -30,7 +30,9 @@ from cser_bench.algorithms.core.settings import (
 )
 
 
-def signature_of(base: type[MethodFacts], method: type[MethodFacts]) -> inspect.Signature:
+def signature_of(
+    base: type[MethodFacts], method: type[MethodFacts]
+) -> inspect.Signature:
     """Return the constructor's: the arguments that all methods have, and the method's settings.
 
     Args:
@@ -81,7 +83,9 @@ def replica_of(
     """
     groups = []
     for group in method.param_groups:
-        groups.append([parameter for parameter in group["params"] if parameter.dtype == dtype])
+        groups.append(
+            [parameter for parameter in group["params"] if parameter.dtype == dtype]
+        )
     collectives = method.collectives
     seed = method.seed
     if dtype != first:
@@ -89,7 +93,13 @@ def replica_of(
         # Independent of the first dtype's draws, and equal on all workers.
         seed = Draw(seed, 0, str(dtype)).key()
     return Replica(
-        method, groups, collectives, seed, communication_dtype, watch, is_first=dtype == first
+        method,
+        groups,
+        collectives,
+        seed,
+        communication_dtype,
+        watch,
+        is_first=dtype == first,
     )
 
 
@@ -103,7 +113,9 @@ def check_compressors(method: MethodFacts, replica: Replica) -> None:
             replica.check_compressor(key, value)
 
 
-def make_equal(method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None) -> None:
+def make_equal(
+    method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None
+) -> None:
     """Compare the workers' optimisers, and send worker 0's parameters to all."""
     if method.collectives.world_size == 1:
         return

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
+from cser_bench.algorithms.core.collectives import (
+    Collectives,
+    share_of,
+    sum_in_rank_order,
+)
 from cser_bench.algorithms.core.compressors import (
     Compressor,
     Draw,
@@ -107,7 +111,12 @@ class Sending:
             self.watch.look_at(message)
 
     def exchange(
-        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        layout: Layout,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Exchanged:
         """Send C(vector) to all workers and average it."""
         collectives = self.collectives
@@ -120,7 +129,9 @@ class Sending:
         if isinstance(compressor, Reduced):
             return self._exchange_in_shares(vector, compressor, draw, purpose)
         assert isinstance(compressor, Gathered)
-        gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
+        gathered = collectives.all_gather(
+            self._encoded(vector, compressor, draw), purpose
+        )
         rows = []  # C(v_i) of each local worker
         mean = vector.new_zeros(layout.numel)  # (d,), equal on all workers
         # In the order of ranks on every worker, so that the sums' bits are the same.
@@ -133,7 +144,12 @@ class Sending:
         return Exchanged(whole(layout.numel), torch.stack(rows), mean.expand_as(vector))
 
     def begin_exchange(
-        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        layout: Layout,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Callable[[], Exchanged]:
         """Begin `exchange`, and return a function that waits for its result.
 
@@ -184,7 +200,8 @@ class Sending:
         numel = vector.shape[-1]
         size = compressor.block_size
         num_workers = collectives.world_size
-        blocks = compressor.encode(vector, draw, collectives.rank)  # (local workers, blocks, bytes)
+        # (local workers, blocks, bytes)
+        blocks = compressor.encode(vector, draw, collectives.rank)
 
         # The coordinates of the blocks that fall to these ranks.
         def coordinates(ranks: range) -> slice:
@@ -201,7 +218,8 @@ class Sending:
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
             # Divided before they are added, so that the sum of finite numbers is finite.
-            shares = compressor.decode(received, count, dtype).div_(num_workers)  # (workers, count)
+            # (workers, count)
+            shares = compressor.decode(received, count, dtype).div_(num_workers)
             exact = sum_in_rank_order(shares.unbind())  # the mean, (count,)
             message = compressor.encode(exact, draw, collectives.rank)
             rounded = compressor.decode(message, count, dtype)
@@ -257,7 +275,9 @@ class Sending:
         pull = self._pull(own, mixing, lambda sender: decode(received[sender]))
         return Mixed(whole(layout.numel), own, pull)
 
-    def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
+    def mix_dense(
+        self, payload: Tensor, mixing: Mixing, purpose: Purpose
+    ) -> tuple[Tensor, Tensor]:
         """Return what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -265,9 +285,13 @@ class Sending:
         if not payload.numel():
             return own, torch.zeros_like(own)
         received = self.collectives.exchange_with_neighbours(message, mixing, purpose)
-        return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
+        return own, self._pull(
+            own, mixing, lambda sender: received[sender].to(own.dtype)
+        )
 
-    def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
+    def _pull(
+        self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]
+    ) -> Tensor:
         """Return, as a new tensor, sum_j w_ij (m_j - m_i) for each worker i here, j in rank order.
 
         Differences are summed, and not w_ij m_j: rounded weights need not sum to 1, and over many

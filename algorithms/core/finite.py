@@ -74,7 +74,9 @@ class FiniteWatch:
         """Warn if something sent in this step, or in an earlier one, is not finite."""
         if self._first is not None:
             # To pinned memory, in the stream's order: the host goes on.
-            on_host = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
+            on_host = torch.empty(
+                self._first.shape, dtype=self._first.dtype, pin_memory=True
+            )
             on_host.copy_(self._first, non_blocking=True)
             stream = torch.cuda.current_stream(self._first.device)
             is_copied = stream.record_event()

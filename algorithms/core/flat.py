@@ -24,7 +24,9 @@ class FlatBuffers:
         stacked: parameters have a first axis, over workers, and so have the buffers.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Parameter]], stacked: bool = False) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[Parameter]], stacked: bool = False
+    ) -> None:
         tensors = [parameter for group in groups for parameter in group]
         first = tensors[0]
         self._stacked = stacked
@@ -45,7 +47,9 @@ class FlatBuffers:
         self.tensors = tensors
         self._shape = (num_workers, stop)
         # One tensor, so that a step, a message or a saved state takes no loop over parameters.
-        self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
+        self.parameters = torch.zeros(
+            self._shape, dtype=first.dtype, device=first.device
+        )
         self._move_in(self._new_layout())
         # Only now that the parameters' own memory is free, so that the peak is lower.
         self.gradients = self.new_buffer()
@@ -95,7 +99,9 @@ class FlatBuffers:
         # floats would do neither.
         bits = integers(vector)
         parts = [window.view(bits) for window in self.layout.tensors]
-        return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
+        return torch.stack(
+            [part.reshape(len(part), -1).sum(1) for part in parts], dim=1
+        )
 
     def zero_gradients(self) -> None:
         self.gradients.zero_()
@@ -167,7 +173,11 @@ class FlatBuffers:
         requires_grad = map(operator.attrgetter("requires_grad"), self.tensors)
         if all(requires_grad):
             return []
-        return [number for number, tensor in enumerate(self.tensors) if not tensor.requires_grad]
+        return [
+            number
+            for number, tensor in enumerate(self.tensors)
+            if not tensor.requires_grad
+        ]
 
     def collect_gradients(self) -> None:
         """Make the flat tensor hold the gradients, even if `p.grad` was replaced or set to None.
@@ -268,7 +278,9 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
 
 def integers(tensor: Tensor) -> Tensor:
     """Return a floating-point tensor's bits as integers of its size."""
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    return tensor.view(
+        {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    )
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ def workers_not_finite(
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)  # (local workers, 1)
     if len(flags) < collectives.world_size:
         # As all wait for this message anyway, it also says whether they are in step.
-        digest = torch.tensor([list(digest_of(in_step))], dtype=torch.uint8, device=flags.device)
+        digest = torch.tensor(
+            [list(digest_of(in_step))], dtype=torch.uint8, device=flags.device
+        )
         messages = torch.cat([flags, digest], dim=1)  # (1, 1 + DIGEST_BYTES)
         gathered = collectives.all_gather(messages, Purpose.CONTROL)
         flags = gathered[:, :1]

@@ -80,7 +80,9 @@ class LocalStep(ABC):
         return parameters
 
     @classmethod
-    def in_torch(cls, parameters: Iterable[Parameter], **numbers: Any) -> Optimizer | None:
+    def in_torch(
+        cls, parameters: Iterable[Parameter], **numbers: Any
+    ) -> Optimizer | None:
         """Return torch's fused optimiser of this rule, to time DDP with; None if torch has none."""
         return None
 
@@ -98,7 +100,12 @@ class LocalStep(ABC):
 
     @abstractmethod
     def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
+        self,
+        span: Span,
+        x: Tensor,
+        g: Tensor,
+        buffers: Sequence[Tensor],
+        target: Tensor | None,
     ) -> None:
         """Do x <- x - p, or target <- target + p where there is a target. g may be used up.
 
@@ -149,7 +156,8 @@ class LocalStep(ABC):
         parts = []
         for window in support.windows:
             # Everything between a window's first and last coordinate is stepped, then picked from.
-            near = self._slice_after(groups, *window.span, target)  # (local workers, span)
+            # (local workers, span)
+            near = self._slice_after(groups, *window.span, target)
             in_slice = replace(window, offset=0)
             parts.append(in_slice.view(near).reshape(num_rows, -1))
         parts.append(self.flat.parameters.new_zeros(num_rows, support.padding))

@@ -46,7 +46,11 @@ def methods_in(source: str, file: str) -> dict[str, type[DistributedOptimizer]]:
     for item in vars(module).values():
         is_method = inspect.isclass(item) and issubclass(item, DistributedOptimizer)
         # A file also holds the classes that it imports.
-        if not is_method or item.__module__ != module.__name__ or inspect.isabstract(item):
+        if (
+            not is_method
+            or item.__module__ != module.__name__
+            or inspect.isabstract(item)
+        ):
             continue
         _check_told(item, file)
         if found.setdefault(item.name, item) is not item:
@@ -75,12 +79,19 @@ def module_of(source: str, file: str) -> types.ModuleType:
     sys.modules[name] = module
     # So that a traceback out of the method shows its lines. With None in place of a time,
     # `linecache.checkcache` does not drop an entry that is no file.
-    linecache.cache[shown_as] = (len(source), None, source.splitlines(keepends=True), shown_as)
+    linecache.cache[shown_as] = (
+        len(source),
+        None,
+        source.splitlines(keepends=True),
+        shown_as,
+    )
     try:
         exec(compile(source, shown_as, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise MethodFileError(f"{file} does not import: {_told(error, shown_as)}") from None
+        raise MethodFileError(
+            f"{file} does not import: {_told(error, shown_as)}"
+        ) from None
     return module
 
 

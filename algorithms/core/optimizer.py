@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from cser_bench.algorithms.core.by_traffic import nearest_count, share_of, warn_of_dear_messages
+from cser_bench.algorithms.core.by_traffic import (
+    nearest_count,
+    share_of,
+    warn_of_dear_messages,
+)
 from cser_bench.algorithms.core.checks import (
     DIGEST,
     FirstStep,
@@ -42,7 +46,11 @@ from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.left_out import any_overflowed, workers_not_finite
 from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.overlap import Reducer
-from cser_bench.algorithms.core.plan_ahead import any_equalises, long_run, traffic_of_stages
+from cser_bench.algorithms.core.plan_ahead import (
+    any_equalises,
+    long_run,
+    traffic_of_stages,
+)
 from cser_bench.algorithms.core.process_group import default_collectives
 from cser_bench.algorithms.core.replica import Replica
 from cser_bench.algorithms.core.settings import (
@@ -143,7 +151,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         refuse_module(type(self).__name__, params)
         check_arguments(type(self), unnamed, given)
         parameters = inspect.signature(type(self)).parameters
-        arguments = {key: parameter.default for key, parameter in parameters.items()} | given
+        arguments = {
+            key: parameter.default for key, parameter in parameters.items()
+        } | given
         for key, setting in self.declared.items():
             setting.check(f"{self.name}: {key}", arguments[key])
             setattr(self, key, arguments[key])
@@ -266,7 +276,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return any_equalises(replica, self.stages(replica), num_steps)
 
     @classmethod
-    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(
+        cls, share: float, world_size: int, layout: Layout | None
+    ) -> dict[str, Any]:
         """Do what `at_traffic` says, for a share in (0, 1] and two workers or more.
 
         The interval says the share if nothing else must be given.
@@ -361,7 +373,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         gradients = [replica.flat.gradients for replica in self.replicas]
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None:
-            self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
+            self._reducer.stop(
+                "a GradScaler takes the scale out of the gradients in step()"
+            )
             grad_scale: Tensor | None = getattr(self, "grad_scale", None)
             return any_overflowed(gradients, found_inf, grad_scale, self.collectives)
         if not self.skip_nonfinite:
@@ -491,7 +505,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if are_apart(self.collectives):
             fields = self._in_step()
             if not self.workers_differ:
-                fields[DIGEST] = digest_of_parameters(replica.flat for replica in self.replicas)
+                fields[DIGEST] = digest_of_parameters(
+                    replica.flat for replica in self.replicas
+                )
             enter_together(self.collectives, "consensus()", fields)
         others = averaged_beside(tensors, model, averages)
         parameters = [replica.flat.parameters for replica in self.replicas]
@@ -555,7 +571,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             sent += f", {self.traffic_share():.4g} of DDP's traffic in fp32"
         worker = f"worker {self.collectives.rank} of {self.collectives.world_size}"
         num_parameters = _num_parameters(self.replicas)
-        return f"{type(self).__name__}({given}; d = {num_parameters:,}, {sent}, {worker})"
+        return (
+            f"{type(self).__name__}({given}; d = {num_parameters:,}, {sent}, {worker})"
+        )
 
     # What is sent, in advance.
 
@@ -573,7 +591,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         # Only the dtype of most numbers overlaps; see `replica_of`.
         first = self.replicas[0]
-        return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
+        return early_messages(
+            self.stages(first), step, first.flat, first.draw, first.float_bits
+        )
 
     def agree_after(self, num_steps: int) -> bool:
         """Return whether all workers hold the same parameters then, up to rounding in a sum.
@@ -690,7 +710,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         first, *others = self.replicas
         flat = first.state()
         if others:
-            flat[OTHER_TYPES] = {str(replica.dtype): replica.state() for replica in others}
+            flat[OTHER_TYPES] = {
+                str(replica.dtype): replica.state() for replica in others
+            }
         state = super().state_dict()
         # In a group: torch.distributed.checkpoint keeps groups, and no other keys of a state.
         state["param_groups"][0]["flat"] = flat

@@ -37,7 +37,9 @@ class EarlyMeans:
 
     def __init__(self, mean_: Callable[[Tensor], Tensor | None]) -> None:
         self._mean_ = mean_
-        self._begun: dict[Purpose, tuple[Tensor, Callable[[], tuple[Tensor, Tensor | None]]]] = {}
+        self._begun: dict[
+            Purpose, tuple[Tensor, Callable[[], tuple[Tensor, Tensor | None]]]
+        ] = {}
         """By purpose the message, and what waits for its mean and for what rounding that left."""
         # One thread: means must begin in the order of calls, which is the same on all workers.
         self._helper = ThreadPoolExecutor(1, "early_means")
@@ -58,7 +60,10 @@ class EarlyMeans:
             )
         # The message itself is kept, to be compared with what step() asks for.
         mean = message.clone()
-        self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
+        self._begun[purpose] = (
+            message,
+            self.beside(lambda: (mean, self._mean_(mean)), mean),
+        )
 
     def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
         """Have done on the side, in the order of calls, what reads tensors such as `like`.
@@ -254,7 +259,9 @@ class Reducer:
         self._early.begin(rounded, message.purpose)
 
 
-def _gradient_done(watching: weakref.ref[Reducer], number: int, parameter: Tensor) -> None:
+def _gradient_done(
+    watching: weakref.ref[Reducer], number: int, parameter: Tensor
+) -> None:
     reducer = watching()
     if reducer is not None:
         reducer.gradient_done(number)

@@ -10,7 +10,9 @@ from cser_bench.algorithms.core.stages import Stage, equalises
 from cser_bench.algorithms.core.traffic import Entry, Traffic
 
 
-def traffic_of_stages(replica: Replica, stages: Sequence[Stage], num_steps: int) -> Traffic:
+def traffic_of_stages(
+    replica: Replica, stages: Sequence[Stage], num_steps: int
+) -> Traffic:
     """Return what one worker sends in the first `num_steps` steps, of the parameters of one dtype."""
     traffic = Traffic()
     for stage in stages:

@@ -37,7 +37,11 @@ FIRST_FAILURE = "algorithms: first failure"
 """The key in the group's store of what ended the first process that failed."""
 WORDS_LENGTH = 500
 """How much of that is kept: an error may hold a whole tensor, and the store is for short values."""
-SIGNS_OF_AN_END = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+SIGNS_OF_AN_END = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+)
 """What a backend says of a process at the other end that is gone."""
 _NUM_KEYS = Counter[str]()
 """How many keys have been made for each group, by its name."""
@@ -117,7 +121,8 @@ class ProcessGroupCollectives(Collectives):
             # Where a key is not there yet, a store sets it if it is expected to be empty, and in
             # any case it returns what it then holds: so of several workers at once one is first.
             return _get_default_store().compare_set(key, "", words).decode()
-        except (RuntimeError, ValueError):  # The store is gone, and with it what others have said.
+        except (RuntimeError, ValueError):
+            # The store is gone, and with it what others have said.
             return words
 
     def _mark(self, tensor: Tensor) -> Mark:
@@ -142,7 +147,9 @@ class ProcessGroupCollectives(Collectives):
             )
             exact = mean_in_rank_order(received.view(self.world_size, -1))
             share = exact.to(message.dtype)
-            _all_gather(means.view(torch.uint8), share.view(torch.uint8), group=self.group)
+            _all_gather(
+                means.view(torch.uint8), share.view(torch.uint8), group=self.group
+            )
             message.copy_(means[: message.numel()].view_as(message))
             rest = torch.zeros(self.world_size, share.numel(), device=message.device)
             rest[self.rank] = (share.float() - exact).mul_(self.world_size)
@@ -158,12 +165,16 @@ class ProcessGroupCollectives(Collectives):
         received = message.new_empty(n * count, num_bytes)
         reduced = torch.empty_like(message)
         with translated_errors():
-            dist.all_to_all_single(received, message, [count] * n, counts, group=self.group)
+            dist.all_to_all_single(
+                received, message, [count] * n, counts, group=self.group
+            )
         to_all, rest = add(received.view(n, count, num_bytes).to(blocks.device))
         # Shares need not be equal, so this is no all-gather in the backend's sense.
         with translated_errors():
             copies = to_all.to(message.device).repeat(n, 1)
-            dist.all_to_all_single(reduced, copies, counts, [count] * n, group=self.group)
+            dist.all_to_all_single(
+                reduced, copies, counts, [count] * n, group=self.group
+            )
         return reduced.to(blocks.device), rest
 
     @contextmanager
@@ -178,7 +189,9 @@ class ProcessGroupCollectives(Collectives):
         message = tensor.to(self.device)
         gathered = message.new_empty((self.world_size, *message.shape[1:]))
         with translated_errors():
-            _all_gather(gathered.view(-1), message.contiguous().view(-1), group=self.group)
+            _all_gather(
+                gathered.view(-1), message.contiguous().view(-1), group=self.group
+            )
         return gathered.to(tensor.device)
 
     def _broadcast_(self, tensor: Tensor) -> None:
@@ -187,10 +200,16 @@ class ProcessGroupCollectives(Collectives):
 
     def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
         message = tensor.to(self.device)[0].contiguous()
-        received = {sender: torch.empty_like(message) for sender in mixing.senders[self.rank]}
+        received = {
+            sender: torch.empty_like(message) for sender in mixing.senders[self.rank]
+        }
         operations: list[tuple[Callable[..., Any], Tensor, int]] = []
-        operations += [(dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]]
-        operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
+        operations += [
+            (dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]
+        ]
+        operations += [
+            (dist.irecv, buffer, sender) for sender, buffer in received.items()
+        ]
         if not operations:  # a worker that nobody meets; torch refuses an empty batch
             return {}
         # At once, as in a ring of sends and receives one after another each would wait for the next.
@@ -216,7 +235,9 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     if dist.is_initialized():
         return ProcessGroupCollectives()
     num_processes = os.environ.get("WORLD_SIZE", "1")
-    only_planned = any(parameter.is_meta for group in groups for parameter in group["params"])
+    only_planned = any(
+        parameter.is_meta for group in groups for parameter in group["params"]
+    )
     if num_processes not in ("", "1") and not only_planned:
         raise RuntimeError(
             f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so "
@@ -272,7 +293,9 @@ def _tell_end() -> None:
     # Only the first counts: the others' follow from it. Where all have come to their end, nobody
     # asks.
     with suppress(Exception):
-        _get_default_store().compare_set(FIRST_FAILURE, "", f"rank {dist.get_rank()} {ending}")
+        _get_default_store().compare_set(
+            FIRST_FAILURE, "", f"rank {dist.get_rank()} {ending}"
+        )
 
 
 def _first_failure() -> str:
@@ -286,9 +309,7 @@ def _first_failure() -> str:
         # time-out.
         return store.get(FIRST_FAILURE).decode() if store.check([FIRST_FAILURE]) else ""
     except dist.DistError:
-        return (
-            "rank 0 is gone, or whichever process kept the group's store; its own output says why"
-        )
+        return "rank 0 is gone, or whichever process kept the group's store; its own output says why"
     except (RuntimeError, ValueError):  # There is no default group any more.
         return ""
 

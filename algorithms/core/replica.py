@@ -123,7 +123,10 @@ class Replica:
     @property
     def chosen(self) -> dict[str, Any]:
         """The method's settings, dtype of messages and local step, by name."""
-        chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
+        chosen = {
+            **self._method.settings,
+            "communication_dtype": self.communication_dtype,
+        }
         # Left out for SGD, as in states from before there were other local steps.
         if self._method.local_step != DEFAULT:
             chosen["local_step"] = self._method.local_step
@@ -156,7 +159,9 @@ class Replica:
     def check_state(self, state: dict[str, Any]) -> None:
         """Raise ValueError if a saved state does not fit."""
         declared = self._method.declared.items()
-        defaults = {key: setting.default for key, setting in declared if not setting.is_required}
+        defaults = {
+            key: setting.default for key, setting in declared if not setting.is_required
+        }
         may_be_missing = dict.fromkeys(
             ("parameters", *self.local.made_later), tuple(self.flat.parameters.shape)
         )
@@ -184,7 +189,9 @@ class Replica:
         """Do x <- x - p, where p is the local optimiser's update; or target <- target + p."""
         self.local.apply_(self._method.param_groups, target)
 
-    def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
+    def after_local_step(
+        self, support: Windows, target: Tensor | None = None
+    ) -> Tensor:
         """Predict, to the bit, `support.gather` of x (or of `target`) after `local_step_(target)`."""
         return self.local.after(self._method.param_groups, support, target)
 
@@ -199,11 +206,20 @@ class Replica:
     ) -> Exchanged:
         """Send C(vector) to all workers, and return what was sent and its mean; see `Exchanged`."""
         return self.sending.exchange(
-            vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
+            vector,
+            self.fitted(compressor),
+            self.flat.layout,
+            self.draw(step, purpose),
+            purpose,
         )
 
     def mix(
-        self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        mixing: Mixing,
+        step: int,
+        purpose: Purpose,
     ) -> Mixed:
         """Send C(vector) to neighbours, and return what was sent and their pull; see `Mixed`."""
         return self.sending.mix(

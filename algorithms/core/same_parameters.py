@@ -17,7 +17,9 @@ from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.traffic import Purpose
 
-REMEDY = "give all workers the same model, and its parameters in the same order and groups"
+REMEDY = (
+    "give all workers the same model, and its parameters in the same order and groups"
+)
 
 Groups = Sequence[Mapping[str, Any]]
 """Parameter groups of an optimiser, as torch has them."""
@@ -82,7 +84,8 @@ def check_order(collectives: Collectives, flats: Sequence[FlatBuffers]) -> None:
     # On a meta device and in torch's fake mode there are no values.
     if flats[0].parameters.is_meta or type(flats[0].parameters) is not Tensor:
         return
-    sums = torch.cat([flat.bit_sums(flat.parameters) for flat in flats], dim=1)  # (1, tensors)
+    # (1, tensors)
+    sums = torch.cat([flat.bit_sums(flat.parameters) for flat in flats], dim=1)
     first, *others = collectives.all_gather(sums, Purpose.CONTROL).tolist()
     names: list[str] = []
     # Only parameters of one dtype and shape can be taken for each other.
@@ -104,7 +107,9 @@ def check_order(collectives: Collectives, flats: Sequence[FlatBuffers]) -> None:
                 )
 
 
-def _exchanged(places: Sequence[int], first: Sequence[int], own: Sequence[int]) -> list[int]:
+def _exchanged(
+    places: Sequence[int], first: Sequence[int], own: Sequence[int]
+) -> list[int]:
     """Return the places at which a worker has worker 0's values in another order.
 
     Args:
@@ -117,7 +122,9 @@ def _exchanged(places: Sequence[int], first: Sequence[int], own: Sequence[int]) 
     while len(left) < num_left:
         num_left = len(left)
         common = {own[place] for place in left} & {first[place] for place in left}
-        left = [place for place in left if own[place] in common and first[place] in common]
+        left = [
+            place for place in left if own[place] in common and first[place] in common
+        ]
     return left
 
 

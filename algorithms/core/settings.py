@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from math import inf
 from numbers import Real
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from cser_bench.algorithms.core.local_step import (
     REQUIRED,
@@ -22,16 +30,29 @@ DEFAULT = "sgd"
 """The local step where none is asked for; saved settings leave it out."""
 
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "lr": ("the learning rate must be a number from 0 up", lambda value: 0 <= value < inf),
+    "lr": (
+        "the learning rate must be a number from 0 up",
+        lambda value: 0 <= value < inf,
+    ),
     "momentum": ("the momentum must lie in [0, 1)", lambda value: 0 <= value < 1),
-    "weight_decay": ("the weight decay must be a number from 0 up", lambda value: 0 <= value < inf),
-    "betas": ("betas must lie in [0, 1)", lambda pair: all(0 <= beta < 1 for beta in pair)),
+    "weight_decay": (
+        "the weight decay must be a number from 0 up",
+        lambda value: 0 <= value < inf,
+    ),
+    "betas": (
+        "betas must lie in [0, 1)",
+        lambda pair: all(0 <= beta < 1 for beta in pair),
+    ),
     "eps": ("eps must be a number above 0", lambda value: 0 < value < inf),
 }
 """The numbers that parameter groups may have, each with a sentence on its range and the range.
 Those that a local step reads, and their defaults, are `LocalStep.numbers`."""
 
-_NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
+_NOT_TAKEN: dict[str, Any] = {
+    "dampening": 0,
+    "nesterov": True,
+    "fused": True,
+} | dict.fromkeys(
     ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
 )
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that is right anyway."""
@@ -126,10 +147,14 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
             # A pair; all other numbers are one.
             if key == "betas":
                 if not (isinstance(value, tuple | list) and len(value) == 2):
-                    raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
+                    raise ValueError(
+                        f"group {number}: betas must be two numbers, not {value!r}"
+                    )
                 numbers = list(value)
             if not all(map(_is_plain_number, numbers)):
-                raise ValueError(f"group {number}: {key} must be a plain number, not {value!r}")
+                raise ValueError(
+                    f"group {number}: {key} must be a plain number, not {value!r}"
+                )
         check_numbers([group])
         _refuse_added_decay(number, group)
         for key, done in _NOT_TAKEN.items():
@@ -146,7 +171,9 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
         _check_booleans(number, group, step)
 
 
-def _check_booleans(number: int, group: Mapping[str, Any], step: type[LocalStep]) -> None:
+def _check_booleans(
+    number: int, group: Mapping[str, Any], step: type[LocalStep]
+) -> None:
     """Raise ValueError if a group has another local step's option, or its own as no boolean."""
     for owner, other in local_steps().items():
         for key in other.options.keys() & group.keys():
@@ -184,7 +211,9 @@ def _refuse_added_decay(number: int, group: Mapping[str, Any]) -> None:
         )
 
 
-def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[str]) -> None:
+def check_no_settings(
+    groups: Iterable[Mapping[str, Any]], settings: Collection[str]
+) -> None:
     """Raise ValueError if a group holds one of these settings of the whole optimiser.
 
     In a group it would have no effect. `ZeroRedundancyOptimizer` puts all settings there.
@@ -220,16 +249,26 @@ class Range:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError unless the value is a number in this range."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.holds(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.holds(value)
+        ):
             raise ValueError(f"{name} must {self.words}, not {value!r}")
 
 
-FROM_1_UP = Range("be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1)
-FROM_2_UP = Range("be an integer from 2 up", lambda value: isinstance(value, int) and value >= 2)
+FROM_1_UP = Range(
+    "be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1
+)
+FROM_2_UP = Range(
+    "be an integer from 2 up", lambda value: isinstance(value, int) and value >= 2
+)
 Count = Annotated[int, FROM_1_UP]
 Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
-NotNegative = Annotated[float, Range("be a number from 0 up", lambda value: 0 <= value < inf)]
+NotNegative = Annotated[
+    float, Range("be a number from 0 up", lambda value: 0 <= value < inf)
+]
 FROM_0_TO_1 = Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)
 ConsensusStep = Annotated[float, FROM_0_TO_1]
 BelowOne = Annotated[float, Range("lie in [0, 1)", lambda value: 0 <= value < 1)]
@@ -268,7 +307,9 @@ class Setting:
     def admits(self, kind: type[Any]) -> bool:
         """Return whether its type is of this kind, or a union with one that is."""
         kinds = (self.declared, *get_args(self.declared))
-        return any(isinstance(other, type) and issubclass(other, kind) for other in kinds)
+        return any(
+            isinstance(other, type) and issubclass(other, kind) for other in kinds
+        )
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError where a number is out of range, or a value is not listed."""
@@ -277,7 +318,9 @@ class Setting:
         if get_origin(self.declared) is Literal and (
             isinstance(value, bool) or value not in choices
         ):
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
+            )
         if self.within is not None and not (value is None and type(None) in choices):
             self.within.check(name, value)
 
@@ -335,7 +378,9 @@ def check_arguments(
         elif near:
             hint = f"did you mean {near[0]}?"
         raise TypeError(f"{name} has no argument {key}; {hint}")
-    required = [key for key, parameter in known.items() if parameter.default is REQUIRED]
+    required = [
+        key for key, parameter in known.items() if parameter.default is REQUIRED
+    ]
     missing = [key for key in required if key not in (*given, "params")]
     if missing:
         raise TypeError(

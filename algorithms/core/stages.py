@@ -134,7 +134,9 @@ def early_messages(
     """Return, in order, the messages of a step that need not wait for the whole gradient."""
     # In types shorter than 32 bits, a slice computed alone can differ in its last bits from the
     # same slice of the whole vector.
-    if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
+    if flat.parameters.element_size() < 4 or all(
+        stage.early is None for stage in stages
+    ):
         return []
     layout = flat.layout
     messages = []

@@ -89,7 +89,9 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
     """Raise RuntimeError where a state's parameters were loaded, and the model lost them."""
-    if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
+    if loaded is not None and not torch.allclose(
+        loaded, parameters, 0, 0, equal_nan=True
+    ):
         raise RuntimeError(
             "the parameters are not those of the state that this optimiser loaded, which are this "
             "worker's own; make any DistributedDataParallel first, as it sends worker 0's, load "

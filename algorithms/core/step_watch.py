@@ -3,7 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 
-from cser_bench.algorithms.core.checks import are_apart, difference, remedies_for, texts_of
+from cser_bench.algorithms.core.checks import (
+    are_apart,
+    difference,
+    remedies_for,
+    texts_of,
+)
 from cser_bench.algorithms.core.collectives import Collectives
 
 EVERY = 256
@@ -40,7 +45,9 @@ class StepWatch:
         fields = fields_now()
         own = texts_of(fields)
         said = json.dumps([self._collectives.rank, own])
-        first_said = self._collectives.first_to_say(f"{self._key}, call {self._num_calls}", said)
+        first_said = self._collectives.first_to_say(
+            f"{self._key}, call {self._num_calls}", said
+        )
         first_rank, first = json.loads(first_said)
         if first != own:
             texts = {first_rank: first, self._collectives.rank: own}

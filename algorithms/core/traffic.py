@@ -46,11 +46,16 @@ class Entry:
         """Return the bits that one worker's link carries for these, by rings."""
         # `bits` is the total of all three kinds.
         all_reduced = self.bits - self.gathered_bits - self.neighbour_bits
-        return carried(num_workers, all_reduced, self.gathered_bits, self.neighbour_bits)
+        return carried(
+            num_workers, all_reduced, self.gathered_bits, self.neighbour_bits
+        )
 
 
 def carried(
-    num_workers: int, all_reduced: float, gathered: float = 0.0, to_neighbours: float = 0.0
+    num_workers: int,
+    all_reduced: float,
+    gathered: float = 0.0,
+    to_neighbours: float = 0.0,
 ) -> float:
     """Return what one worker's link carries for what the worker contributes, in its unit.
 
@@ -136,7 +141,10 @@ class Traffic:
         """Return the algorithm's own entries added up."""
         total = [0, 0, 0, 0]  # the fields of `Entry`
         for purpose in TRAINING:
-            total = [a + b for a, b in zip(total, astuple(self.entries[purpose]), strict=True)]
+            total = [
+                a + b
+                for a, b in zip(total, astuple(self.entries[purpose]), strict=True)
+            ]
         return Entry(*total)
 
     def training(self) -> dict[str, Entry]:
@@ -144,7 +152,10 @@ class Traffic:
         return {purpose.value: self.entries[purpose] for purpose in TRAINING}
 
     def state_dict(self) -> dict[str, list[int]]:
-        return {purpose.value: list(astuple(entry)) for purpose, entry in self.entries.items()}
+        return {
+            purpose.value: list(astuple(entry))
+            for purpose, entry in self.entries.items()
+        }
 
     def load_state_dict(self, state: dict[str, list[int]]) -> None:
         self.entries = {purpose: Entry(*state[purpose.value]) for purpose in Purpose}

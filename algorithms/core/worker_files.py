@@ -65,7 +65,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if is_whole else None
 
 
-def read_file(folder: Path, rank: int, digest: str, weights_only: bool) -> dict[str, Any] | None:
+def read_file(
+    folder: Path, rank: int, digest: str, weights_only: bool
+) -> dict[str, Any] | None:
     """Return a worker's state, on the CPU; None where the file is missing or not what was written.
 
     Args:

@@ -12,7 +12,13 @@ from torch.optim.optimizer import Optimizer
 
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Window
-from cser_bench.algorithms.core.local_step import REQUIRED, Group, LocalStep, Span, fused_is_right
+from cser_bench.algorithms.core.local_step import (
+    REQUIRED,
+    Group,
+    LocalStep,
+    Span,
+    fused_is_right,
+)
 
 BUFFERS = ("exp_avg", "exp_avg_sq")
 """What a state calls the first and the second moment."""
@@ -36,13 +42,20 @@ class AdamW(LocalStep):
 
     name = "adamw"
     # As torch.optim has them, but for the weight decay, which is 0.01 there.
-    numbers: ClassVar = {"lr": REQUIRED, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    numbers: ClassVar = {
+        "lr": REQUIRED,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    }
     moments: ClassVar[tuple[str, ...]] = BUFFERS
     rule = "with Adam's two moments"
     words = "AdamW with betas {betas}, eps {eps:g}"
 
     @classmethod
-    def in_torch(cls, parameters: Iterable[Parameter], **numbers: Any) -> Optimizer | None:
+    def in_torch(
+        cls, parameters: Iterable[Parameter], **numbers: Any
+    ) -> Optimizer | None:
         return torch.optim.AdamW(parameters, **numbers, fused=True)
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
@@ -87,7 +100,12 @@ class AdamW(LocalStep):
         return spans
 
     def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
+        self,
+        span: Span,
+        x: Tensor,
+        g: Tensor,
+        buffers: Sequence[Tensor],
+        target: Tensor | None,
     ) -> None:
         exp_avg, exp_avg_sq = buffers  # m and v: (local workers, n)
         lr = span.group["lr"]

@@ -57,7 +57,9 @@ class Muon(AdamW):
         return muon_groups(model, parameters)
 
     @classmethod
-    def in_torch(cls, parameters: Iterable[Parameter], **numbers: Any) -> Optimizer | None:
+    def in_torch(
+        cls, parameters: Iterable[Parameter], **numbers: Any
+    ) -> Optimizer | None:
         # torch.optim.Muon takes matrices alone.
         return None
 
@@ -69,7 +71,12 @@ class Muon(AdamW):
         return rows > 1 and columns > 1
 
     def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
+        self,
+        span: Span,
+        x: Tensor,
+        g: Tensor,
+        buffers: Sequence[Tensor],
+        target: Tensor | None,
     ) -> None:
         if span.whole is None:
             return super().step_(span, x, g, buffers, target)
@@ -101,7 +108,10 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     wide = matrices.mT if is_tall else matrices
     # By its Frobenius norm all singular values are at most 1, where the iteration converges.
     norms = torch.linalg.vector_norm(
-        wide, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(wide.dtype, torch.float)
+        wide,
+        dim=(-2, -1),
+        keepdim=True,
+        dtype=torch.promote_types(wide.dtype, torch.float),
     )
     scaled = wide / norms.clamp(min=EPSILON)
     o = iterated(scaled.to(iteration_type(wide.device, wide.dtype)))
@@ -151,7 +161,9 @@ def muon_groups(
     Args:
         parameters: what is trained in place of the model's own, in the same order.
     """
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embeddings = [
+        module for module in model.modules() if isinstance(module, nn.Embedding)
+    ]
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     output = linear[-1:]
     shapes = {module.weight.shape for module in embeddings or output}

@@ -9,7 +9,13 @@ from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer
 from torch.optim.sgd import sgd as torch_sgd
 
-from cser_bench.algorithms.core.local_step import REQUIRED, Group, LocalStep, Span, fused_is_right
+from cser_bench.algorithms.core.local_step import (
+    REQUIRED,
+    Group,
+    LocalStep,
+    Span,
+    fused_is_right,
+)
 
 
 class Nesterov(LocalStep):
@@ -44,7 +50,12 @@ class Nesterov(LocalStep):
         return spans
 
     def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
+        self,
+        span: Span,
+        x: Tensor,
+        g: Tensor,
+        buffers: Sequence[Tensor],
+        target: Tensor | None,
     ) -> None:
         lr = span.group["lr"]
         decay = span.group["weight_decay"]
@@ -85,7 +96,12 @@ class DecayInMomentumOnly(Nesterov):
     """
 
     def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
+        self,
+        span: Span,
+        x: Tensor,
+        g: Tensor,
+        buffers: Sequence[Tensor],
+        target: Tensor | None,
     ) -> None:
         lr = span.group["lr"]
         beta = span.group["momentum"]

@@ -21,7 +21,9 @@ class Command(click.Command):
         return super().parse_args(context, _one_word_each(words, names, context))
 
 
-def command(name: str, what: str, arguments: str = "") -> Callable[[Callable[..., int]], Command]:
+def command(
+    name: str, what: str, arguments: str = ""
+) -> Callable[[Callable[..., int]], Command]:
     """Return a decorator that makes a command of a function, which returns its exit code.
 
     Args:
@@ -29,10 +31,14 @@ def command(name: str, what: str, arguments: str = "") -> Callable[[Callable[...
         arguments: what its arguments are, for its help; click has no help on each.
     """
     # Click cuts `help` short in the list of commands, but not `short_help`.
-    return click.command(name, cls=Command, help=f"{what}\n\n{arguments}", short_help=what)
+    return click.command(
+        name, cls=Command, help=f"{what}\n\n{arguments}", short_help=what
+    )
 
 
-def _one_word_each(words: Sequence[str], names: set[str], context: click.Context) -> list[str]:
+def _one_word_each(
+    words: Sequence[str], names: set[str], context: click.Context
+) -> list[str]:
     """Return the words, with an option of these names repeated before each word that it takes."""
     spread: list[str] = []
     # The option whose words follow, and how many it has had.
@@ -43,7 +49,9 @@ def _one_word_each(words: Sequence[str], names: set[str], context: click.Context
             num_taken += 1
             continue
         if option is not None and num_taken == 0:
-            raise click.BadOptionUsage(option, f"Option {option!r} requires an argument.", context)
+            raise click.BadOptionUsage(
+                option, f"Option {option!r} requires an argument.", context
+            )
         option, num_taken = (word, 0) if word in names else (None, 0)
         if word == "--":
             return [*spread, *words[position:]]

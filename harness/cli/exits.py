@@ -19,7 +19,9 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.harness.places import OURS
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
-INTERRUPTION = "interrupted: what was recorded is kept; the same command goes on from here"
+INTERRUPTION = (
+    "interrupted: what was recorded is kept; the same command goes on from here"
+)
 
 
 def complain(error: object, code: int) -> int:
@@ -49,7 +51,9 @@ def end_of(command: Callable[[], int]) -> int:
         said = f"{error.strerror or error or type(error).__name__}{where}"
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"{said}; give a shorter name", UsageError.exit_code)
-        return complain(f"{said}: what was recorded is kept; mend this and call again", FAILURE)
+        return complain(
+            f"{said}: what was recorded is kept; mend this and call again", FAILURE
+        )
     except ModuleNotFoundError as error:
         # A module of our own that is missing is a bug, and its trace is wanted.
         if OURS.joinpath(str(error.name).partition(".")[0]).exists():
@@ -119,7 +123,9 @@ def leave_out_current_folder() -> None:
         if Path.cwd() == OURS:
             # Processes that we start would else not find our packages, by what is set below.
             before = os.environ.get("PYTHONPATH")
-            os.environ["PYTHONPATH"] = f"{OURS}{os.pathsep}{before}" if before else str(OURS)
+            os.environ["PYTHONPATH"] = (
+                f"{OURS}{os.pathsep}{before}" if before else str(OURS)
+            )
         else:
             del sys.path[0]
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -12,7 +12,11 @@ from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.exits import FAILURE, complain, loading, program
 from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
 from cser_bench.harness.cli.paths import report_text
-from cser_bench.harness.cli.run_options import infrastructure_options, launch_options, row_options
+from cser_bench.harness.cli.run_options import (
+    infrastructure_options,
+    launch_options,
+    row_options,
+)
 from cser_bench.harness.cli.selection import Selection
 
 if TYPE_CHECKING:
@@ -29,7 +33,11 @@ if TYPE_CHECKING:
 @experiment_options(is_optional=True)
 @stage_option()
 def plan(
-    experiment: str | None, tuning: bool, results: Path, methods: tuple[str, ...], stage: str | None
+    experiment: str | None,
+    tuning: bool,
+    results: Path,
+    methods: tuple[str, ...],
+    stage: str | None,
 ) -> int:
     """Print the runs, or without a name the experiments that ship.
 
@@ -46,7 +54,9 @@ def plan(
     return 0
 
 
-@command("preflight", "look at data, disk and GPUs before a long experiment", EXPERIMENT)
+@command(
+    "preflight", "look at data, disk and GPUs before a long experiment", EXPERIMENT
+)
 @experiment_options()
 @stage_option()
 @row_options
@@ -65,7 +75,11 @@ def preflight(
 
     Returns 1 where something is not there.
     """
-    from cser_bench.harness.plan.forecast import cost_sentences, effort_of, next_stage_sentence
+    from cser_bench.harness.plan.forecast import (
+        cost_sentences,
+        effort_of,
+        next_stage_sentence,
+    )
     from cser_bench.harness.workers.preflight import checks, line_of
 
     planned = Selection(experiment, results, tuning, methods, stage, rows, seeds).plan()
@@ -106,12 +120,16 @@ def run(
     with loading():
         from cser_bench.algorithms import CollectiveError
         from cser_bench.harness.plan.forecast import next_stage_sentence
-        from cser_bench.harness.workers.launch import note_next_stage, run_under_torchrun
+        from cser_bench.harness.workers.launch import (
+            note_next_stage,
+            run_under_torchrun,
+        )
 
     selection = Selection(experiment, results, tuning, methods, stage, rows, seeds)
     planned = selection.plan()
     options = launch_options(results, infrastructure)
-    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
+    # torchrun, or what starts workers as it does
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         try:
             run_under_torchrun(planned, options)
         except CollectiveError as error:
@@ -125,7 +143,9 @@ def run(
     )
     if code is None:
         part = "" if planned.stage is None else f"stage {planned.stage} of "
-        print(f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done")
+        print(
+            f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done"
+        )
         sentence = next_stage_sentence(planned)
         note_next_stage(planned, results, sentence)
         if sentence:

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 
-def number(least: float, wanted: str, kind: type[float] = float) -> Callable[[str], Any]:
+def number(
+    least: float, wanted: str, kind: type[float] = float
+) -> Callable[[str], Any]:
     """Return a function that reads a word as a number, from `least` to a thousand million.
 
     A larger number is a slip, or overflows. `wanted` says in the error message what the word must

@@ -28,7 +28,9 @@ OWN_RECORDS = (
 """Help on `--results` of commands that read what ships as well."""
 
 data_option = click.option(
-    "--data", type=Path, help="folder with the data set; by default the places where it may lie"
+    "--data",
+    type=Path,
+    help="folder with the data set; by default the places where it may lie",
 )
 
 
@@ -61,10 +63,14 @@ def experiment_options(is_optional: bool = False) -> Decorator:
         return with_options(
             function,
             click.argument(
-                "experiment", required=not is_optional, shell_complete=_experiments_that_begin
+                "experiment",
+                required=not is_optional,
+                shell_complete=_experiments_that_begin,
             ),
             click.option(
-                "--tuning", is_flag=True, help="take the experiment's tuning, not its runs"
+                "--tuning",
+                is_flag=True,
+                help="take the experiment's tuning, not its runs",
             ),
             results_option(),
             click.option(
@@ -104,7 +110,9 @@ timing_methods_option = click.option(
 
 def with_options(function: Function, *decorators: Decorator) -> Function:
     """Return the function with options, which help lists in this order."""
-    return reduce(lambda made, decorator: decorator(made), reversed(decorators), function)
+    return reduce(
+        lambda made, decorator: decorator(made), reversed(decorators), function
+    )
 
 
 def _experiments_that_begin(
@@ -112,4 +120,6 @@ def _experiments_that_begin(
 ) -> list[CompletionItem]:
     from cser_bench.harness.spec.spec_file import known_experiments
 
-    return [CompletionItem(name) for name in known_experiments() if name.startswith(begun)]
+    return [
+        CompletionItem(name) for name in known_experiments() if name.startswith(begun)
+    ]

@@ -18,8 +18,12 @@ def folder(text: str) -> Path:
     """
     path = Path(text)
     places = (path, *path.absolute().parents)
-    if not text or not _is_so(lambda: next(place for place in places if place.exists()).is_dir()):
-        raise click.BadParameter(f"must be a folder, or one that can be made, not {text!r}")
+    if not text or not _is_so(
+        lambda: next(place for place in places if place.exists()).is_dir()
+    ):
+        raise click.BadParameter(
+            f"must be a folder, or one that can be made, not {text!r}"
+        )
     return path
 
 
@@ -62,10 +66,14 @@ def report_text(path: Path, has_pictures: bool = True) -> str:
     Args:
         path: of report.md.
     """
-    forms = ", ".join(shortest(path.with_suffix(suffix)) for suffix in (".md", ".pdf", ".html"))
+    forms = ", ".join(
+        shortest(path.with_suffix(suffix)) for suffix in (".md", ".pdf", ".html")
+    )
     if not has_pictures:
         return f"  report: {forms}"
-    return f"  report: {forms}\n  pictures: {shortest(path.with_name('figures'))}{os.sep}"
+    return (
+        f"  report: {forms}\n  pictures: {shortest(path.with_name('figures'))}{os.sep}"
+    )
 
 
 def _is_so(look: Callable[[], bool]) -> bool:

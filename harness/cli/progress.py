@@ -43,7 +43,9 @@ def shown(can_grow: bool = False) -> Iterator[Callable[[float, float, str], None
     # Rich can be told by the environment to take a file for a terminal.
     is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
     with _bar(console) if can_draw and is_terminal else _lines() as show:
-        yield lambda done, total, what: show(done / max(total, 1), words(done, total, what))
+        yield lambda done, total, what: show(
+            done / max(total, 1), words(done, total, what)
+        )
 
 
 @contextmanager
@@ -54,7 +56,9 @@ def _bar(console: Console) -> Iterator[Callable[[float, str], None]]:
         BarColumn(bar_width=12),
         TextColumn("{task.percentage:.0f} % {task.description}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+    with Progress(
+        *columns, console=console, transient=True, refresh_per_second=4
+    ) as bar:
         # A command that is killed could not give the cursor back.
         console.show_cursor(True)
         task = bar.add_task("", total=1.0)

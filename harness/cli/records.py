@@ -13,7 +13,9 @@ FOLDER = "FOLDER is that of an experiment, as results/fashion_mnist"
 
 
 @command(
-    "pack", "put the finished runs of an experiment into one file, runs.jsonl in its folder", FOLDER
+    "pack",
+    "put the finished runs of an experiment into one file, runs.jsonl in its folder",
+    FOLDER,
 )
 @click.option(
     "--remove-folders",
@@ -38,5 +40,7 @@ def unpack(folder: Path) -> int:
     from cser_bench.harness.records.packs import unpack_runs
 
     num_folders = unpack_runs(known_folder(folder))
-    print(f"{folder}: {num_folders} folders written; those that were there stay as they are")
+    print(
+        f"{folder}: {num_folders} folders written; those that were there stay as they are"
+    )
     return 0

@@ -21,11 +21,17 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
     the hours that they take.
     """
     totals = Counter(run.state for run in runs)
-    columns = [state for state in get_args(State) if totals[state] or state in ("done", "missing")]
+    columns = [
+        state
+        for state in get_args(State)
+        if totals[state] or state in ("done", "missing")
+    ]
     by_row: dict[str, Counter[str]] = {}
     for run in runs:
         by_row.setdefault(run.row, Counter())[run.state] += 1
-    table = [[row, *(counts[state] for state in columns)] for row, counts in by_row.items()]
+    table = [
+        [row, *(counts[state] for state in columns)] for row, counts in by_row.items()
+    ]
     lines = [tabulate(table, ["row", *columns])]
     for run in runs:
         remark = _remark(run)
@@ -58,7 +64,9 @@ def taken_lines(taken: Taken, only_shipped: bool = False) -> list[str]:
                 "writes pages with it"
             )
         else:
-            lines.append(f"{own.folder.name}: took {own.folder}, all runs of which are done")
+            lines.append(
+                f"{own.folder.name}: took {own.folder}, all runs of which are done"
+            )
     return lines
 
 
@@ -85,7 +93,9 @@ def totals_text(runs: Sequence[RunStatus]) -> str:
     return ", ".join(f"{count} {state}" for state, count in totals.items())
 
 
-def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
+def worker_hours(
+    runs: Sequence[RunStatus], num_workers: int
+) -> tuple[float, float | None]:
     """Return the hours that one worker spent in runs that are done, and those that are left.
 
     A worker is a GPU or a process. The hours left are what the other runs take if they are as long;

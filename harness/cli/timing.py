@@ -21,7 +21,9 @@ def _rates(text: str) -> list[float]:
 @timing_output_option("netlab")
 @click.option("--workers", type=count, default=8, help="gloo processes (default: 8)")
 @click.option(
-    "--machines", type=count, help="machines they are on, as many on each (default: one each)"
+    "--machines",
+    type=count,
+    help="machines they are on, as many on each (default: one each)",
 )
 @click.option(
     "--rates",
@@ -45,13 +47,22 @@ def netlab(output: Path, workers: int, machines: int | None, rates: list[float])
 @timing_output_option("speedups_here")
 @timing_methods_option
 @click.option(
-    "--workload", default="resnet50", help="model to train or emulate (default: resnet50)"
+    "--workload",
+    default="resnet50",
+    help="model to train or emulate (default: resnet50)",
 )
-@click.option("--visits", type=count, default=4, help="turns of each method (default: 4)")
 @click.option(
-    "--steps", type=count, default=5, help="timed steps of a kind in each turn (default: 5)"
+    "--visits", type=count, default=4, help="turns of each method (default: 4)"
 )
-def time(output: Path, methods: tuple[str, ...], workload: str, visits: int, steps: int) -> int:
+@click.option(
+    "--steps",
+    type=count,
+    default=5,
+    help="timed steps of a kind in each turn (default: 5)",
+)
+def time(
+    output: Path, methods: tuple[str, ...], workload: str, visits: int, steps: int
+) -> int:
     """Be one of the workers that time steps.
 
     Returns 1 where a collective failed.

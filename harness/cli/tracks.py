@@ -28,7 +28,9 @@ def _entry_name(text: str) -> str:
 
 
 @command(
-    "enter", "enter a method and its runs in the open track", "METHOD.py is the file of the method"
+    "enter",
+    "enter a method and its runs in the open track",
+    "METHOD.py is the file of the method",
 )
 @track_options
 @click.argument("method", type=Path, metavar="METHOD.py")
@@ -38,12 +40,19 @@ def _entry_name(text: str) -> str:
     metavar="FOLDER",
     help="folder of the runs (default: where `try --network gpt` leaves the row's)",
 )
-@click.option("--row", help="the method's row in the records (default: the method's name)")
 @click.option(
-    "--name", type=_entry_name, metavar="NAME", help="name of the entry (default: the row's)"
+    "--row", help="the method's row in the records (default: the method's name)"
+)
+@click.option(
+    "--name",
+    type=_entry_name,
+    metavar="NAME",
+    help="name of the entry (default: the row's)",
 )
 @click.option("--author", required=True, help="author shown on the leaderboard")
-@click.option("--description", required=True, help="what the method does, in a sentence")
+@click.option(
+    "--description", required=True, help="what the method does, in a sentence"
+)
 def enter(
     track: str,
     tracks: Path,
@@ -96,7 +105,9 @@ def enter(
 @track_options
 @click.argument("entries", nargs=-1, metavar="[NAME]...")
 @click.option("--form-only", is_flag=True, help="check digests, rules and bits only")
-@click.option("--rerun", type=whole, metavar="SEED", help="also do the run of this seed again")
+@click.option(
+    "--rerun", type=whole, metavar="SEED", help="also do the run of this seed again"
+)
 @data_option
 def verify(
     track: str,
@@ -124,7 +135,10 @@ def verify(
         return 0
     for entry in chosen:
         checked = check_form(rules, entry)
-        print(f"{entry.name}: digests, rules and bits hold; class {checked.load.name}", flush=True)
+        print(
+            f"{entry.name}: digests, rules and bits hold; class {checked.load.name}",
+            flush=True,
+        )
         if form_only:
             continue
         found = compare_workers(

@@ -118,22 +118,30 @@ def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Exp
             before = _recorded(contrast, planned, written)
         dates: dict[str, Any] = {"declared_at": now}
         if before is not None:
-            dates = before.model_dump(include={"declared_at", "declared_in", "is_verdict_kept"})
+            dates = before.model_dump(
+                include={"declared_at", "declared_in", "is_verdict_kept"}
+            )
         dated.append(contrast.model_copy(update=dates))
     return planned.model_copy(update={"contrasts": dated})
 
 
-def _recorded(contrast: Contrast, planned: Experiment, written: Experiment) -> Contrast | None:
+def _recorded(
+    contrast: Contrast, planned: Experiment, written: Experiment
+) -> Contrast | None:
     rows = {row.row: row for row in planned.rows}
     rows_before = {row.row: row for row in written.rows}
     for before in written.contrasts or []:
         if (contrast.kind, contrast.margin) != (before.kind, before.margin):
             continue
         same_row = _is_same_row(rows[contrast.row], rows_before[before.row])
-        if same_row and _is_same_row(rows[contrast.reference], rows_before[before.reference]):
+        if same_row and _is_same_row(
+            rows[contrast.reference], rows_before[before.reference]
+        ):
             return before
     return None
 
 
 def _is_same_row(row: Row, before: Row) -> bool:
-    return row.row == before.row or not set(row.runs.values()).isdisjoint(before.runs.values())
+    return row.row == before.row or not set(row.runs.values()).isdisjoint(
+        before.runs.values()
+    )

@@ -61,7 +61,10 @@ def metric_of(name: str | None) -> Metric:
 
 
 def score_of(
-    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+    accuracy: float | None,
+    loss: float | None,
+    others: Mapping[str, float] | None,
+    metric: Metric,
 ) -> float | None:
     """Return the metric, turned so that more is better; None if not recorded or diverged.
 

@@ -38,7 +38,9 @@ def link_models(
     return 2 * (n - 1) / n * all_reduced + (n - 1) * gathered + to_neighbours
 
 
-def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
+def ring_hops(
+    collective: Collective, payload_bytes: float, num_workers: int
+) -> tuple[int, float]:
     """Return the number of hops on a flat ring, and the bytes that a worker sends in each.
 
     An exchange with neighbours on a ring has one hop. The link of a machine with several workers

@@ -54,7 +54,9 @@ def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return network
 
 
-def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
+def resnet50_v2(
+    input_shape: tuple[int, ...], num_classes: int, width: Count = 64
+) -> nn.Module:
     """Build four stages of 3, 4, 6 and 3 bottlenecks.
 
     Args:
@@ -103,7 +105,9 @@ def wide_resnet(
         stem_stride: of the first convolution; 2 takes a quarter of the arithmetic.
     """
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
+        raise ValueError(
+            f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}"
+        )
     if 16 * width % 1:
         raise ValueError(f"width must be a multiple of 1/16, not {width}")
     num_blocks = (depth - 4) // 6
@@ -130,7 +134,9 @@ class PreActivationBlock(nn.Module):
     def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:
         super().__init__()
         first, *others = convolutions
-        self.activate = nn.Sequential(nn.BatchNorm2d(first.in_channels), nn.ReLU(inplace=True))
+        self.activate = nn.Sequential(
+            nn.BatchNorm2d(first.in_channels), nn.ReLU(inplace=True)
+        )
         layers: list[nn.Module] = [first]
         for convolution in others:
             layers.append(nn.BatchNorm2d(convolution.in_channels))
@@ -164,7 +170,9 @@ def _bottleneck(in_channels: int, channels: int, stride: int) -> PreActivationBl
     )
 
 
-def _two_convolutions(in_channels: int, channels: int, stride: int) -> PreActivationBlock:
+def _two_convolutions(
+    in_channels: int, channels: int, stride: int
+) -> PreActivationBlock:
     return PreActivationBlock(
         [
             nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
@@ -182,7 +190,9 @@ def _stage(
 ) -> nn.Sequential:
     """Put so many blocks one after the other, of which the first has the stride."""
     first = block(in_channels, channels, stride)
-    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(num_blocks - 1)))
+    return nn.Sequential(
+        first, *(block(channels, channels, 1) for _ in range(num_blocks - 1))
+    )
 
 
 def _head(channels: int, num_classes: int) -> list[nn.Module]:

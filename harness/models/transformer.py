@@ -48,7 +48,9 @@ def transformer(
         raise ValueError(
             f"width must be a multiple of 2 num_heads, not {width} with num_heads = {num_heads}"
         )
-    return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward)
+    return Transformer(
+        input_shape[1], num_classes, width, num_heads, num_layers, feedforward
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ class Transformer(nn.Module):
         empty = keys.new_zeros(batch, num_heads, 0, width_of_head)
         return DecoderState(memory, visible, ((empty, empty),) * len(memory))
 
-    def next_scores(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def next_scores(
+        self, tokens: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState]:
         """Score what follows the newest tokens of the target.
 
         Args:
@@ -139,7 +143,9 @@ class Transformer(nn.Module):
         num_positions = keys.shape[2]
         hidden = self._embedded(tokens.unsqueeze(1), num_positions)
         pasts = []
-        for layer, seen, past in zip(self.decoder, state.memory, state.past, strict=True):
+        for layer, seen, past in zip(
+            self.decoder, state.memory, state.past, strict=True
+        ):
             hidden, longer_past = layer(hidden, seen, state.visible, past)
             pasts.append(longer_past)
         scores: Tensor = self.output(self.decoder_norm(hidden.squeeze(1)))
@@ -151,7 +157,10 @@ class Transformer(nn.Module):
         for layer in self.encoder:
             hidden = layer(hidden, visible)
         hidden = self.encoder_norm(hidden)
-        return tuple(layer.cross.keys_and_values(hidden) for layer in self.decoder), visible  # type: ignore[operator, union-attr]
+        pasts = []
+        for layer in self.decoder:
+            pasts.append(layer.cross.keys_and_values(hidden))  # type: ignore[operator, union-attr]
+        return tuple(pasts), visible
 
     def _embedded(self, tokens: Tensor, first: int) -> Tensor:
         # As in section 3.4 of Vaswani et al.: embeddings are drawn with a deviation of width^-0.5,
@@ -213,10 +222,14 @@ class GPT(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Score, in shape (batch, num_symbols, length), what follows inputs of (batch, length)."""
-        hidden = self.embedding(inputs.long()) + self.positions.weight[: inputs.shape[1]]
+        hidden = (
+            self.embedding(inputs.long()) + self.positions.weight[: inputs.shape[1]]
+        )
         for layer in self.layers:
             hidden = layer(hidden, None, is_causal=True)
-        return functional.linear(self.norm(hidden), self.embedding.weight).transpose(1, 2)
+        return functional.linear(self.norm(hidden), self.embedding.weight).transpose(
+            1, 2
+        )
 
 
 class EncoderLayer(nn.Module):
@@ -228,7 +241,9 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feedforward = _feedforward(width, feedforward)
 
-    def forward(self, hidden: Tensor, visible: Tensor | None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, hidden: Tensor, visible: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
         normed = self.attention_norm(hidden)
         hidden = hidden + self.attention(
             normed, self.attention.keys_and_values(normed), visible, is_causal
@@ -285,10 +300,18 @@ class Attention(nn.Module):
         return self._heads(keys), self._heads(values)
 
     def forward(
-        self, hidden: Tensor, seen: Past, visible: Tensor | None, is_causal: bool = False
+        self,
+        hidden: Tensor,
+        seen: Past,
+        visible: Tensor | None,
+        is_causal: bool = False,
     ) -> Tensor:
         queries = self._heads(self.query(hidden))
-        if is_causal and queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
+        if (
+            is_causal
+            and queries.device.type == "cpu"
+            and queries.dtype == torch.bfloat16
+        ):
             mixed = _causal(queries, *seen)
         else:
             mixed = functional.scaled_dot_product_attention(
@@ -307,14 +330,19 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     PyTorch's fused form is slow backward on a CPU in bf16.
     """
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(
+        1
+    )
     mixed: Tensor = scores.masked_fill(later, -math.inf).softmax(-1) @ values
     return mixed
 
 
 def _feedforward(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        nn.LayerNorm(width),
+        nn.Linear(width, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, width),
     )
 
 

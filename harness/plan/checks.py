@@ -57,7 +57,9 @@ def check_rows(spec: Spec, planned: Iterable[PlannedRow]) -> None:
     rows apart.
     """
     planned_ratios = {row.row.row: row.row.ratio for row in planned}
-    ratios = {row.row: row.ratio or planned_ratios.get(row.row) for row in spec.all_rows()}
+    ratios = {
+        row.row: row.ratio or planned_ratios.get(row.row) for row in spec.all_rows()
+    }
     _check_main_ratio(spec.statistics.main_ratio, list(ratios.values()))
     _check_labels(spec, ratios)
 
@@ -131,11 +133,14 @@ def _science(spec: Spec, row: RowSpec) -> str:
     """
     # A config needs a rate, and a row that is tuned has none. What it has of settings and rates is
     # compared below.
-    with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
+    with_rate = row.model_copy(
+        update={"settings": {}, "learning_rate": row.learning_rate or 1.0}
+    )
     config = config_of(spec, with_rate, 0)
     tables = [_without_defaults(config, table) for table in row.tables]
     text = json.dumps(
-        [config.model_dump(mode="json"), tables, row.learning_rate, row.learning_rates], default=str
+        [config.model_dump(mode="json"), tables, row.learning_rate, row.learning_rates],
+        default=str,
     )
     return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
 

@@ -35,7 +35,9 @@ def _rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
     for row in chosen.rows.values():
         if row.learning_rate is not None:
             held_back = row.cell is not None and row.cell.held_back
-            yield plan_row(spec, row, _seeds_of(spec, row), base=row.base, held_back=held_back)
+            yield plan_row(
+                spec, row, _seeds_of(spec, row), base=row.base, held_back=held_back
+            )
 
 
 def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
@@ -56,7 +58,9 @@ def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
         return
     seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
     for name, row in chosen.by_training_loss.items():
-        yield plan_row(spec, row, seeds, f"{name}~loss", base=name, rule="training_loss")
+        yield plan_row(
+            spec, row, seeds, f"{name}~loss", base=name, rule="training_loss"
+        )
 
 
 def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
@@ -99,7 +103,9 @@ def _rows_at_lengths(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list
         for row in chosen.rows.values():
             name = f"{row.row}@{num_epochs}"
             try:
-                planned = plan_row(spec, row, spec.lengths.seeds, name, num_epochs, base=row.row)
+                planned = plan_row(
+                    spec, row, spec.lengths.seeds, name, num_epochs, base=row.row
+                )
             except TooShortError as error:
                 left_out.append(f"{name} is left out: {error.why}")
             else:

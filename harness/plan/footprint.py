@@ -133,7 +133,9 @@ def _footprint(config_json: str) -> Footprint:
     model_bytes = _bytes_of(empty.state_dict().values())
     return Footprint(
         # Methods write it for numbers of 32 bits, and a run may send those of 16.
-        formula=optimizer.formula.replace("32 ", f"{optimizer.replicas[0].float_bits} "),
+        formula=optimizer.formula.replace(
+            "32 ", f"{optimizer.replicas[0].float_bits} "
+        ),
         num_parameters=optimizer.flat.layout.numel,
         num_steps=num_steps,
         num_workers=config.num_workers,
@@ -151,7 +153,9 @@ def _footprint(config_json: str) -> Footprint:
     )
 
 
-def _has_final_exchange(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> bool:
+def _has_final_exchange(
+    config: RunConfig, optimizer: DistributedOptimizer, num_steps: int
+) -> bool:
     if not optimizer.averages_models:
         return False
     if config.restart is not None and config.restart.everything_sent:
@@ -194,7 +198,9 @@ def _worker_bytes(optimizer: DistributedOptimizer) -> int:
 
 def _bytes_of(tensors: Iterable[object]) -> int:
     return sum(
-        tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor)
+        tensor.numel() * tensor.element_size()
+        for tensor in tensors
+        if isinstance(tensor, Tensor)
     )
 
 

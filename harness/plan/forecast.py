@@ -60,7 +60,9 @@ class StepTime:
 def published_rate(precision: str) -> TrainingRate:
     """Return what one V100 takes for ResNet-50: "mixed", or "fp32"."""
     return next(
-        rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision
+        rate
+        for rate in hardware().training
+        if rate.gpus == 1 and rate.precision == precision
     )
 
 
@@ -69,7 +71,12 @@ def step_times(config: RunConfig) -> tuple[StepTime, ...]:
 
     It is the measured one, or one by each published rate of eight GPUs together.
     """
-    key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
+    key = (
+        config.model.model_dump_json(),
+        config.task.name,
+        config.batch_size,
+        config.precision,
+    )
     if key not in _KNOWN_TIMES:
         _KNOWN_TIMES[key] = _step_times(config)
     return _KNOWN_TIMES[key]
@@ -126,7 +133,9 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     held_bytes = torch.cuda.memory_allocated(device)
     seconds = _median_seconds(training, device)
     activation_bytes = torch.cuda.max_memory_allocated(device) - held_bytes
-    return StepTime(seconds, torch.cuda.get_device_name(device), MEASURED, activation_bytes)
+    return StepTime(
+        seconds, torch.cuda.get_device_name(device), MEASURED, activation_bytes
+    )
 
 
 def _median_seconds(training: DryTraining, device: torch.device) -> float:
@@ -254,10 +263,14 @@ def _cpu_sentences(time: StepTime, core_hours: float) -> list[str]:
 def _gpu_sentences(effort: Effort) -> list[str]:
     num_workers = effort.configs[0].num_workers
     num_runs = len(effort.configs)
-    lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
+    lines = [
+        f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"
+    ]
     for time, hours in effort.compute:
         of_run = _hours_in_words(hours / num_runs)
-        lines.append(f"  {of_run} and {_hours_in_words(hours)} ({time.device}; {time.basis})")
+        lines.append(
+            f"  {of_run} and {_hours_in_words(hours)} ({time.device}; {time.basis})"
+        )
     link = effort.link_bits_per_second
     if link:
         added = hours_on(effort.link_bits, link)
@@ -301,7 +314,9 @@ def _dollars_on(machine: Machine, effort: Effort) -> tuple[float, float]:
     return low * dollars_per_hour, high * dollars_per_hour
 
 
-def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -> str | None:
+def next_stage_sentence(
+    plan: Plan, link_bits_per_second: float | None = None
+) -> str | None:
     """Say what the stage after the plan's own adds, and what that takes; None where there is none.
 
     Args:
@@ -312,14 +327,14 @@ def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -
     effort = effort_of(plan.next_stage, link_bits_per_second)
     num_workers = effort.configs[0].num_workers
     num_runs = len(effort.configs)
-    added = (
-        f"the next stage, {plan.next_stage.stage}, adds {num_runs} run{'s' if num_runs > 1 else ''}"
-    )
+    added = f"the next stage, {plan.next_stage.stage}, adds {num_runs} run{'s' if num_runs > 1 else ''}"
     time, hours = effort.compute[0]
     if time.device == CPU:
         return f"{added}: {hours * num_workers:,.1f} CPU core hours"
     low, high = effort.hours(effort.link_bits_per_second)
-    taken = f"{_hours_in_words(low)} to {_hours_in_words(high)} hours on {num_workers} GPUs"
+    taken = (
+        f"{_hours_in_words(low)} to {_hours_in_words(high)} hours on {num_workers} GPUs"
+    )
     dollars = [_dollars_on(machine, effort) for machine in _with(time.device)]
     if dollars:
         least = min(low for low, _ in dollars)
@@ -334,7 +349,9 @@ def _hours_in_words(hours: float) -> str:
     return f"{hours:.2g}"
 
 
-def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
+def powers(
+    experiment: Experiment, deviation: float
+) -> list[tuple[Contrast, float, float]]:
     """Return each declared contrast with two chances that its claim is shown.
 
     The first is the chance were it alone, the second that at the first step of Holm's procedure.
@@ -354,7 +371,9 @@ def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, flo
     return results
 
 
-def _power(contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float) -> float:
+def _power(
+    contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float
+) -> float:
     """Return the power of Welch's t-test, for a mean that is normal.
 
     It is averaged over quantiles of the two variances, which are estimated.

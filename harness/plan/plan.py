@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.harness.plan import recorded
-from cser_bench.harness.plan.checks import check_numbers_are_read, check_rows, check_spec
+from cser_bench.harness.plan.checks import (
+    check_numbers_are_read,
+    check_rows,
+    check_spec,
+)
 from cser_bench.harness.plan.expand import expand
 from cser_bench.harness.plan.footprint import Footprint
 from cser_bench.harness.plan.rows import PlannedRow
@@ -125,7 +129,10 @@ class Plan:
 
 
 def plan_experiment(
-    name_or_path: str, results: Path, tuning: bool = False, method_files: Sequence[str] = ()
+    name_or_path: str,
+    results: Path,
+    tuning: bool = False,
+    method_files: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of a shipped experiment by its name, of a TOML file, or of its tuning.
 
@@ -137,7 +144,9 @@ def plan_experiment(
     outside = outside_methods(method_files)
     path = find_spec(name_or_path)
     file = read_spec(path)
-    given_as = shlex.join([name_or_path, *(["--methods", *method_files] if method_files else [])])
+    given_as = shlex.join(
+        [name_or_path, *(["--methods", *method_files] if method_files else [])]
+    )
     try:
         _check_outside_used(file.spec, outside)
         check_numbers_are_read(file.spec, file.own_training)
@@ -159,7 +168,9 @@ def _check_outside_used(spec: Spec, outside: Outside) -> None:
             )
 
 
-def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
+def make_plan(
+    spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None
+) -> Plan:
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
@@ -175,7 +186,9 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         rows = list(trial_rows(spec, results))
         check_rows(spec, rows)
         return Plan(
-            experiment=_experiment(spec, rows, f"{given_as} --tuning", _tuning_fields(spec)),
+            experiment=_experiment(
+                spec, rows, f"{given_as} --tuning", _tuning_fields(spec)
+            ),
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
         )
@@ -216,7 +229,9 @@ def _tuning_fields(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
+def _experiment_fields(
+    spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
+) -> dict[str, Any]:
     """Return the fields of an experiment's record that say how rows were chosen and are compared."""
     statistics = spec.statistics
     # A floor that is not tuned yet may have been left out.
@@ -255,7 +270,10 @@ def _experiment(
         confidence=spec.statistics.confidence,
         rows=[planned.row for planned in rows],
         config=config,
-        commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
+        commands=[
+            f"python -m harness run {argument}",
+            f"python -m harness report {argument}",
+        ],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
         families=_families(rows),
         outside=_outside(rows),

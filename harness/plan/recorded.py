@@ -55,7 +55,12 @@ def evidence(spec: Spec) -> PlannedEvidence | None:
     if about is None:
         return None
     pairs = [
-        Pair(row=pair.row, reference=pair.reference, called=pair.called, headline=pair.headline)
+        Pair(
+            row=pair.row,
+            reference=pair.reference,
+            called=pair.called,
+            headline=pair.headline,
+        )
         for pair in about.pairs
     ]
     compressors = [

@@ -16,7 +16,13 @@ from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
-from cser_bench.harness.spec.run import LOCAL_NUMBERS, PlannedRun, RunConfig, TrainingSpec, run_id
+from cser_bench.harness.spec.run import (
+    LOCAL_NUMBERS,
+    PlannedRun,
+    RunConfig,
+    TrainingSpec,
+    run_id,
+)
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.values import CommunicationDtype
 from cser_bench.harness.train.methods import method_of
@@ -61,7 +67,9 @@ class TooShortError(SpecError):
     """A run is too short for its row to say anything."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
+        super().__init__(
+            f"row {name}: {why}; raise num_epochs or lower what it compresses by"
+        )
         self.why = why
 
 
@@ -101,7 +109,9 @@ def plan_row(
         label=row.label,
         ratio=row.ratio or float(f"{footprint.expected_ratio:.4g}"),
         nesterov=method_of(configs[0]).nesterov,
-        partition=None if row.partition is None else row.partition.model_dump(mode="json"),
+        partition=None
+        if row.partition is None
+        else row.partition.model_dump(mode="json"),
         wire=row.wire,
         warmup_epochs=row.warmup_epochs,
         expected_bits=footprint.bits,
@@ -113,7 +123,9 @@ def plan_row(
     return PlannedRow(planned, runs, footprint)
 
 
-def _check_ratio(name: str, row: RowSpec, footprint: Footprint, wire: CommunicationDtype) -> None:
+def _check_ratio(
+    name: str, row: RowSpec, footprint: Footprint, wire: CommunicationDtype
+) -> None:
     """Raise SpecError where a row sends far more or less than the ratio that its spec gives it."""
     if row.ratio is None or not footprint.bits:
         return
@@ -148,7 +160,11 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
 
 def config_of(
-    spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False
+    spec: Spec,
+    row: RowSpec,
+    seed: int,
+    num_epochs: int | None = None,
+    tuning: bool = False,
 ) -> RunConfig:
     """Return the run of a row with settings and a rate at a seed.
 
@@ -171,7 +187,9 @@ def config_of(
         **dict(spec.training),
         **_local_step(spec.training, row),
         "task": task,
-        "model": spec.model.model_copy(update={"options": spec.model.options | cell.model_options}),
+        "model": spec.model.model_copy(
+            update={"options": spec.model.options | cell.model_options}
+        ),
         "num_epochs": num_epochs or spec.training.num_epochs,
         "num_steps": cell.num_steps or spec.training.num_steps,
         "wire": row.wire or spec.training.wire,

@@ -54,7 +54,11 @@ class SearchState:
 
     def at_end(self, trial: Trial) -> bool:
         """Say whether the trial's rate is the smallest or largest tried with its settings."""
-        rates = [other.learning_rate for other in self.wanted if other.candidate == trial.candidate]
+        rates = [
+            other.learning_rate
+            for other in self.wanted
+            if other.candidate == trial.candidate
+        ]
         return trial.learning_rate in (min(rates), max(rates))
 
 
@@ -86,7 +90,9 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         if chosen and _extend_beyond_best(rates_by_candidate, chosen, tuning):
             continue
         finished = [
-            trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)
+            trial
+            for trial, seeds in tried_at.items()
+            if not _diverged(trial, seeds, outcomes)
         ]
         # At the seeds that every trial has; only finalists have the others.
         by_loss = _ranking(finished, screening, outcomes, "train_loss")
@@ -98,7 +104,9 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         )
 
 
-def _missing(tried_at: dict[Trial, list[int]], outcomes: Outcomes) -> list[tuple[Trial, int]]:
+def _missing(
+    tried_at: dict[Trial, list[int]], outcomes: Outcomes
+) -> list[tuple[Trial, int]]:
     """Return the runs without a result."""
     missing = []
     for trial, seeds in tried_at.items():
@@ -131,7 +139,9 @@ def _ranking(
         known = [value for value in values if value is not None]
         if len(known) == len(values):
             means[trial] = sign * fmean(known)
-    return sorted(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate))
+    return sorted(
+        means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate)
+    )
 
 
 def _best(

@@ -48,7 +48,9 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
         _say(plan.inherited)
     _show_common(experiment, effort.configs[0])
     print()
-    table = [_table_line(shown, row, effort.link_bits_per_second) for row in experiment.rows]
+    table = [
+        _table_line(shown, row, effort.link_bits_per_second) for row in experiment.rows
+    ]
     print(folded_table(table, _width()), end="\n\n")
     _show_remarks(shown, effort.configs[0])
     if experiment.contrasts:
@@ -116,11 +118,15 @@ def folded_table(lines: Sequence[Mapping[str, str | int]], width: int) -> str:
     return "\n\n".join(_table_of(lines, heads, width) for heads in blocks)
 
 
-def _table_of(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str], width: int) -> str:
+def _table_of(
+    lines: Sequence[Mapping[str, str | int]], heads: Sequence[str], width: int
+) -> str:
     cells = [[line[head] for head in heads] for line in lines]
     widest: list[int | None] = [None] * len(heads)
     if _table_width(lines, heads) > width:
-        widest[-1] = max(width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH)
+        widest[-1] = max(
+            width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH
+        )
     return tabulate(cells, heads, disable_numparse=True, maxcolwidths=widest)
 
 
@@ -136,7 +142,9 @@ def _table_width(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str])
 
 def _show_common(experiment: Experiment, config: RunConfig) -> None:
     """Print what all rows have in common."""
-    shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
+    shown = {
+        key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")
+    }
     # Records and specs have the old name.
     shown["communication_dtype"] = shown.pop("wire")
     # A row may have its own.
@@ -151,7 +159,9 @@ def _show_common(experiment: Experiment, config: RunConfig) -> None:
             print(f"baseline_seeds: {_setting_in_words(seeds)}")
 
 
-def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, str | int]:
+def _table_line(
+    plan: Plan, row: Row, link_bits_per_second: float
+) -> dict[str, str | int]:
     """Return a row's cells, by their heads."""
     line: dict[str, str | int] = {
         "row": row.row,
@@ -181,7 +191,11 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
     """
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:
-            over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
+            over = (
+                ""
+                if footprint.num_rounds == 1
+                else f" over {footprint.num_rounds} steps"
+            )
             bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
             _say(f"{name}: spectral gap {footprint.spectral_gap:.3g}{over}; {bits}")
         if footprint.caution is not None:
@@ -190,7 +204,11 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
         _say(sentence)
     if config.communication_dtype != "fp32":
         configs = {run.row: run.config for run in plan.runs}
-        losing = [row for row, config in configs.items() if not method_of(config).keeps_rounding]
+        losing = [
+            row
+            for row, config in configs.items()
+            if not method_of(config).keeps_rounding
+        ]
         _say(
             f"{config.communication_dtype} messages: rounding is lost by "
             f"{', '.join(losing) or 'no row'}; all others send it later"
@@ -207,7 +225,9 @@ def _settings(row: Row) -> str:
     if row.warmup_epochs is not None:
         parts.append(f"warm-up {row.warmup_epochs:g} epochs")
     if row.partition is not None:
-        parts.append(f"partition: {_setting_in_words(PartitionSpec.model_validate(row.partition))}")
+        parts.append(
+            f"partition: {_setting_in_words(PartitionSpec.model_validate(row.partition))}"
+        )
     if row.restart is not None:
         restart = RestartSpec.model_validate(row.restart)
         who = "all workers" if restart.worker is None else f"worker {restart.worker}"
@@ -221,7 +241,9 @@ def _settings(row: Row) -> str:
 def _local_step(row: Row) -> str:
     """Return the rule that workers step by, and its numbers."""
     words = local_step_named(row.local_step).words
-    text = words.format(momentum=row.momentum, betas=_setting_in_words(row.betas), eps=row.eps)
+    text = words.format(
+        momentum=row.momentum, betas=_setting_in_words(row.betas), eps=row.eps
+    )
     if row.momentum > 0 and not row.nesterov:
         return f"{text} (heavy ball with dampening)"
     return text
@@ -233,12 +255,16 @@ def _setting_in_words(value: Any) -> str:
     A table is called by its kind or name, with what else it says in parentheses.
     """
     if isinstance(value, BaseModel):
-        value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
+        value = value.model_dump(include={"kind", "name"}) | value.model_dump(
+            exclude_defaults=True
+        )
     if isinstance(value, dict):
         others = dict(value)
         name = str(others.pop("name", ""))
         name = str(others.pop("kind", name))
-        words = ", ".join(f"{key} {_setting_in_words(inner)}" for key, inner in others.items())
+        words = ", ".join(
+            f"{key} {_setting_in_words(inner)}" for key, inner in others.items()
+        )
         return f"{name} ({words})" if name and words else name or words
     if isinstance(value, list):
         return ", ".join(map(_setting_in_words, value))

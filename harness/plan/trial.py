@@ -52,7 +52,9 @@ NETWORKS = {
         "A perceptron is the cheapest network that can tell, and larger ones may say otherwise: "
         "the next to take is --network residual.",
     ),
-    "residual": Shipped("resnet_regime", SHIPPED_TUNINGS / "reference" / "resnet_regime"),
+    "residual": Shipped(
+        "resnet_regime", SHIPPED_TUNINGS / "reference" / "resnet_regime"
+    ),
     "gpt": Shipped("gpt_text", SHIPPED_TUNINGS / "reference" / "gpt_text"),
 }
 """The experiments that a method can be tried in, cheapest first: a run takes under a minute, some
@@ -134,7 +136,9 @@ def make_trial(
     """
     outside = outside_methods([word])
     if name is None and len(outside) > 1:
-        raise SpecError(f"{word} has the methods {', '.join(outside)}; choose one by --method")
+        raise SpecError(
+            f"{word} has the methods {', '.join(outside)}; choose one by --method"
+        )
     name = name or next(iter(outside))
     if name not in outside:
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
@@ -154,7 +158,9 @@ def make_trial(
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
     spec = _spec_of(row, base, source, network)
-    return MethodTrial(name, source, base, shipped, spec, shlex.join(words), word, network)
+    return MethodTrial(
+        name, source, base, shipped, spec, shlex.join(words), word, network
+    )
 
 
 def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:
@@ -186,17 +192,23 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
     return base.model_copy(update=update)
 
 
-def _settings(source: MethodSource, name: str, base: Spec, given: str | None) -> dict[str, Any]:
+def _settings(
+    source: MethodSource, name: str, base: Spec, given: str | None
+) -> dict[str, Any]:
     """Return the method's settings at the others' traffic, changed by the settings given."""
     try:
-        table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")["settings"]
+        table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")[
+            "settings"
+        ]
     except tomllib.TOMLDecodeError as error:
         raise SpecError(
             f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
         ) from None
     share = 1 / (base.statistics.main_ratio or 1)
     try:
-        usual = usual_settings(method_in(source, name), share, base.training.num_workers)
+        usual = usual_settings(
+            method_in(source, name), share, base.training.num_workers
+        )
     except SpecError:
         # The method does not say how it reaches a share, so all that it requires must be given.
         if not table:
@@ -220,7 +232,9 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
     cpu = runs[0]["run"]["attempts"][-1]["cpu"]
     more = ""
     if trial.is_tuned:
-        more = f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
+        more = (
+            f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
+        )
     batches = [*_tuning_batches(trial), NUM_SEEDS]
     rounds = sum(math.ceil(batch / jobs) for batch in batches)
     return (

@@ -104,7 +104,9 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
             "one, or run it without --tuning"
         )
     for row in spec.rows_to_tune():
-        for trial, seeds in _search(spec, row, results / tuning_name(spec)).wanted.items():
+        for trial, seeds in _search(
+            spec, row, results / tuning_name(spec)
+        ).wanted.items():
             yield plan_row(
                 spec,
                 settled(row, trial),
@@ -128,7 +130,9 @@ def tuning_folder(spec: Spec, results: Path) -> Path:
     """
     ours = results / tuning_name(spec)
     shipped = SHIPPED_TUNINGS / tuning_name(spec)
-    if (ours / "experiment.json").exists() or not (shipped / "experiment.json").exists():
+    if (ours / "experiment.json").exists() or not (
+        shipped / "experiment.json"
+    ).exists():
         return ours
     return shipped
 
@@ -175,7 +179,9 @@ def _finished_searches(
     return searches, list(left_out.values())
 
 
-def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> SearchState:
+def _finished_search(
+    spec: Spec, row: RowSpec, folder: Path, command: str
+) -> SearchState:
     state = _search(spec, row, folder)
     if state.missing:
         trial, seed = state.missing[0]
@@ -232,7 +238,9 @@ def _record(spec: Spec, searches: Mapping[str, SearchState]) -> Tuning | None:
         if state.by_accuracy is not None:
             choices[name] = _choice(rows[name], state, state.by_accuracy)
         if state.by_training_loss is not None:
-            choices_by_training_loss[name] = _choice(rows[name], state, state.by_training_loss)
+            choices_by_training_loss[name] = _choice(
+                rows[name], state, state.by_training_loss
+            )
     return Tuning(
         experiment=tuning_name(spec),
         grid=spec.tuning.grid,

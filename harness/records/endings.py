@@ -23,7 +23,9 @@ LAST_BYTES = 1_000_000
 LOST = re.compile(
     r"Watchdog caught collective operation timeout|watchdog thread terminated with exception"
 )
-OWN_FAULT = re.compile(r"(?:detected by watchdog|terminated with exception)[^\n]*CUDA error")
+OWN_FAULT = re.compile(
+    r"(?:detected by watchdog|terminated with exception)[^\n]*CUDA error"
+)
 """The watchdog asks the GPU, too, and may be the first to hear that a kernel failed."""
 
 
@@ -49,7 +51,9 @@ def write_failure(
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
     # An attempt that run.json does not name failed before it began, and is heard.
-    if run is not None and attempt in [earlier.attempt for earlier in run.attempts[:-1]]:
+    if run is not None and attempt in [
+        earlier.attempt for earlier in run.attempts[:-1]
+    ]:
         return
     path = folder / "failure.json"
     failure = Failure(
@@ -114,7 +118,9 @@ def end_of_processes(was_killed: bool, codes: Sequence[int], log: str) -> End:
     if -signal.SIGABRT in codes and by_watchdog is not None:
         return by_watchdog
     # Those that were killed were killed here, after one had ended otherwise.
-    code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
+    code = next(
+        (code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL
+    )
     return "bug", f"the run's process ended with code {code}"
 
 
@@ -157,7 +163,10 @@ def _by_watchdog(said: str) -> End | None:
             "NCCL's watchdog ended workers that waited in vain for one that was lost or late",
         )
     if "CUDA error: out of memory" in said:
-        return "oom", "the GPU's memory was full; use a smaller batch or lower precision"
+        return (
+            "oom",
+            "the GPU's memory was full; use a smaller batch or lower precision",
+        )
     return "bug", "a kernel failed on the GPU, and NCCL's watchdog ended the process"
 
 

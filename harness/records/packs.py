@@ -28,7 +28,12 @@ from pydantic_core import from_json
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.records.store import NoRecordsError, RecordError, Result, RunRecord
+from cser_bench.harness.records.store import (
+    NoRecordsError,
+    RecordError,
+    Result,
+    RunRecord,
+)
 from cser_bench.harness.spec.errors import explain
 from cser_bench.harness.spec.run import RunConfig, is_run_id, run_id
 
@@ -45,7 +50,14 @@ DIGEST = slice(11, 75)
 TEXT = slice(77, -2)
 """Where a line has the rest of its object."""
 
-OF_BOTH = ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics")
+OF_BOTH = (
+    "train_loss",
+    "test_loss",
+    "test_correct",
+    "test_count",
+    "test_accuracy",
+    "metrics",
+)
 """What a result says as the last event does."""
 
 Files = dict[str, Any]
@@ -111,7 +123,9 @@ def _decompressed(content: bytes, path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RecordError(f"{path} is damaged ({error}); install the project again") from None
+        raise RecordError(
+            f"{path} is damaged ({error}); install the project again"
+        ) from None
 
 
 def _damaged(path: Path, number: int) -> RecordError:
@@ -218,7 +232,9 @@ def _seeds_of(config: RunConfig) -> tuple[int, ...]:
 
 def _check_bits(record: RunRecord, result: Result) -> None:
     """Raise RecordError where what was sent by each event does not rise to what was sent in all."""
-    total = sum(entry.bits for name, entry in result.traffic.items() if name in store.TRAINING)
+    total = sum(
+        entry.bits for name, entry in result.traffic.items() if name in store.TRAINING
+    )
     before = 0
     for event in record.events:
         if not before <= event.bits_sent <= total:
@@ -270,7 +286,9 @@ def _packed_run(folder: Path, files: Files) -> RunRecord:
 
     The pack has these files of it.
     """
-    return _finished_run(files, folder, f"{folder.parent / NAME}, the line of run {folder.name},")
+    return _finished_run(
+        files, folder, f"{folder.parent / NAME}, the line of run {folder.name},"
+    )
 
 
 def read_runs(folder: Path) -> dict[str, RunRecord]:
@@ -280,7 +298,10 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     that it should go into is made from it. A folder without one is a try at a run that the pack has
     done.
     """
-    runs = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
+    runs = {
+        run: _packed_run(folder / run, files)
+        for run, files in read_pack(folder).items()
+    }
     for path in store.run_folders(folder):
         if path.name in runs and not (path / "result.json").exists():
             continue
@@ -359,7 +380,9 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
 def _checked_pack(folder: Path) -> dict[str, Files]:
     """Return the pack, whose every run can be read."""
     return {
-        run: files for run, files in read_pack(folder).items() if _packed_run(folder / run, files)
+        run: files
+        for run, files in read_pack(folder).items()
+        if _packed_run(folder / run, files)
     }
 
 

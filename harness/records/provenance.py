@@ -52,7 +52,11 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     if backend == "nccl":
         version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
         nccl = ".".join(map(str, version()))
-    of_slurm = {key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")}
+    of_slurm = {
+        key: os.environ[key]
+        for key in sorted(os.environ)
+        if key.startswith("SLURM_JOB")
+    }
     return Attempt(
         attempt=uuid.uuid4().hex[:8],
         started_at=now(),
@@ -121,7 +125,9 @@ def changes_digest(folder: Path) -> str | None:
     """
     # Git takes patterns from the folder that it runs in, which has a part of our files alone;
     # `:(top)` begins them at the top.
-    diff = output_of("git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder)
+    diff = output_of(
+        "git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder
+    )
     top = output_of("git", "rev-parse", "--show-toplevel", cwd=folder)
     if diff is None or top is None:
         return None
@@ -137,7 +143,9 @@ def _untracked(top: Path) -> list[str]:
     """Return the files of our packages that git neither tracks nor ignores, from the top."""
     kinds = [f":(top){room}/*.{ending}" for room in ROOMS for ending in ("py", "toml")]
     # With -z, as git else writes names with other than ASCII letters in quotes and escapes.
-    listed = output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *kinds, cwd=top)
+    listed = output_of(
+        "git", "ls-files", "-z", "--others", "--exclude-standard", *kinds, cwd=top
+    )
     return sorted(filter(None, (listed or "").split("\0")))
 
 

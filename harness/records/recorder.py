@@ -45,8 +45,12 @@ class Recorder:
         if self.attempt in [earlier.attempt for earlier in before]:
             self.check_is_newest()
             before.pop()
-        attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
-        store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+        attempt = self._attempt.model_copy(
+            update={"resumed_from_step": resumed_from_step}
+        )
+        store.write_record(
+            path, self._run.model_copy(update={"attempts": [*before, attempt]})
+        )
 
     def begin(self, resumed_from_step: int) -> None:
         """Enter the attempt with the step that it goes on from.
@@ -54,7 +58,8 @@ class Recorder:
         Evaluations that it will do again are forgotten.
         """
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
-            for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
+            # An attempt was killed while it wrote
+            for torn in self.folder.glob(f".{name}.*"):
                 torn.unlink(missing_ok=True)
         # Before the events are cut: from here on an older attempt that is still at work finds
         # itself replaced, and adds none.
@@ -63,7 +68,9 @@ class Recorder:
 
     def check_is_newest(self) -> None:
         """Raise SupersededError where run.json names a newer attempt."""
-        newest = store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
+        newest = (
+            store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
+        )
         if newest != self.attempt:
             raise SupersededError(
                 f"attempt {newest} has taken run {self.run_id} over from attempt {self.attempt}"

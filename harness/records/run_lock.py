@@ -30,7 +30,9 @@ class BusyError(RuntimeError):
 
 
 @contextmanager
-def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> Iterator[None]:
+def locked(
+    path: Path, patience_seconds: float = math.inf, busy: str = ""
+) -> Iterator[None]:
     """Hold the lock of this file, which the system takes back from a killed process.
 
     Where the file system has no locks everything goes on; only the names of attempts then tell who
@@ -59,7 +61,9 @@ def owned(folder: Path, rank: int = 0) -> Iterator[None]:
     if rank:
         yield
         return
-    with locked(folder / NAME, PATIENCE_SECONDS, f"another process is at run {folder.name}"):
+    with locked(
+        folder / NAME, PATIENCE_SECONDS, f"another process is at run {folder.name}"
+    ):
         yield
 
 

@@ -110,7 +110,9 @@ def take(results: Path | None) -> Taken:
 
 
 def _has_records(folder: Path) -> bool:
-    return (folder / PLAN).is_file() or (folder.is_dir() and folder.name.endswith(TIMINGS))
+    return (folder / PLAN).is_file() or (
+        folder.is_dir() and folder.name.endswith(TIMINGS)
+    )
 
 
 def _own_folders(results: Path) -> Iterator[Path]:
@@ -125,4 +127,6 @@ def _own_folders(results: Path) -> Iterator[Path]:
 def _own_experiment(folder: Path, plan: Experiment, is_evidence: bool) -> OwnExperiment:
     planned = {run_id for row in plan.rows for run_id in row.runs.values()}
     done = [run_id for run_id in planned if read_result(folder / run_id) is not None]
-    return OwnExperiment(folder, len(done), len(planned), is_evidence or plan.evidence is not None)
+    return OwnExperiment(
+        folder, len(done), len(planned), is_evidence or plan.evidence is not None
+    )

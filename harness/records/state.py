@@ -13,7 +13,13 @@ from typing import Literal
 
 from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.run_lock import is_owned
-from cser_bench.harness.records.store import Failure, FailureKind, Heartbeat, Result, RunFile
+from cser_bench.harness.records.store import (
+    Failure,
+    FailureKind,
+    Heartbeat,
+    Result,
+    RunFile,
+)
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
 """`stopped`: asked to, with its state saved. `stale`: it ended, and no
@@ -98,7 +104,9 @@ def saved_step(folder: Path) -> int | None:
     try:
         # Without `train.checkpoint`, which loads torch: a cluster's job asks for it between two
         # starts, and has no time for that.
-        return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
+        return int(
+            (folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-")
+        )
     except (OSError, ValueError):
         return None
 
@@ -206,7 +214,9 @@ def _why_missing(job: Submitted | None) -> str:
     return "squeue does not answer"
 
 
-def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
+def status_of(
+    folder: Path, row: str, seed: int, job: Submitted | None = None
+) -> RunStatus:
     """Return what is shown of the run in this folder; see `judge`.
 
     Raises RecordError as `look` does.

@@ -28,7 +28,9 @@ is on."""
 TRAINING = ("gradient", "error", "model")
 """Purposes of traffic that are a method's cost; evaluation and control are not."""
 
-FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"]
+FailureKind = Literal[
+    "oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"
+]
 """`node`: the run's processes, or the machine under them, ended without a word."""
 
 
@@ -111,7 +113,9 @@ class RunFile(Record):
     attempts: list[Attempt]
 
 
-def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
+def check_accuracy(
+    accuracy: float | None, correct: int | None, count: int | None
+) -> None:
     """Raise ValueError where test_accuracy is not correct / count.
 
     The program always writes them alike, so a difference means that the record was edited.
@@ -297,7 +301,8 @@ def _read_json(path: Path | str) -> Any:
         return _parse_json(data, path)
     *lines, last = data.split(b"\n")
     found = [
-        _parse_json(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)
+        _parse_json(line, f"{path}, line {number},")
+        for number, line in enumerate(lines, start=1)
     ]
     with suppress(ValueError):  # a line that lacks nothing but its end is whole
         found.append(from_json(last))
@@ -348,7 +353,11 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
         why = first["msg"].removeprefix("Value error, ")
         # Validators of ours judge a record as a whole, so there is no field to name.
         is_of_whole = first["type"] == "value_error"
-        wrong = f"is damaged: {why}" if is_of_whole else f"has a bad field {where!r} ({why})"
+        wrong = (
+            f"is damaged: {why}"
+            if is_of_whole
+            else f"has a bad field {where!r} ({why})"
+        )
         raise RecordError(f"{path} {wrong}; {_remedy(path)}") from None
 
 

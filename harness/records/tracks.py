@@ -265,7 +265,9 @@ def read_entry(folder: Path) -> Entry:
     """
     path = folder / ENTRY
     if not path.is_file():
-        raise UsageError(f"there is no entry {folder}; give the name of one, or its folder")
+        raise UsageError(
+            f"there is no entry {folder}; give the name of one, or its folder"
+        )
     reruns = []
     if (folder / RERUNS).exists():
         for line in (folder / RERUNS).read_text().splitlines():
@@ -299,7 +301,10 @@ def entry_text(about: EntryFile) -> str:
     lines = [f"{key} = {_toml(value)}" for key, value in fields.items()]
     if digests:
         lines += ["", "[sha256]"]
-        lines += [f"{json.dumps(name)} = {json.dumps(digest)}" for name, digest in digests.items()]
+        lines += [
+            f"{json.dumps(name)} = {json.dumps(digest)}"
+            for name, digest in digests.items()
+        ]
     return "\n".join(lines) + "\n"
 
 

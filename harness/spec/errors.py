@@ -17,7 +17,9 @@ def first_complaint(error: ValidationError) -> ErrorDetails:
 
     An unknown key comes before others, since what is missing may be there misspelt.
     """
-    return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    return min(
+        error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden"
+    )
 
 
 def explain(error: ValidationError) -> str:
@@ -28,7 +30,10 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}; remove it or correct its name"
     # A grid's columns may have capitals, so of them this would be wrong.
-    if first["type"] == "string_pattern_mismatch" and "A-Z" not in first["ctx"]["pattern"]:
+    if (
+        first["type"] == "string_pattern_mismatch"
+        and "A-Z" not in first["ctx"]["pattern"]
+    ):
         message = f"{first['input']!r} must have small letters, digits and the signs _ . - alone"
         if where.endswith("algorithm"):
             message += ", as mcser has for the class MCSER; docs/algorithms.md lists all methods"

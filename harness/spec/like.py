@@ -82,7 +82,9 @@ def inherited_words(data: Table, own: Table) -> str:
         if key not in own:
             parts.append(key)
         elif isinstance(own[key], dict):
-            taken = [name for name in data[key] if name not in own[key] and name != "records"]
+            taken = [
+                name for name in data[key] if name not in own[key] and name != "records"
+            ]
             if taken:
                 parts.append(f"{key} ({', '.join(taken)})")
     named = [row for row in list_of(own, "rows") if isinstance(row, str)]
@@ -98,10 +100,16 @@ def _inherited(base: Table, tunes_itself: bool) -> Table:
         if key not in base:
             continue
         # A file with a tuning of its own goes on from all of the base's.
-        left_out = set() if key == "tuning" and tunes_itself else NOT_INHERITED_KEYS.get(key, set())
+        left_out = (
+            set()
+            if key == "tuning" and tunes_itself
+            else NOT_INHERITED_KEYS.get(key, set())
+        )
         value = base[key]
         if isinstance(value, dict):
-            value = {name: inner for name, inner in value.items() if name not in left_out}
+            value = {
+                name: inner for name, inner in value.items() if name not in left_out
+            }
         data[key] = value
     return data
 
@@ -128,7 +136,9 @@ def _put_rows_in(data: Table, base: Table, like: str, tunes_itself: bool) -> Non
             rows.append(row)
             continue
         if row not in known:
-            raise SpecError(f"rows names {row!r}, which is not among the [[rows]] of {like}")
+            raise SpecError(
+                f"rows names {row!r}, which is not among the [[rows]] of {like}"
+            )
         table = dict(known[row])
         if tunes_itself:
             table.pop("learning_rate", None)
@@ -156,7 +166,10 @@ def _leave_out_floor(data: Table, own: Table) -> None:
     """Drop the inherited floor if it is none of the rows."""
     statistics = table_of(data, "statistics")
     names = [row.get("row") for row in _row_tables(data)]
-    if "floor" not in table_of(own, "statistics") and statistics.get("floor") not in names:
+    if (
+        "floor" not in table_of(own, "statistics")
+        and statistics.get("floor") not in names
+    ):
         statistics.pop("floor", None)
 
 

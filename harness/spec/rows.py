@@ -33,7 +33,9 @@ HALF = 0.5
 class PartitionSpec(Strict):
     """How samples are divided among workers; see `harness.train.order`."""
 
-    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
+    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = (
+        "reshuffled"
+    )
     alpha: Positive = 1.0
     shards_per_worker: Count = 2
 
@@ -155,7 +157,11 @@ class RowSpec(Strict):
         rates = self.learning_rates or cell.learning_rates
         # A copy is not validated, and so may have the cell that no file may give.
         return self.model_copy(
-            update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates}
+            update={
+                "row": f"{self.row}@{cell.cell}",
+                "cell": cell,
+                "learning_rates": rates,
+            }
         )
 
     def restarted(self, restart: RestartOf) -> RowSpec:
@@ -214,7 +220,9 @@ class GrowingWarmup(Strict):
 
     def num_epochs(self, numbers: dict[str, float], rate: float) -> float:
         """Return the length of the warm-up in epochs, of the case with these numbers."""
-        exact = self.epochs * math.prod(numbers[column] for column in self.columns) * rate
+        exact = (
+            self.epochs * math.prod(numbers[column] for column in self.columns) * rate
+        )
         if not math.isfinite(exact):
             raise ValueError(
                 "a warm-up of a grid is longer than any number; lower warmup.epochs or "
@@ -247,21 +255,30 @@ class GridSpec(Strict):
                 f"the case {wrong[0]} must have a number for each of the columns {self.columns}"
             )
         if self.warmup is not None:
-            unknown = [column for column in self.warmup.columns if column not in self.columns]
+            unknown = [
+                column for column in self.warmup.columns if column not in self.columns
+            ]
             if unknown:
-                raise ValueError(f"warmup.columns names {unknown[0]!r}, which is no column")
+                raise ValueError(
+                    f"warmup.columns names {unknown[0]!r}, which is no column"
+                )
         return self
 
     def rows(self) -> list[RowSpec]:
         """Return the rows that the grid stands for, named by their numbers."""
-        return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
+        return [
+            self._row(case, rate) for case in self.cases for rate in self.learning_rates
+        ]
 
     def _row(self, case: list[float], rate: float) -> RowSpec:
         numbers: dict[str, float] = {}
         for column, number in zip(self.columns, case, strict=True):
             # A whole number is one in settings, too.
             numbers[column] = int(number) if number == int(number) else number
-        parts = [self.grid, *(f"{column}{number:g}" for column, number in numbers.items())]
+        parts = [
+            self.grid,
+            *(f"{column}{number:g}" for column, number in numbers.items()),
+        ]
         if len(self.learning_rates) > 1:
             parts.append(f"lr{rate:g}")
         warmup_epochs = None

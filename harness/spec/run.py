@@ -117,7 +117,8 @@ class EvaluationSpec(Strict):
         scores = self.num_scores or self.per_epoch * num_epochs
         # With more scores than steps the first ones round to step 0, where there is none.
         return {
-            round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
+            round(number * per_epoch * num_epochs / scores)
+            for number in range(1, scores + 1)
         } - {0}
 
 
@@ -216,7 +217,9 @@ class RunConfig(TrainingSpec):
 
     def with_everything_sent(self) -> RunConfig:
         """Return the run by the method that sends every gradient whole."""
-        return self.model_copy(update={"algorithm": "sgd", "settings": {}, "method_source": None})
+        return self.model_copy(
+            update={"algorithm": "sgd", "settings": {}, "method_source": None}
+        )
 
 
 def run_id(config: RunConfig) -> str:
@@ -234,7 +237,10 @@ def is_run_id(text: object) -> bool:
 
     Such an id names a folder in its experiment's and no other place.
     """
-    return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
+    return (
+        isinstance(text, str)
+        and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
+    )
 
 
 class PlannedRun(NamedTuple):

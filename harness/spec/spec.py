@@ -12,7 +12,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cser_bench.harness.spec.evidence import EvidenceSpec
-from cser_bench.harness.spec.rows import CellSpec, GridSpec, PartitionSpec, RestartOf, RowSpec
+from cser_bench.harness.spec.rows import (
+    CellSpec,
+    GridSpec,
+    PartitionSpec,
+    RestartOf,
+    RowSpec,
+)
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
     MethodSource,
@@ -262,22 +268,31 @@ class Spec(Strict):
     def _consistent(self) -> Spec:
         self._check_name()
         if self.outside:
-            raise ValueError("outside is no key of a file; name methods by --methods FILE.py")
+            raise ValueError(
+                "outside is no key of a file; name methods by --methods FILE.py"
+            )
         rows = [row.row for row in self.all_rows()]
         if not rows:
             raise ValueError("the experiment has no rows; give [[rows]] or [[grids]]")
         names = rows + [f"{restart.row}~{restart.name}" for restart in self.restarts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
-        named = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
+            raise ValueError(
+                f"two rows are named {twice[0]!r}; give each row a name of its own"
+            )
+        named = [
+            ("baseline", self.statistics.baseline),
+            ("floor", self.statistics.floor),
+        ]
         named += [("row to restart", restart.row) for restart in self.restarts]
         named += [
             ("row of an exponent", name)
             for asked in self.exponents
             for name in [*asked.rows, *asked.than]
         ]
-        named += [("row of a prediction", predicted.row) for predicted in self.predictions]
+        named += [
+            ("row of a prediction", predicted.row) for predicted in self.predictions
+        ]
         contrasted = [
             ("contrast's row", name)
             for each in self.contrasts
@@ -331,13 +346,18 @@ class Spec(Strict):
             for row in self.rows
             for cell in [*(row.cells or []), *row.corners]
         ]
-        uses += [("tuning.corners", cell) for cell in (self.tuning.corners if self.tuning else [])]
+        uses += [
+            ("tuning.corners", cell)
+            for cell in (self.tuning.corners if self.tuning else [])
+        ]
         for where, cell in uses:
             if cell not in cells:
                 raise ValueError(
                     f"{where} names the cell {cell!r}; the cells are {', '.join(cells) or 'none'}"
                 )
-        if self._has_num_steps and (self.lengths or (self.tuning and self.tuning.num_epochs)):
+        if self._has_num_steps and (
+            self.lengths or (self.tuning and self.tuning.num_epochs)
+        ):
             raise ValueError(
                 "runs of num_steps are not as long as epochs say; give other lengths as [[cells]]"
             )
@@ -346,7 +366,9 @@ class Spec(Strict):
 
     @property
     def _has_num_steps(self) -> bool:
-        return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
+        return self.training.num_steps is not None or any(
+            cell.num_steps for cell in self.cells
+        )
 
     def _check_contrasts(self) -> None:
         """Check that each contrast is a question of its own.
@@ -354,7 +376,8 @@ class Spec(Strict):
         All tests share 5 %, so one that is none takes from the others.
         """
         asked = Counter(
-            (contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts
+            (contrast.row, contrast.reference, contrast.kind)
+            for contrast in self.contrasts
         )
         for (row, reference, kind), count in asked.items():
             if row == reference:
@@ -400,9 +423,14 @@ class Spec(Strict):
                         f"it is {kinds[key]!r}; remove it or change the kind"
                     )
         longest = max(
-            [self.training.num_schedule_epochs, *(self.lengths.num_epochs if self.lengths else [])]
+            [
+                self.training.num_schedule_epochs,
+                *(self.lengths.num_epochs if self.lengths else []),
+            ]
         )
-        late = [milestone for milestone in self.schedule.milestones if milestone >= longest]
+        late = [
+            milestone for milestone in self.schedule.milestones if milestone >= longest
+        ]
         if late:
             raise ValueError(
                 f"schedule.milestones: the rate never falls at {late[0]:g}, as the longest run ends "
@@ -440,11 +468,16 @@ class Spec(Strict):
             self.training.num_schedule_epochs,
             *(self.lengths.num_epochs if self.lengths else []),
         ]
-        shortest = min([*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]])
+        shortest = min(
+            [*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]]
+        )
         # A schedule counts a run of num_steps as one epoch.
         shortest = 1 if self._has_num_steps else shortest
         warmups = [
-            ("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)
+            (
+                "schedule",
+                self.schedule.warmup_epochs + self.schedule.warmup_share * shortest,
+            )
         ]
         warmups += [(f"row {row.row!r}", row.warmup_epochs or 0.0) for row in self.rows]
         for where, warmup in warmups:
@@ -466,9 +499,13 @@ class Spec(Strict):
             "statistics.seeds": statistics.seeds,
             "statistics.baseline_seeds": statistics.baseline_seeds,
         }
-        reported |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
+        reported |= (
+            {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
+        )
         reported |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
-        reported |= {f"the seeds of cell {cell.cell}": cell.seeds for cell in self.cells}
+        reported |= {
+            f"the seeds of cell {cell.cell}": cell.seeds for cell in self.cells
+        }
         for name, seeds in (
             reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}
         ).items():

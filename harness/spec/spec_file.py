@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.spec.errors import SpecError, explain, first_complaint
-from cser_bench.harness.spec.like import inherited_words, refuse_records, resolve, table_of
+from cser_bench.harness.spec.like import (
+    inherited_words,
+    refuse_records,
+    resolve,
+    table_of,
+)
 from cser_bench.harness.spec.spec import Spec
 
 
@@ -42,7 +47,10 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in sorted(EXPERIMENTS.rglob("*.toml")):
         if f'\nname = "{name_or_path}"\n' in candidate.read_text():
             return candidate
-    near = ", ".join(difflib.get_close_matches(name_or_path, known_experiments())) or "cmudict"
+    near = (
+        ", ".join(difflib.get_close_matches(name_or_path, known_experiments()))
+        or "cmudict"
+    )
     raise SpecError(
         f"no experiment {name_or_path!r}: give the path of a TOML file, or the name of one in "
         f"{EXPERIMENTS}, as {near}"

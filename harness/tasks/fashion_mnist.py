@@ -59,7 +59,9 @@ class FashionMNIST:
     def prepare(self, data: Path | None) -> None:
         contents(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TensorSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> TensorSamples:
         train_images, train_labels, test_images, test_labels = contents(data)
         test = None if spec.held_out else _normalised(test_images, test_labels, device)
         return subset(_normalised(train_images, train_labels, device), spec, test)
@@ -74,7 +76,9 @@ def as_tensors(images: bytes, labels: bytes) -> tuple[Tensor, Tensor]:
     return pixels.view(-1, 1, 28, 28), classes.to(torch.int64)
 
 
-def _normalised(images: bytes, labels: bytes, device: torch.device) -> tuple[Tensor, Tensor]:
+def _normalised(
+    images: bytes, labels: bytes, device: torch.device
+) -> tuple[Tensor, Tensor]:
     pixels, classes = as_tensors(images, labels)
     numbers = pixels.to(device).to(torch.float32)
     return numbers.div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes.to(device)
@@ -113,7 +117,11 @@ def contents(data: Path | None) -> list[bytes]:
     for place, folder, fetch in attempts:
         try:
             if fetch is not None:
-                print(f"fashion-mnist: fetching from {place}30 MB", file=sys.stderr, flush=True)
+                print(
+                    f"fashion-mnist: fetching from {place}30 MB",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 cache.mkdir(parents=True, exist_ok=True)
                 fetch(cache)
             return verified(folder)
@@ -139,7 +147,9 @@ def verified(folder: Path) -> list[bytes]:
         except FileNotFoundError:
             raise DataError(f"{folder / name} is missing") from None
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{folder / name} is damaged or unreadable ({error})") from None
+            raise DataError(
+                f"{folder / name} is damaged or unreadable ({error})"
+            ) from None
         digest = hashlib.sha256(content).hexdigest()
         if digest != expected:
             raise DataError(
@@ -195,7 +205,9 @@ def _fetch_packaged(cache: Path) -> None:
         run(*apt, "download", PACKAGE)
         run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
         for name in FILES:
-            shutil.copyfile(folder / "root" / PACKAGE_FOLDER.relative_to("/") / name, cache / name)
+            shutil.copyfile(
+                folder / "root" / PACKAGE_FOLDER.relative_to("/") / name, cache / name
+            )
 
 
 TASK = FashionMNIST()

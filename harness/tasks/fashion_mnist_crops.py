@@ -22,11 +22,15 @@ from cser_bench.harness.tasks.fashion_mnist import (
 class FashionMNISTCrops(FashionMNIST):
     """The same images, shifted and mirrored as they are trained on."""
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:  # type: ignore[override]
+    def load(  # type: ignore[override]
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> CroppedSamples:
         train_images, train_labels, test_images, test_labels = contents(data)
         train = as_tensors(train_images, train_labels)
         test = None if spec.held_out else as_tensors(test_images, test_labels)
-        return CroppedSamples.of(train, test, spec, device, (MEAN,), (STANDARD_DEVIATION,))
+        return CroppedSamples.of(
+            train, test, spec, device, (MEAN,), (STANDARD_DEVIATION,)
+        )
 
 
 TASK = FashionMNISTCrops()

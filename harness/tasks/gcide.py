@@ -71,7 +71,9 @@ class Dictionary:
     def prepare(self, data: Path | None) -> None:
         self._split(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TextWindows:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> TextWindows:
         return self._split(data).samples(spec, device, num_groups=1)
 
     def _split(self, data: Path | None) -> Split:
@@ -126,7 +128,9 @@ def read_entries(share: Path) -> list[str]:
         if any(start + size > len(text) for start, size in places):
             raise ValueError("an entry lies outside of the text")
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"{share}/gcide.* are damaged: {error}; install {PACKAGE} anew") from None
+        raise DataError(
+            f"{share}/gcide.* are damaged: {error}; install {PACKAGE} anew"
+        ) from None
     entries = []
     for start, size in sorted(places):
         entry = text[start : start + size].decode(errors="replace")

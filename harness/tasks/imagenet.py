@@ -27,7 +27,12 @@ from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
 from cser_bench.harness.tasks.cores import own_cores
 from cser_bench.harness.tasks.samples import Batch, Modality
-from cser_bench.harness.tasks.task import Inputs, cache_folder, held_out_indices, to_device
+from cser_bench.harness.tasks.task import (
+    Inputs,
+    cache_folder,
+    held_out_indices,
+    to_device,
+)
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
@@ -69,13 +74,17 @@ class ImageNet:
             paths = [path for path, _ in folder.samples]
             read_images(paths[:: max(1, len(paths) // SAMPLED)], self.side, self.resize)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> ImageNetSamples:
         train, val = self._splits(data)
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
         trained = Images.of(train, kept)
         if spec.held_out:
             return ImageNetSamples(self, trained, Images.of(train, held_out), device)
-        return ImageNetSamples(self, trained, Images.of(val, torch.arange(self.num_test)), device)
+        return ImageNetSamples(
+            self, trained, Images.of(val, torch.arange(self.num_test)), device
+        )
 
     def _splits(self, data: Path | None) -> tuple[DatasetFolder, DatasetFolder]:
         """Look through both folders, as torchvision's `ImageFolder` does.
@@ -134,7 +143,9 @@ class Images:
     def of(cls, folder: DatasetFolder, numbers: Tensor) -> Images:
         """Take these images of the folder, in this order."""
         chosen = [folder.samples[number] for number in numbers.tolist()]
-        return cls([path for path, _ in chosen], torch.tensor([label for _, label in chosen]))
+        return cls(
+            [path for path, _ in chosen], torch.tensor([label for _, label in chosen])
+        )
 
     def chosen(self, places: Tensor) -> list[str]:
         """List the paths of the images at these places."""
@@ -170,23 +181,39 @@ class ImageNetSamples:
                 draws = draw(random, len(places), JITTER, LIGHTING)
                 pending.append((self.train.labels[places], draws))
                 paths = self.train.chosen(places)
-                yield partial(read_images, paths, self.task.side, self.task.resize, draws)
+                yield partial(
+                    read_images, paths, self.task.side, self.task.resize, draws
+                )
 
         # Bytes go to the device, where the arithmetic on pixels is done.
         for images in in_order(calls()):
             labels, draws = pending.popleft()
             there = to_device(images, self.device)
             pixels = jittered(there, draws.orders, draws.factors, draws.lighting)
-            yield normalised(pixels, MEAN, STANDARD_DEVIATION), to_device(labels, self.device)
+            yield (
+                normalised(pixels, MEAN, STANDARD_DEVIATION),
+                to_device(labels, self.device),
+            )
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
+        batches = [
+            places
+            for places in torch.split(indices.cpu(), EVALUATION_BATCH)
+            if len(places)
+        ]
         calls = (
-            partial(read_images, self.evaluated.chosen(places), self.task.side, self.task.resize)
+            partial(
+                read_images,
+                self.evaluated.chosen(places),
+                self.task.side,
+                self.task.resize,
+            )
             for places in batches
         )
         for places, images in zip(batches, in_order(calls), strict=True):
-            pixels = normalised(to_device(images, self.device), MEAN, STANDARD_DEVIATION)
+            pixels = normalised(
+                to_device(images, self.device), MEAN, STANDARD_DEVIATION
+            )
             yield pixels, to_device(self.evaluated.labels[places], self.device)
 
 
@@ -204,7 +231,9 @@ def readers() -> Readers:
     number = own_cores()
     # Set in each reader, since torch counts for each thread apart: the main thread keeps its own
     # number, and no reader starts a team beside the other readers.
-    return Readers(number, ThreadPoolExecutor(number, "reader", lambda: torch.set_num_threads(1)))
+    return Readers(
+        number, ThreadPoolExecutor(number, "reader", lambda: torch.set_num_threads(1))
+    )
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
@@ -229,7 +258,9 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
             future.cancel()
 
 
-def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | None = None) -> Tensor:
+def read_images(
+    paths: Sequence[str], side: int, resize: int, draws: Draws | None = None
+) -> Tensor:
     """Read images as uint8 of shape (batch, 3, side, side).
 
     They are random resized crops by these draws, or else central ones after resizing.
@@ -254,7 +285,9 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
                 images[position] = random_crop(pixels, side, draws, position)
         except (RuntimeError, ValueError) as error:
             advice = "put an undamaged copy in its place"
-            raise DataError(f"{path} is no image that can be decoded ({error}); {advice}") from None
+            raise DataError(
+                f"{path} is no image that can be decoded ({error}); {advice}"
+            ) from None
     return images
 
 
@@ -272,7 +305,9 @@ def random_crop(pixels: Tensor, side: int, draws: Draws, row: int) -> Tensor:
     The result is uint8 of shape (3, side, side).
     """
     height, width = pixels.shape[1:]
-    box = crop_box(height, width, draws.attempts[row].tolist(), draws.places[row].tolist())
+    box = crop_box(
+        height, width, draws.attempts[row].tolist(), draws.places[row].tolist()
+    )
     crop: Tensor = functional.resized_crop(pixels, *box, [side, side])
     if draws.flips[row]:
         return crop.flip(-1)

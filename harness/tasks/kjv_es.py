@@ -108,7 +108,9 @@ class BibleVerses:
     def prepare(self, data: Path | None) -> None:
         self._read(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> PairSamples:
         """Read and encode the texts.
 
         Raises:
@@ -279,7 +281,10 @@ class Subwords:
         self._tokenizer.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+            vocab_size=size,
+            special_tokens=SPECIAL,
+            initial_alphabet=alphabet,
+            show_progress=False,
         )
         self._tokenizer.train_from_iterator(texts, trainer)
         largest = self._tokenizer.get_vocab_size()

@@ -28,9 +28,7 @@ from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import Inputs
 from cser_bench.harness.tasks.windows import Split, TextWindows, numbers_of, windows_of
 
-SYMBOLS = (
-    "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
-)
+SYMBOLS = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,9 @@ class BibleText:
     num_test_chapters: int = 60
     num_groups: int = 66
     num_slots: int = NUM_SLOTS
-    sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
+    sha256: str | None = (
+        "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
+    )
     inputs: Inputs = "symbols"
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
@@ -60,7 +60,9 @@ class BibleText:
     def prepare(self, data: Path | None) -> None:
         self._split(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TextWindows:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> TextWindows:
         return self._split(data).samples(spec, device, self.num_groups)
 
     def _split(self, data: Path | None) -> Split:
@@ -75,11 +77,15 @@ class BibleText:
         chapters = chapters_of(slots, slots)
         scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         test = [chapter for number, chapter in enumerate(chapters) if number in scored]
-        train = [chapter for number, chapter in enumerate(chapters) if number not in scored]
+        train = [
+            chapter for number, chapter in enumerate(chapters) if number not in scored
+        ]
         sha256 = digest(pair.source for chapter in (*test, *train) for pair in chapter)
         split = Split(self._windows(train), self._windows(test), sha256)
         problem = f"the Bible in {share} holds another text than it should"
-        split.check(self.num_train, self.num_test, self.sha256, problem, PACKAGES[ENGLISH])
+        split.check(
+            self.num_train, self.num_test, self.sha256, problem, PACKAGES[ENGLISH]
+        )
         split = split.first(self.num_train, self.num_test)
         windows, groups = split.train
         order = torch.tensor(shuffled(self.num_train, seed=0))
@@ -87,11 +93,15 @@ class BibleText:
 
     def _windows(self, chapters: list[Chapter]) -> Batch:
         """Cut the chapters, as one text with a line for each, into windows with their books."""
-        lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters]
+        lines = [
+            " ".join(pair.source for pair in chapter) + "\n" for chapter in chapters
+        ]
         numbers = numbers_of("".join(lines), SYMBOLS, other=SYMBOLS[0])
         windows = windows_of(numbers, self.length)
         books = torch.tensor([chapter[0].group for chapter in chapters])
-        book_by_symbol = books.repeat_interleave(torch.tensor([len(line) for line in lines]))
+        book_by_symbol = books.repeat_interleave(
+            torch.tensor([len(line) for line in lines])
+        )
         first_symbols = slice(0, len(windows) * self.length, self.length)
         return windows, book_by_symbol[first_symbols]
 

@@ -17,7 +17,14 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks.samples import Answering, Batch, Measure, Modality, Samples, Scored
+from cser_bench.harness.tasks.samples import (
+    Answering,
+    Batch,
+    Measure,
+    Modality,
+    Samples,
+    Scored,
+)
 from cser_bench.harness.tasks.task import held_out_indices, to_device
 
 PAD = 0
@@ -92,7 +99,9 @@ class Pairs:
             target = [BEGIN, *targets[number], END]
             tokens[row, 0, : len(source)] = source
             tokens[row, 1, : len(target)] = target
-        chosen_groups = torch.tensor([groups[number] for number in index], dtype=torch.int64)
+        chosen_groups = torch.tensor(
+            [groups[number] for number in index], dtype=torch.int64
+        )
         return cls(torch.from_numpy(tokens).to(device), chosen_groups)
 
     @cached_property
@@ -243,7 +252,9 @@ class PhoneErrors:
 
     num_sums = 2
 
-    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+    def sums(
+        self, predicted: Sequence[Tokens], expected: Sequence[Tokens]
+    ) -> list[float]:
         errors = sum(map(Levenshtein.distance, predicted, expected))
         return [float(errors), float(sum(map(len, expected)))]
 
@@ -271,10 +282,14 @@ class BleuAndChrf:
         for metric in self._metrics.values():
             # A first score tells it how many references there are, which signatures say.
             metric.corpus_score(["a"], [["a"]])
-        self._lengths = [len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics]
+        self._lengths = [
+            len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics
+        ]
         self.num_sums = sum(self._lengths)
 
-    def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
+    def sums(
+        self, predicted: Sequence[Tokens], expected: Sequence[Tokens]
+    ) -> list[float]:
         predicted_texts = [self.text(tokens) for tokens in predicted]
         expected_texts = [self.text(tokens) for tokens in expected]
         sums: list[float] = []
@@ -288,14 +303,18 @@ class BleuAndChrf:
         numbers = [int(value) for value in sums]
         scores = {}
         first = 0
-        for (name, metric), length in zip(self._metrics.items(), self._lengths, strict=True):
+        for (name, metric), length in zip(
+            self._metrics.items(), self._lengths, strict=True
+        ):
             score = metric._compute_score_from_stats(numbers[first : first + length])
             scores[name] = score.score / 100
             first += length
         return scores
 
     def signatures(self) -> dict[str, str]:
-        return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
+        return {
+            name: str(metric.get_signature()) for name, metric in self._metrics.items()
+        }
 
     def _statistics(
         self, name: str, predicted: list[str], expected: list[str]
@@ -305,5 +324,7 @@ class BleuAndChrf:
         The library adds such up itself, and offers no public way to.
         """
         metric = self._metrics[name]
-        rows: list[list[float]] = metric._extract_corpus_statistics(predicted, [expected])
+        rows: list[list[float]] = metric._extract_corpus_statistics(
+            predicted, [expected]
+        )
         return rows

@@ -42,7 +42,9 @@ class Reversal:
     def prepare(self, data: Path | None) -> None:
         pass
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> PairSamples:
         train = self._made_up("train", self.num_train)
         test = self._made_up("test", self.num_test)
         sha256 = digest(map(_word, (*test[0], *train[0])))
@@ -51,10 +53,16 @@ class Reversal:
 
     def _made_up(self, split: str, count: int) -> Encoded:
         random = generator("reversal", split)
-        lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
+        lengths = torch.randint(
+            SHORTEST, LONGEST + 1, (count,), generator=random
+        ).tolist()
         shape = (count, LONGEST)
-        letters = torch.randint(NUM_SPECIAL, self.num_classes, shape, generator=random).tolist()
-        sources: list[Tokens] = [row[:length] for row, length in zip(letters, lengths, strict=True)]
+        letters = torch.randint(
+            NUM_SPECIAL, self.num_classes, shape, generator=random
+        ).tolist()
+        sources: list[Tokens] = [
+            row[:length] for row, length in zip(letters, lengths, strict=True)
+        ]
         targets = [source[::-1] for source in sources]
         groups = [source[0] - NUM_SPECIAL for source in sources]
         return sources, targets, groups

@@ -133,11 +133,17 @@ class Modality:
         for inputs, labels in samples.evaluation_batches(indices):
             outputs = model.outputs(inputs)
             correct = (outputs.argmax(dim=1) == labels).sum().double()
-            loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
-            totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
+            loss = nn.functional.cross_entropy(
+                outputs, labels, reduction="sum"
+            ).double()
+            totals += torch.stack(
+                [correct, torch.full_like(correct, labels.numel()), loss]
+            )
             if self.measure is not None:
                 own = self.measure.sums(outputs, labels)
-                measured = [before + more for before, more in zip(measured, own, strict=True)]
+                measured = [
+                    before + more for before, more in zip(measured, own, strict=True)
+                ]
         return torch.cat([totals, totals.new_tensor(measured)])
 
     def scored(self, sums: Sequence[float]) -> Scored:

@@ -118,7 +118,9 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
     return num_train, spec.held_out or task.num_test
 
 
-def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tuple[Tensor, Tensor]:
+def held_out_indices(
+    num_samples: int, held_out: int, num_train: int = 0
+) -> tuple[Tensor, Tensor]:
     """Choose indices to train on and to hold out: the same whatever the run's seed.
 
     The two are taken from the two ends of one order, so neither choice depends on how large the
@@ -166,7 +168,9 @@ def find_task(name: str) -> Task:
 
 
 def _task_in(module: str) -> Task | None:
-    return getattr(importlib.import_module(f"cser_bench.harness.tasks.{module}"), "TASK", None)
+    return getattr(
+        importlib.import_module(f"cser_bench.harness.tasks.{module}"), "TASK", None
+    )
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -78,7 +78,12 @@ class Split:
     sha256: str
 
     def check(
-        self, num_train: int, num_test: int, sha256: str | None, problem: str, package: str
+        self,
+        num_train: int,
+        num_test: int,
+        sha256: str | None,
+        problem: str,
+        package: str,
     ) -> None:
         """Raise DataError where there are too few windows, or where the text is another one.
 
@@ -105,7 +110,9 @@ class Split:
         test = test_windows[:num_test], test_groups[:num_test]
         return Split(train, test, self.sha256)
 
-    def samples(self, spec: TaskSpec, device: torch.device, num_groups: int) -> TextWindows:
+    def samples(
+        self, spec: TaskSpec, device: torch.device, num_groups: int
+    ) -> TextWindows:
         """Put what the spec asks for on the device."""
         scored = None if spec.held_out else self.test
         chosen = subset(self.train, spec, scored)

@@ -87,7 +87,9 @@ class Lab:
     def __init__(self, topology: LabTopology, prefix: str) -> None:
         self.topology = topology
         self._prefix = prefix
-        self._machines = [f"{prefix}-m{index}" for index in range(topology.num_machines)]
+        self._machines = [
+            f"{prefix}-m{index}" for index in range(topology.num_machines)
+        ]
         self._relay: subprocess.Popen[str] | None = None
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
@@ -177,8 +179,17 @@ class Lab:
         It lives in the last machine's namespace, with which it is ended.
         """
         namespaces = [str(NAMESPACES / name) for name in self._machines]
-        latency = [str(self.topology.latency_seconds), str(self.topology.jitter_seconds)]
-        arguments = [sys.executable, "-m", "cser_bench.harness.timing.links", INTERFACE, *latency]
+        latency = [
+            str(self.topology.latency_seconds),
+            str(self.topology.jitter_seconds),
+        ]
+        arguments = [
+            sys.executable,
+            "-m",
+            "cser_bench.harness.timing.links",
+            INTERFACE,
+            *latency,
+        ]
         pipe = subprocess.PIPE
         self._relay = subprocess.Popen(
             [*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -194,7 +205,11 @@ class Lab:
         """
         relay = self._relay
         assert relay is not None
-        assert relay.stdin is not None and relay.stdout is not None and relay.stderr is not None
+        assert (
+            relay.stdin is not None
+            and relay.stdout is not None
+            and relay.stderr is not None
+        )
         # Where it has ended, its last words say why, and are read below.
         with suppress(BrokenPipeError):
             relay.stdin.write(order)
@@ -255,7 +270,9 @@ def remove_namespaces(prefix: str) -> None:
         command = ["ip", "netns", "delete", path.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and path.exists():
-            raise LabError(f"the namespace {path.name} cannot be deleted: {done.stderr.strip()}")
+            raise LabError(
+                f"the namespace {path.name} cannot be deleted: {done.stderr.strip()}"
+            )
 
 
 def _empty(name: str) -> None:
@@ -291,14 +308,29 @@ def _batch(program: str, lines: Sequence[str], namespace: str | None = None) -> 
     where = [] if namespace is None else ["-n", namespace]
     command = [program, *where, "-batch", "-"]
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise LabError(f"this machine's kernel cannot have the lab: {program} says: {reason}")
+        raise LabError(
+            f"this machine's kernel cannot have the lab: {program} says: {reason}"
+        )
 
 
 def _counted(namespace: str) -> tuple[int, int]:
-    command = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", INTERFACE, "root"]
+    command = [
+        "tc",
+        "-n",
+        namespace,
+        "-s",
+        "-j",
+        "qdisc",
+        "show",
+        "dev",
+        INTERFACE,
+        "root",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     [limit] = json.loads(done.stdout)[:1]
     return int(limit["bytes"]), int(limit["packets"])
@@ -312,7 +344,11 @@ def _signals_as_exceptions() -> Iterator[None]:
     """
     taken = []
     if threading.current_thread() is threading.main_thread():
-        taken = [number for number in ENDING[1:] if signal.getsignal(number) is signal.SIG_DFL]
+        taken = [
+            number
+            for number in ENDING[1:]
+            if signal.getsignal(number) is signal.SIG_DFL
+        ]
     for number in taken:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:

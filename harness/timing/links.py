@@ -77,16 +77,23 @@ class LabTopology:
     jitter_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        counts = {"machines": self.num_machines, "workers a machine": self.workers_per_machine}
+        counts = {
+            "machines": self.num_machines,
+            "workers a machine": self.workers_per_machine,
+        }
         for what, count in counts.items():
             if not 1 <= count <= MOST:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
-        if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
+        if not (
+            math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE
+        ):
             raise LabError(
                 f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} "
                 "bit/s"
             )
-        if self.jitter_seconds and not (self.jitter_seconds > 0 and self.latency_seconds):
+        if self.jitter_seconds and not (
+            self.jitter_seconds > 0 and self.latency_seconds
+        ):
             raise LabError(
                 "a link's jitter is at least 0 s, and there is some only where it has latency"
             )
@@ -101,7 +108,9 @@ class LabTopology:
             text += f"{self.workers_per_machine} x "
         text += rate_text(self.bits_per_second)
         if self.latency_seconds:
-            text += f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way"
+            text += (
+                f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way"
+            )
         return text
 
 
@@ -134,14 +143,18 @@ def enter(namespace: str) -> None:
     with open(namespace) as file:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(file.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "cannot enter the network namespace", namespace)
+            raise OSError(
+                ctypes.get_errno(), "cannot enter the network namespace", namespace
+            )
 
 
 def open_tun(namespace: str, interface: str) -> int:
     """Return the file that is the other end of a new TUN device in the namespace."""
     enter(namespace)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TUN | IFF_NO_PI))
+    fcntl.ioctl(
+        device, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TUN | IFF_NO_PI)
+    )
     return device
 
 
@@ -189,7 +202,9 @@ def relay(
             if is_ours and (free[machine] - now) * rate <= 8 * QUEUE_BYTES:
                 free[machine] = max(free[machine], now) + 8 * len(packet) / rate
                 # A link sends one packet after the other, and only then is it on its way.
-                arrives = free[machine] + latency_seconds + jitter_seconds * draws.random()
+                arrives = (
+                    free[machine] + latency_seconds + jitter_seconds * draws.random()
+                )
                 # None overtakes another: TCP takes packets out of order for lost ones.
                 last[machine] = max(last[machine], arrives)
                 heapq.heappush(flying, (last[machine], number, machine, packet))
@@ -199,7 +214,9 @@ def relay(
             os.write(devices[machine], packet)
 
 
-def main(interface: str, latency_seconds: str, jitter_seconds: str, *namespaces: str) -> None:
+def main(
+    interface: str, latency_seconds: str, jitter_seconds: str, *namespaces: str
+) -> None:
     """Make the devices, say so, and relay.
 
     The process is in the last machine's namespace by then, with which it is ended.

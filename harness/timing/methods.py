@@ -100,7 +100,9 @@ def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
     described = {}
     for name, source in outside_methods(words).items():
         settings = usual_settings(method_in(source, name), OWN_SHARE, world_size=8)
-        timed = method(name, name, name, settings).model_copy(update={"method_source": source})
+        timed = method(name, name, name, settings).model_copy(
+            update={"method_source": source}
+        )
         _check_repeats(timed)
         described[name] = timed
     return described
@@ -119,12 +121,19 @@ def _check_repeats(timed: TimedMethod) -> None:
         momentum=timed.momentum,
         method_source=timed.method_source,
     )
-    optimizer = build_optimizer(config, nn.Linear(64, 64), SoloCollectives(), timed.period)
+    optimizer = build_optimizer(
+        config, nn.Linear(64, 64), SoloCollectives(), timed.period
+    )
     last_step = timed.period * PERIODS_CHECKED
-    bits = [optimizer.expected_traffic(step).training_bits for step in range(last_step + 1)]
+    bits = [
+        optimizer.expected_traffic(step).training_bits for step in range(last_step + 1)
+    ]
     sent = [after - before for before, after in pairwise(bits)]
     # In the first period methods may send more than ever after.
-    periods = [sent[start : start + timed.period] for start in range(0, len(sent), timed.period)]
+    periods = [
+        sent[start : start + timed.period]
+        for start in range(0, len(sent), timed.period)
+    ]
     for period in periods[1:]:
         if period != periods[1] or len(set(period[:-1])) > 1:
             raise SpecError(
@@ -141,7 +150,9 @@ def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedM
         SpecError: one is unknown.
     """
     if unknown := [name for name in names if name not in known]:
-        raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
+        raise SpecError(
+            f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}"
+        )
     return [known[name] for name in names or known]
 
 
@@ -168,7 +179,9 @@ def scored_methods(
             main = load_spec(find_spec(experiment)).statistics.main_ratio
         at_main = {row.label for row in rows.values() if row.ratio == main}
         # From the end, so that the row's first run is the one that stays.
-        configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
+        configs = {
+            run.row: run.config for run in reversed(plan.runs) if run.row in rows
+        }
         for name, row in rows.items():
             if main is not None and row.label in at_main and row.ratio != main:
                 continue
@@ -193,7 +206,9 @@ def scored_methods(
             known.rows.append(f"{experiment}/{name}")
     of_sgd = next(timed for timed in scored if timed.algorithm == "sgd")
     rivals = [
-        METHODS["ddp"].model_copy(update={"rows": of_sgd.rows, "local_step": of_sgd.local_step}),
+        METHODS["ddp"].model_copy(
+            update={"rows": of_sgd.rows, "local_step": of_sgd.local_step}
+        ),
         METHODS["ddp_fp16"].model_copy(update={"rows": of_fp16}),
         METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
     ]

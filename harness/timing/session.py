@@ -102,7 +102,11 @@ def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
 
 
 def _cell(
-    method: TimedMethod, kind: StepKind, share: float, link: float | None, dilation: float
+    method: TimedMethod,
+    kind: StepKind,
+    share: float,
+    link: float | None,
+    dilation: float,
 ) -> Cell:
     return Cell(
         method=method.name,
@@ -120,13 +124,18 @@ def _cell(
 
 
 def _dilation(
-    session: Session, method: TimedMethod, messages: Sequence[Message], link: float | None
+    session: Session,
+    method: TimedMethod,
+    messages: Sequence[Message],
+    link: float | None,
 ) -> float:
     """Choose how many times slower passes and messages are: a step takes as long as is wanted."""
     assert link is not None, "links without a rate cannot be slowed down"
     wanted, highest = WANTED[method.overlap and method.algorithm != "ddp"]
     num_bytes = sum(
-        ring_bytes(message.collective, message.payload_bytes, session.fabric.num_workers)
+        ring_bytes(
+            message.collective, message.payload_bytes, session.fabric.num_workers
+        )
         for message in messages
     )
     # Compute and transfer one after the other: t = t_compute + 8 bytes / (bits a second).
@@ -136,7 +145,10 @@ def _dilation(
 
 
 def time_session(
-    session: Session, do: Do, attempt: Attempt, set_rate: Callable[[float], object] | None
+    session: Session,
+    do: Do,
+    attempt: Attempt,
+    set_rate: Callable[[float], object] | None,
 ) -> Timing:
     """Give the workers the orders of a session, and record what they return.
 
@@ -157,7 +169,8 @@ def time_session(
     methods: list[TimedMethod] = begun[0]
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
-        if set_rate is not None:  # On a slow network most of a session would be the warm-up.
+        # On a slow network most of a session would be the warm-up.
+        if set_rate is not None:
             set_rate(session.fastest)
         do(TimingWorker.build, method)
         first = visit * session.steps_per_visit
@@ -169,7 +182,12 @@ def time_session(
                 if session.in_a_row:
                     parts = _time_stretch(session, do, number, cell)
                 else:
-                    steps = do(TimingWorker.step, number, cell.kind != "ordinary", cell.dilation)
+                    steps = do(
+                        TimingWorker.step,
+                        number,
+                        cell.kind != "ordinary",
+                        cell.dilation,
+                    )
                     parts = parts_of(steps, share_clock=set_rate is not None)
                 add_step(cell, visit, parts, session.trains)
     return Timing(

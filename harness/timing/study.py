@@ -47,7 +47,12 @@ from cser_bench.harness.timing.sweep import (
     sweep,
     sweep_lab,
 )
-from cser_bench.harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
+from cser_bench.harness.timing.worker import (
+    TIMEOUT_SECONDS,
+    TimingWorker,
+    as_one_of,
+    connected,
+)
 from cser_bench.harness.timing.workloads import DATA, gradients_of, problem_of, workload
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import Launched, joined, launched, own_gpu
@@ -85,7 +90,9 @@ class TimingJob(NamedTuple):
         """
         in_all = self.machines * self.workers * self.bits_per_second
         dilation = max(self.dilation, in_all / most_bits_per_second)
-        topology = LabTopology(self.machines, self.workers, self.bits_per_second / dilation)
+        topology = LabTopology(
+            self.machines, self.workers, self.bits_per_second / dilation
+        )
         return fabric(topology, dilation)
 
 
@@ -104,7 +111,10 @@ def record(session: Session, folder: Path) -> None:
     topology = LabTopology(
         *place.layout, session.fastest, place.latency_seconds, place.jitter_seconds
     )
-    print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
+    print(
+        f"speedups: {session.name}, {len(session.methods)} methods on {topology}",
+        flush=True,
+    )
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     with lab(topology) as network, connected(network) as do:
         timing = time_session(session, do, attempt, network.set_rate)
@@ -120,15 +130,23 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     ends = time.monotonic() + 60 * minutes
     most_workers = max(job.machines * job.workers for job in JOBS)
     most = SHARE_OF_CEILING * ceiling_bits_per_second(most_workers)
-    print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
+    print(
+        f"speedups: this machine's links are used up to {rate_text(most)} in all",
+        flush=True,
+    )
     fabrics = [job.fabric(most) for job in JOBS]
     links = {(*place.layout, place.bits_per_second or 0.0) for place in fabrics}
-    topologies = [LabTopology(*link) for link in sorted(links, key=lambda link: link[-1])]
+    topologies = [
+        LabTopology(*link) for link in sorted(links, key=lambda link: link[-1])
+    ]
     for topology in topologies:
         print(f"speedups: sweep of {topology}", flush=True)
         with lab(topology) as network, connected(network) as do:
             write_record(output / record_name(topology), sweep_lab(network, do))
-    loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for job in JOBS)}
+    loads = {
+        name: workload(name, "cpu")
+        for name in dict.fromkeys(job.workload for job in JOBS)
+    }
     timings: list[str] = []
     left_out: list[LeftOut] = []
     for job, place in zip(JOBS, fabrics, strict=True):
@@ -155,14 +173,18 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
             name=name,
             workload=load,
             gradients=gradients_of(load.name),
-            methods=named(METHODS, [known for group in job.methods for known in GROUPS[group]]),
+            methods=named(
+                METHODS, [known for group in job.methods for known in GROUPS[group]]
+            ),
             fabric=place,
             links=(job.bits_per_second,),
             fastest=most / place.num_workers,
         )
         record(session, output)
     sweeps = [record_name(topology) for topology in topologies]
-    study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
+    study = TimingStudy(
+        version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out
+    )
     write_record(output / "study.json", study)
     return study
 
@@ -178,7 +200,9 @@ def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
 def table(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Time the settings of the first table's rows, as `scored` does those of experiments."""
     experiment = DATA["scored"]["table"]
-    yield _on_links("table", folder, named(table_methods(Path("results"), experiment), names))
+    yield _on_links(
+        "table", folder, named(table_methods(Path("results"), experiment), names)
+    )
 
 
 def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Session:
@@ -186,7 +210,9 @@ def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Sessio
     data = DATA["scored"]
     load = workload(data["workload"], "cpu")
     num_workers = data["num_workers"]
-    fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
+    fastest = (
+        SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
+    )
     network = fabric(LabTopology(num_workers, 1, fastest))
     number = 1 + len(list(folder.glob(f"{kind}-*.json")))
     return Session(
@@ -349,7 +375,9 @@ def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
         timings = [*timings, name]
     write_record(folder / "sweep.json", swept)
     write_record(folder / name, timing)
-    study = TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[])
+    study = TimingStudy(
+        version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]
+    )
     write_record(file, study)
 
 
@@ -362,5 +390,8 @@ def fabric_here(backend: str, here: Launched) -> Fabric:
             f"{world_size} workers, {local} of them on a host: start equally many on every host"
         )
     return Fabric(
-        kind="host", backend=backend, num_machines=world_size // local, workers_per_machine=local
+        kind="host",
+        backend=backend,
+        num_machines=world_size // local,
+        workers_per_machine=local,
     )

@@ -21,10 +21,25 @@ from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import VERSION, Attempt, write_record
 from cser_bench.harness.records.timings import Collective, Fabric, Sweep, SweepPoint
 from cser_bench.harness.timing.lab import Lab, lab
-from cser_bench.harness.timing.links import LabError, LabTopology, burst_bytes, rate_text
+from cser_bench.harness.timing.links import (
+    LabError,
+    LabTopology,
+    burst_bytes,
+    rate_text,
+)
 from cser_bench.harness.timing.worker import Do, TimingWorker, connected
 
-SIZES = (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000, 64_000_000)
+SIZES = (
+    1_000,
+    4_000,
+    16_000,
+    64_000,
+    250_000,
+    1_000_000,
+    2_500_000,
+    10_000_000,
+    64_000_000,
+)
 PAYLOADS: dict[Collective, tuple[int, ...]] = {
     "all_reduce": SIZES,
     "all_gather": (*SIZES[:6], 4_000_000),
@@ -52,7 +67,9 @@ MOST_STEPS = 12
 Sent = Sequence[tuple[int, int]]
 
 
-def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: int) -> float:
+def seconds_of(
+    do: Do, network: Fabric, collective: Collective, payload_bytes: int
+) -> float:
     """Time one collective of all workers, from when the last begins until the last is done.
 
     A lab's processes read one clock, so an agreed moment is a barrier that sends nothing. That some
@@ -66,7 +83,9 @@ def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: i
     assert network.bits_per_second is not None
     burst_seconds = 8 * burst_bytes(network.bits_per_second) / network.bits_per_second
     start = time.monotonic() + max(LEAD_SECONDS, burst_seconds)
-    began, done = zip(*do(TimingWorker.collective, collective, payload_bytes, start), strict=True)
+    began, done = zip(
+        *do(TimingWorker.collective, collective, payload_bytes, start), strict=True
+    )
     return float(max(done) - max(began))
 
 
@@ -81,7 +100,9 @@ def sweep_lab(network: Lab, do: Do) -> Sweep:
     return sweep(attempt, fabric(network.topology), do, network.sent)
 
 
-def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = list) -> Sweep:
+def sweep(
+    attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = list
+) -> Sweep:
     """Time each collective at each size, small ones first.
 
     A size that would take more than some seconds is left out, and so are larger ones.
@@ -126,7 +147,9 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
     return Sweep(version=VERSION, attempt=attempt, fabric=network, points=points)
 
 
-def netlab(num_workers: int, num_machines: int | None, rates: list[float], output: Path) -> None:
+def netlab(
+    num_workers: int, num_machines: int | None, rates: list[float], output: Path
+) -> None:
     """Sweep at each rate that this machine can emulate.
 
     What each rate's largest messages reached is printed, acknowledgements and headers included.
@@ -149,17 +172,23 @@ def netlab(num_workers: int, num_machines: int | None, rates: list[float], outpu
     ]
     ceiling = ceiling_bits_per_second(num_workers)
     possible = [
-        topology for topology in topologies if num_workers * topology.bits_per_second <= ceiling
+        topology
+        for topology in topologies
+        if num_workers * topology.bits_per_second <= ceiling
     ]
     for topology in topologies[: len(topologies) - len(possible)]:
         wanted = rate_text(num_workers * topology.bits_per_second)
-        reached = f"its links reach {rate_text(ceiling)} in all, as measured, of {wanted}"
+        reached = (
+            f"its links reach {rate_text(ceiling)} in all, as measured, of {wanted}"
+        )
         print(
             f"netlab: this machine cannot emulate {topology}: {reached}; the point is left out",
             flush=True,
         )
     if not possible:
-        raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
+        raise LabError(
+            "none of the rates can be emulated on this machine: ask for lower ones"
+        )
     with lab(possible[0]) as network, connected(network) as do:
         for topology in possible:
             network.set_rate(topology.bits_per_second)
@@ -223,7 +252,9 @@ def _reached(network: Lab, do: Do) -> float:
     tries = []
     for _ in range(2):
         before = network.sent()
-        seconds = seconds_of(do, fabric(network.topology), "all_reduce", CEILING_PAYLOAD_BYTES)
+        seconds = seconds_of(
+            do, fabric(network.topology), "all_reduce", CEILING_PAYLOAD_BYTES
+        )
         after = network.sent()
         sent = [now - then for (now, _), (then, _) in zip(after, before, strict=True)]
         tries.append(8 * sum(sent) / len(sent) / seconds)

@@ -60,13 +60,17 @@ class Observer:
             self._seen = None
 
     @contextmanager
-    def __call__(self, collective: Collective, group: str, payload_bytes: int) -> Iterator[None]:
+    def __call__(
+        self, collective: Collective, group: str, payload_bytes: int
+    ) -> Iterator[None]:
         """Note a collective that is over at the end of this context."""
         ended = self.began(collective, group, payload_bytes)
         yield
         ended()
 
-    def began(self, collective: Collective, group: str, payload_bytes: int) -> Callable[[], None]:
+    def began(
+        self, collective: Collective, group: str, payload_bytes: int
+    ) -> Callable[[], None]:
         """Note that a collective begins; return what notes its end."""
         if self._seen is None:
             return lambda: None

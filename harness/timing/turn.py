@@ -16,7 +16,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.optim import Optimizer
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer, ProcessGroupCollectives
+from cser_bench.algorithms import (
+    Collectives,
+    DistributedOptimizer,
+    ProcessGroupCollectives,
+)
 from cser_bench.algorithms.baselines.ddp import DDP, wrapped
 from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.stages import EarlyMessage
@@ -27,7 +31,12 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.steps import BUCKET_BYTES
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.timings import Message, TimedMethod
-from cser_bench.harness.timing.timed_step import ObservedGroup, Observer, RankStep, Recorded
+from cser_bench.harness.timing.timed_step import (
+    ObservedGroup,
+    Observer,
+    RankStep,
+    Recorded,
+)
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,
     MOMENTUM,
@@ -88,7 +97,9 @@ class Turn:
         self.optimizer: Optimizer
         baseline = baselines().get(method.algorithm)
         if baseline is None:
-            self.optimizer = _own(trainee, method, num_workers, groups[0], self._observer)
+            self.optimizer = _own(
+                trainee, method, num_workers, groups[0], self._observer
+            )
         else:
             assert issubclass(baseline, DDP)
             self._model, self._hides = _in_ddp(
@@ -136,7 +147,9 @@ class Turn:
             if isinstance(self.optimizer, DistributedOptimizer):
                 # Asking for it, what travels beside the steps that follow is seen to its end.
                 _ = self.optimizer.traffic
-        while device.type == "cpu" and any(collective.ended is None for collective in seen):
+        while device.type == "cpu" and any(
+            collective.ended is None for collective in seen
+        ):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {
             collective.key: (collective.began, collective.ended)
@@ -160,7 +173,9 @@ class Turn:
             passes_began=at(trainee.began),
             last_gradient=at(trainee.last_gradient),
             ended=at(ended),
-            collectives={key: (at(start), at(end)) for key, (start, end) in intervals.items()},
+            collectives={
+                key: (at(start), at(end)) for key, (start, end) in intervals.items()
+            },
             scheduled_seconds=trainee.scheduled_seconds,
         )
         return step, seen
@@ -290,7 +305,8 @@ def messages_of(turn: Turn) -> list[Message]:
         return messages
     steps = range(method.period, (NUM_DRAWS + 1) * method.period, method.period)
     draws = [
-        early_begins(optimizer.early_messages(step), turn.trainee.gradients.done) for step in steps
+        early_begins(optimizer.early_messages(step), turn.trainee.gradients.done)
+        for step in steps
     ]
     with_draws = []
     for message in messages:
@@ -300,7 +316,9 @@ def messages_of(turn: Turn) -> list[Message]:
     return with_draws
 
 
-def early_begins(messages: Sequence[EarlyMessage], done: Mapping[int, float]) -> dict[int, float]:
+def early_begins(
+    messages: Sequence[EarlyMessage], done: Mapping[int, float]
+) -> dict[int, float]:
     """Say when a step's early messages may begin, one after the other, by payload in bits.
 
     Args:
@@ -331,7 +349,8 @@ def _messages_once(turn: Turn) -> list[Message]:
     messages = []
     for collective in collectives:
         num_bytes = collective.payload_bytes
-        if not num_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
+        # PowerSGD reduces what is no matrix also where there is nothing.
+        if not num_bytes:
             continue
         every = period
         if num_bytes in in_each_step:
@@ -371,5 +390,8 @@ def bare_seconds(trainee: Trainee) -> float:
     """
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    taken = [seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)]
+    taken = [
+        seconds_to_idle(trainee.passes, trainee.device)
+        for _ in range(1 + NUM_CODEC_STEPS)
+    ]
     return median(taken[1:])  # the first one warms up

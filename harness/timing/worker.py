@@ -18,10 +18,21 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives, Purpose
 from cser_bench.algorithms.core.topology import rounds_of
-from cser_bench.harness.records.timings import Collective, Stragglers, TimedMethod, Workload
+from cser_bench.harness.records.timings import (
+    Collective,
+    Stragglers,
+    TimedMethod,
+    Workload,
+)
 from cser_bench.harness.timing.lab import Lab, start_inside
 from cser_bench.harness.timing.timed_step import RankStep
-from cser_bench.harness.timing.turn import Groups, Turn, bare_seconds, described, make_groups
+from cser_bench.harness.timing.turn import (
+    Groups,
+    Turn,
+    bare_seconds,
+    described,
+    make_groups,
+)
 from cser_bench.harness.timing.workloads import Gradients, Trainee
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import joined
@@ -52,7 +63,9 @@ def connected(network: Lab) -> Iterator[Do]:
 
 def _obey(worker: Worker) -> None:
     prepare_thread()
-    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
+    with joined(
+        "cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size
+    ):
         worker.pipe.send("connected")
         timing_worker = TimingWorker(torch.device("cpu"))
         # No order ends it: where `connected` ends, it kills the processes.
@@ -61,7 +74,9 @@ def _obey(worker: Worker) -> None:
             worker.pipe.send(order(timing_worker, *arguments))
 
 
-def as_one_of(worker: TimingWorker, order: Callable[..., Any], *arguments: object) -> list[Any]:
+def as_one_of(
+    worker: TimingWorker, order: Callable[..., Any], *arguments: object
+) -> list[Any]:
     """Do what `Do` does where each worker's process gives itself the same orders."""
     result = order(worker, *arguments)
     results: list[Any] = [None] * dist.get_world_size()
@@ -118,19 +133,25 @@ class TimingWorker:
         schedule = None if trains else load
         self._num_workers = num_workers
         self._together, alone = make_groups(load.num_parameters)
-        self._trainee = partial(Trainee, load.name, gradients, self.device, schedule, rank)
+        self._trainee = partial(
+            Trainee, load.name, gradients, self.device, schedule, rank
+        )
         if rank > 0:
             return methods
         bare = bare_seconds(self._trainee())
         return [self._described(method, alone, bare) for method in methods]
 
-    def _described(self, method: TimedMethod, alone: Groups, bare: float) -> TimedMethod:
+    def _described(
+        self, method: TimedMethod, alone: Groups, bare: float
+    ) -> TimedMethod:
         turn = self._turn_of(method, alone, visible=True)
         method = described(turn, bare)
         turn.close()
         return method
 
-    def _turn_of(self, method: TimedMethod, groups: Groups, visible: bool = False) -> Turn:
+    def _turn_of(
+        self, method: TimedMethod, groups: Groups, visible: bool = False
+    ) -> Turn:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)
 
     def build(self, method: TimedMethod) -> None:
@@ -184,7 +205,9 @@ def _slowness(stragglers: Stragglers | None, step: int) -> float:
     return stragglers.factor
 
 
-def _prepared(device: torch.device, name: Collective, payload_bytes: int) -> Callable[[], object]:
+def _prepared(
+    device: torch.device, name: Collective, payload_bytes: int
+) -> Callable[[], object]:
     """Make a function that does the collective once, with so large a payload."""
     payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
@@ -195,5 +218,7 @@ def _prepared(device: torch.device, name: Collective, payload_bytes: int) -> Cal
     if name == "exchange":
         [ring] = rounds_of("ring", dist.get_world_size())
         message = payload[:, : payload.numel() // ring.num_messages]
-        return lambda: collectives.exchange_with_neighbours(message, ring, Purpose.EVALUATION)
+        return lambda: collectives.exchange_with_neighbours(
+            message, ring, Purpose.EVALUATION
+        )
     return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)

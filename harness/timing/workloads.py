@@ -21,7 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cser_bench.algorithms.core.traffic import mark
 from cser_bench.harness.measures.steps import FORWARD_SHARE
-from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from cser_bench.harness.plan.forecast import (
+    RESNET50_FORWARD_FLOPS,
+    forward_flops,
+    published_rate,
+)
 from cser_bench.harness.records.timings import Workload
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import (
@@ -34,7 +38,11 @@ from cser_bench.harness.spec.run import (
 )
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, trainable
-from cser_bench.harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
+from cser_bench.harness.train.local_workers import (
+    MixedPrecision,
+    random_batch,
+    seconds_to_idle,
+)
 
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
@@ -47,7 +55,9 @@ MAX_SECONDS = 3.0
 """Bounds of a calibration."""
 
 
-DATA: dict[str, Any] = tomllib.loads((Path(__file__).parent / "sessions.toml").read_text())
+DATA: dict[str, Any] = tomllib.loads(
+    (Path(__file__).parent / "sessions.toml").read_text()
+)
 """sessions.toml: what is timed, over which links, in which order."""
 
 
@@ -75,13 +85,18 @@ def problem_of(name: str) -> Problem:
     """
     known = DATA["workloads"]
     if name not in known:
-        raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(known)}")
+        raise SpecError(
+            f"unknown workload {name!r}; the workloads are {', '.join(known)}"
+        )
     fields = known[name]
     return Problem(**fields | {"model": ModelSpec(**fields["model"])})
 
 
 def short_run(
-    problem: Problem, algorithm: str = "sgd", settings: dict[str, Any] | None = None, **more: Any
+    problem: Problem,
+    algorithm: str = "sgd",
+    settings: dict[str, Any] | None = None,
+    **more: Any,
 ) -> RunConfig:
     """Describe a run for its steps alone: what a plan would say of data and epochs is made up.
 
@@ -155,7 +170,9 @@ def _measured_times(name: str, device: torch.device) -> _Times:
     torch.set_num_threads(1)
     trainee = Trainee(name, gradients_of(name), device)
     taken: list[float] = []
-    while len(taken) < MIN_STEPS or (len(taken) < MAX_STEPS and sum(taken) < MAX_SECONDS):
+    while len(taken) < MIN_STEPS or (
+        len(taken) < MAX_STEPS and sum(taken) < MAX_SECONDS
+    ):
         trainee.module.zero_grad()
         taken.append(seconds_to_idle(trainee.passes, device))
     device_name = "CPU core"
@@ -249,7 +266,9 @@ class Trainee:
         self.gradients = gradients
         self.device = device
         self._schedule = schedule
-        self.computes_in: Precision = self.problem.precision if device.type == "cuda" else "fp32"
+        self.computes_in: Precision = (
+            self.problem.precision if device.type == "cuda" else "fp32"
+        )
         self.dilation = 0.0
         self.share_done = 0.0
         self.began = mark(device)
@@ -320,8 +339,12 @@ class _Waiting(nn.Module):
             nn.Parameter(torch.full(shape, 1e-2)) for shape in gradients.shapes
         )
         largest = max(map(math.prod, gradients.shapes))
-        pattern = 1e-3 * torch.randn(largest, generator=torch.Generator().manual_seed(1))
-        self._gradients = [pattern[: math.prod(shape)].view(shape) for shape in gradients.shapes]
+        pattern = 1e-3 * torch.randn(
+            largest, generator=torch.Generator().manual_seed(1)
+        )
+        self._gradients = [
+            pattern[: math.prod(shape)].view(shape) for shape in gradients.shapes
+        ]
         self._done = gradients.done
         self._wait = wait
 
@@ -342,7 +365,9 @@ class _Wait(torch.autograd.Function):
     """The identity, whose backward pass gives a parameter the gradient that was made before."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, model: _Waiting, number: int, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, model: _Waiting, number: int, weight: Tensor
+    ) -> Tensor:
         ctx.model = model
         ctx.number = number
         return x.clone()

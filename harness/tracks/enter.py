@@ -61,7 +61,9 @@ def name_in(method: Path) -> str:
     """
     names = list(outside_methods([str(method)]))
     if len(names) > 1:
-        raise UsageError(f"{method} has the methods {', '.join(names)}; choose one by --row")
+        raise UsageError(
+            f"{method} has the methods {', '.join(names)}; choose one by --row"
+        )
     return names[0]
 
 
@@ -77,7 +79,9 @@ def enter(request: Request) -> Path:
     entries = request.tracks / request.track / "entries"
     folder = entries / request.name
     if folder.exists():
-        raise UsageError(f"there is an entry {folder}; give another --name, or delete that one")
+        raise UsageError(
+            f"there is an entry {folder}; give another --name, or delete that one"
+        )
     experiment = read_experiment(request.records)
     row = _row_of(experiment, request)
     source = source_of(request.method)
@@ -97,7 +101,9 @@ def enter(request: Request) -> Path:
             check_form(track, entry)
         except (EntryError, RecordError) as error:
             # The entry's folder is gone when this is read, and what it was made of is not.
-            raise type(error)(_of_request(str(error), made, experiment, request)) from None
+            raise type(error)(
+                _of_request(str(error), made, experiment, request)
+            ) from None
         if not check(Subject(source, request.method.name, entry.about.algorithm)):
             raise EntryError(
                 f"{request.method} breaks a promise that its numbers would rest on; fix what is "
@@ -107,7 +113,9 @@ def enter(request: Request) -> Path:
     return folder
 
 
-def _of_request(words: str, made: Path, experiment: Experiment, request: Request) -> str:
+def _of_request(
+    words: str, made: Path, experiment: Experiment, request: Request
+) -> str:
     """Return the words with the folders that the entry was made of in the place of its own."""
     if experiment.tuning is not None:
         trials = request.records.parent / experiment.tuning.experiment
@@ -121,10 +129,14 @@ def _row_of(experiment: Experiment, request: Request) -> Row:
         if row.row == request.row:
             return row
     names = ", ".join(row.row for row in experiment.rows)
-    raise UsageError(f"{request.records} has no row {request.row!r}; its rows are {names}")
+    raise UsageError(
+        f"{request.records} has no row {request.row!r}; its rows are {names}"
+    )
 
 
-def _pack(experiment: Experiment, rows: list[Row], records: Path, folder: Path) -> dict[str, Files]:
+def _pack(
+    experiment: Experiment, rows: list[Row], records: Path, folder: Path
+) -> dict[str, Files]:
     """Write an experiment of these rows alone, and their runs, as packed records; return these."""
     names = {row.row for row in rows} | {row.tunes for row in rows}
     tuning = experiment.tuning
@@ -132,7 +144,11 @@ def _pack(experiment: Experiment, rows: list[Row], records: Path, folder: Path) 
         chosen = {row: choice for row, choice in tuning.choices.items() if row in names}
         selected = {row: rate for row, rate in tuning.selected.items() if row in names}
         tuning = tuning.model_copy(
-            update={"choices": chosen, "selected": selected, "choices_by_training_loss": {}}
+            update={
+                "choices": chosen,
+                "selected": selected,
+                "choices_by_training_loss": {},
+            }
         )
     algorithms = {row.algorithm for row in rows}
     update = {
@@ -145,9 +161,13 @@ def _pack(experiment: Experiment, rows: list[Row], records: Path, folder: Path) 
         "exponents": None,
         "evidence": None,
         "families": {
-            key: experiment.families[key] for key in experiment.families.keys() & algorithms
+            key: experiment.families[key]
+            for key in experiment.families.keys() & algorithms
         },
-        "outside": {key: experiment.outside[key] for key in experiment.outside.keys() & algorithms},
+        "outside": {
+            key: experiment.outside[key]
+            for key in experiment.outside.keys() & algorithms
+        },
     }
     write_record(folder / "experiment.json", experiment.model_copy(update=update))
     runs = _runs_of(rows, records)
@@ -159,7 +179,9 @@ def _pack_trials(name: str, request: Request, folder: Path) -> None:
     """Write the records of the row's trials, whose folder is next to that of its runs."""
     records = request.records.parent / name
     if not (records / "experiment.json").is_file():
-        raise UsageError(f"{request.row} was tuned by {name}, and there is no folder {records}")
+        raise UsageError(
+            f"{request.row} was tuned by {name}, and there is no folder {records}"
+        )
     experiment = read_experiment(records)
     trials = [row for row in experiment.rows if row.tunes == request.row]
     trials_folder = folder / TRIALS
@@ -179,10 +201,14 @@ def _runs_of(rows: Iterable[Row], records: Path) -> dict[str, Files]:
     return runs
 
 
-def _about(request: Request, row: Row, runs: dict[str, Files], folder: Path) -> EntryFile:
+def _about(
+    request: Request, row: Row, runs: dict[str, Files], folder: Path
+) -> EntryFile:
     """Return what entry.toml says: of the method what its first run says."""
     if not runs:
-        raise UsageError(f"{request.records} has no finished run of {request.row}; run it first")
+        raise UsageError(
+            f"{request.records} has no finished run of {request.row}; run it first"
+        )
     first = next(iter(runs.values()))
     config = RunConfig.model_validate(first["run"]["config"])
     names = list(OWN_FILES)

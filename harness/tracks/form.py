@@ -84,14 +84,18 @@ def _check_digests(entry: Entry) -> None:
         if not path.is_file():
             raise EntryError(f"{entry.name} lacks its file {name}")
         if digest_of(path) != digest:
-            raise EntryError(f"{path} is not the file that was entered: its digest differs")
+            raise EntryError(
+                f"{path} is not the file that was entered: its digest differs"
+            )
 
 
 def _row_of(entry: Entry, experiment: Experiment) -> Row:
     for row in experiment.rows:
         if row.row == entry.about.row:
             return row
-    raise EntryError(f"{entry.records} has no row {entry.about.row!r}, which {entry.name} is of")
+    raise EntryError(
+        f"{entry.records} has no row {entry.about.row!r}, which {entry.name} is of"
+    )
 
 
 def _runs_of(track: Track, entry: Entry, row: Row) -> dict[int, RunRecord]:
@@ -108,7 +112,9 @@ def _runs_of(track: Track, entry: Entry, row: Row) -> dict[int, RunRecord]:
         if run is None or run.result is None:
             raise EntryError(f"{entry.name} has no finished run of seed {seed}")
         if run.result.test_loss is None or not math.isfinite(run.result.test_loss):
-            raise EntryError(f"{entry.name} diverged at seed {seed}, so it has no score")
+            raise EntryError(
+                f"{entry.name} diverged at seed {seed}, so it has no score"
+            )
         runs[seed] = run
     return runs
 
@@ -124,19 +130,32 @@ def _check_config(track: Track, entry: Entry, config: RunConfig, seed: int) -> N
         stated = getattr(entry.about, key)
         value = getattr(config, key)
         if value != stated:
-            raise EntryError(f"{where}: {key} is {value!r}, and its entry says {stated!r}")
+            raise EntryError(
+                f"{where}: {key} is {value!r}, and its entry says {stated!r}"
+            )
 
 
 def _check_bits(entry: Entry, row: Row, footprint: Footprint, result: Result) -> None:
     """Raise EntryError where counts that were recorded are not those of the settings."""
-    sent = [result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic]
+    sent = [
+        result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic
+    ]
     counted: Mapping[str, tuple[float, float]] = {
         "steps": (result.num_steps, footprint.num_steps),
         "numbers in the model": (result.num_parameters, footprint.num_parameters),
         "payload bits": (sum(item.bits for item in sent), footprint.bits),
-        "gathered bits": (sum(item.gathered_bits for item in sent), footprint.gathered_bits),
-        "bits to neighbours": (sum(item.neighbour_bits for item in sent), footprint.neighbour_bits),
-        "collectives": (sum(item.collectives for item in sent), footprint.num_collectives),
+        "gathered bits": (
+            sum(item.gathered_bits for item in sent),
+            footprint.gathered_bits,
+        ),
+        "bits to neighbours": (
+            sum(item.neighbour_bits for item in sent),
+            footprint.neighbour_bits,
+        ),
+        "collectives": (
+            sum(item.collectives for item in sent),
+            footprint.num_collectives,
+        ),
         "models sent": (row.models_sent or 0, footprint.models_sent),
         "models on a link": (row.link_models or 0, footprint.link_models),
         "models held": (row.peak_models or 0, footprint.peak_models),
@@ -157,7 +176,9 @@ def _check_source(entry: Entry, config: RunConfig) -> None:
     if entry.about.records is not None:
         # A method of this package, whose file goes on to be worked on: tests hold its losses.
         if recorded is not None or not entry.source.is_file():
-            raise EntryError(f"{entry.name} names the source {entry.about.source}, which is not it")
+            raise EntryError(
+                f"{entry.name} names the source {entry.about.source}, which is not it"
+            )
         return
     source = entry.source.read_text()
     if recorded is not None and recorded.sha256 != digest_of(entry.source):
@@ -180,8 +201,12 @@ def _num_trials(entry: Entry, experiment: Experiment) -> int | None:
     stated = experiment.tuning.choices[entry.about.row].num_trials
     folder = _trials_folder(entry, experiment.tuning.experiment)
     if not (folder / "experiment.json").is_file():
-        raise EntryError(f"{entry.name} was tuned, and {folder} has no records of its trials")
-    trials = [row for row in read_experiment(folder).rows if row.tunes == entry.about.row]
+        raise EntryError(
+            f"{entry.name} was tuned, and {folder} has no records of its trials"
+        )
+    trials = [
+        row for row in read_experiment(folder).rows if row.tunes == entry.about.row
+    ]
     recorded = read_runs(folder)
     counted = 0
     for trial in trials:

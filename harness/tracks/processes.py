@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cser_bench.algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
+from cser_bench.algorithms import (
+    Collectives,
+    ProcessGroupCollectives,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.traffic import Entry as Sent
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import Attempt
@@ -149,16 +153,24 @@ def _take(training: Training, num_steps: int) -> Steps:
 
 
 def _as_process(
-    worker: Worker, config: RunConfig, num_steps: int, data: Path | None, attempt: Attempt
+    worker: Worker,
+    config: RunConfig,
+    num_steps: int,
+    data: Path | None,
+    attempt: Attempt,
 ) -> Steps:
     """Take the steps as one of the workers' processes."""
     prepare_thread()
-    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
+    with joined(
+        "cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size
+    ):
         training = _training(config, ProcessGroupCollectives(), data, attempt)
         return _take(training, num_steps)
 
 
-def _check_sent(name: str, steps: Steps, stacked: Steps, rank: int, num_steps: int) -> None:
+def _check_sent(
+    name: str, steps: Steps, stacked: Steps, rank: int, num_steps: int
+) -> None:
     if steps.sent == stacked.sent == steps.expected:
         return
     raise EntryError(

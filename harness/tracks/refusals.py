@@ -9,7 +9,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from cser_bench.algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
+from cser_bench.algorithms import (
+    Collectives,
+    ProcessGroupCollectives,
+    StackedCollectives,
+)
 from cser_bench.harness.tracks.errors import EntryError
 
 MODULES = (
@@ -36,7 +40,16 @@ MODULES = (
 """Modules by which one worker could reach another past the count, or the run that it is scored by,
 or reach such a module."""
 
-BUILTINS = ("__import__", "eval", "exec", "compile", "open", "getattr", "globals", "vars")
+BUILTINS = (
+    "__import__",
+    "eval",
+    "exec",
+    "compile",
+    "open",
+    "getattr",
+    "globals",
+    "vars",
+)
 """Functions by which a source could do what its syntax tree does not show."""
 
 ATTRIBUTES = {
@@ -60,7 +73,9 @@ def check_source(source: str, file: str) -> None:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise EntryError(f"{file} is no Python: {error.msg} (line {error.lineno})") from None
+        raise EntryError(
+            f"{file} is no Python: {error.msg} (line {error.lineno})"
+        ) from None
     for node in ast.walk(tree):
         for what, why in _refused(node):
             line = getattr(node, "lineno", 0)
@@ -75,7 +90,10 @@ def _refused(node: ast.AST) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         for name in _imported(node):
             if _is_refused_module(name):
-                yield name, "it could send what is not counted, or change what scores it"
+                yield (
+                    name,
+                    "it could send what is not counted, or change what scores it",
+                )
     elif isinstance(node, ast.Attribute):
         if node.attr in ATTRIBUTES:
             yield ast.unparse(node), ATTRIBUTES[node.attr]
@@ -87,7 +105,10 @@ def _refused(node: ast.AST) -> Iterator[tuple[str, str]]:
         # Purpose("control") is Purpose.CONTROL.
         values = [item.value for item in node.args if isinstance(item, ast.Constant)]
         if "control" in values or "evaluation" in values:
-            yield ast.unparse(node), "control and evaluation are no part of a method's count"
+            yield (
+                ast.unparse(node),
+                "control and evaluation are no part of a method's count",
+            )
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:

@@ -31,7 +31,9 @@ from cser_bench.harness.workers.process_group import joined
 from cser_bench.harness.workers.processes import Worker, WorkerError, start_workers
 
 
-def rerun(track: Track, entry: Entry, checked: Checked, seed: int, data: Path | None) -> Rerun:
+def rerun(
+    track: Track, entry: Entry, checked: Checked, seed: int, data: Path | None
+) -> Rerun:
     """Do an entry's run of this seed again, and add what came of it to the entry.
 
     Raises EntryError: the track has no such seed, or the run failed here, which says nothing of the
@@ -72,7 +74,9 @@ def not_checked(track: Track, form_only: bool, seed: int | None) -> str:
     parts = [runs] if left else []
     if form_only:
         parts.insert(0, "any step by processes")
-    parts.append("what else the source does: it is code that runs here, so read it first")
+    parts.append(
+        "what else the source does: it is code that runs here, so read it first"
+    )
     return f"not checked: {'; '.join(parts)}"
 
 
@@ -92,7 +96,9 @@ def agreement(track: Track, entered: Result, again: Result) -> Agreement:
     return "contradicted"
 
 
-def _done_again(entry: Entry, config: RunConfig, attempt: Attempt, data: Path | None) -> Result:
+def _done_again(
+    entry: Entry, config: RunConfig, attempt: Attempt, data: Path | None
+) -> Result:
     identity = run_id(config)
     with tempfile.TemporaryDirectory() as results:
         folder = Path(results) / identity
@@ -128,5 +134,7 @@ class _InRankOrder(ProcessGroupCollectives):
 def _as_process(worker: Worker, job: Job) -> None:
     """Do the run as one of its workers' processes."""
     prepare_thread()
-    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
+    with joined(
+        "cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size
+    ):
         train(job, _InRankOrder(), worker.stop_requested)

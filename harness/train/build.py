@@ -27,7 +27,9 @@ from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
-def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
+def build_model(
+    spec: ModelSpec, task: Task, seed: int, device: torch.device
+) -> nn.Module:
     """Return a model whose initial parameters depend on the seed alone.
 
     The global generator is left as it was.
@@ -39,7 +41,8 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
             f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}"
         )
     build = getattr(
-        importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"), spec.name
+        importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"),
+        spec.name,
     )
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
@@ -142,7 +145,9 @@ def build_optimizer(
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),
-            communication_dtype=torch.float16 if config.communication_dtype == "fp16" else None,
+            communication_dtype=torch.float16
+            if config.communication_dtype == "fp16"
+            else None,
             **_local_numbers(config, local_step),
             **settings,
         )
@@ -170,7 +175,9 @@ def learning_rate_at(config: RunConfig, num_steps: int, step: int) -> float:
     """Return the learning rate of a step of a run, counted from 1 as optimisers do."""
     num_epochs = config.num_schedule_epochs
     steps_per_epoch = num_steps // num_epochs
-    factor = learning_rate_factor(config.schedule, step - 1, steps_per_epoch, num_epochs)
+    factor = learning_rate_factor(
+        config.schedule, step - 1, steps_per_epoch, num_epochs
+    )
     return config.learning_rate * factor
 
 
@@ -198,7 +205,9 @@ def _settings(
     types = {key: setting.declared for key, setting in declared.items()}
     required = [key for key, setting in declared.items() if setting.is_required]
     values = {
-        key: _setting_of(f"{algorithm.name}: {key}", value, types.get(key, Any), num_steps)
+        key: _setting_of(
+            f"{algorithm.name}: {key}", value, types.get(key, Any), num_steps
+        )
         for key, value in table.items()
     }
     _check(f"algorithm {algorithm.name}", values, types, required)
@@ -212,13 +221,19 @@ def _setting_of(where: str, value: Any, declared: Any, num_steps: int) -> Any:
     """
     choices = (declared, *typing.get_args(declared))
     kinds = tuple(
-        choice for choice in choices if isinstance(choice, type) and issubclass(choice, Compressor)
+        choice
+        for choice in choices
+        if isinstance(choice, type) and issubclass(choice, Compressor)
     )
     if kinds and value is not None:
         compressor = build_compressor(where, value)
         if not isinstance(compressor, kinds):
-            takes = [name for name, kind in compressors().items() if issubclass(kind, kinds)]
-            raise SpecError(f"{where} cannot be {compressor.kind!r}; it takes {', '.join(takes)}")
+            takes = [
+                name for name, kind in compressors().items() if issubclass(kind, kinds)
+            ]
+            raise SpecError(
+                f"{where} cannot be {compressor.kind!r}; it takes {', '.join(takes)}"
+            )
         return compressor
     if value == "end" and where.endswith("_interval"):
         return num_steps
@@ -268,7 +283,9 @@ def usual_settings(
     try:
         return table_at_traffic(method, share, world_size)
     except ValueError:
-        required = [key for key, setting in method.declared.items() if setting.is_required]
+        required = [
+            key for key, setting in method.declared.items() if setting.is_required
+        ]
     if required:
         raise SpecError(
             f"{method.name} does not say how it sends {share:.3g} of DDP's traffic between "
@@ -289,7 +306,9 @@ def _table(compressor: Compressor) -> dict[str, Any]:
     return table
 
 
-def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
+def _check_options(
+    where: str, given: dict[str, Any], function: Callable[..., Any]
+) -> None:
     """Check the options of a function that a spec names.
 
     It is a model's `build`, where they follow the task's shape and classes, or a compressor.
@@ -297,13 +316,17 @@ def _check_options(where: str, given: dict[str, Any], function: Callable[..., An
     options = list(inspect.signature(function).parameters.values())
     if not inspect.isclass(function):
         options = options[2:]
-    required = [option.name for option in options if option.default is inspect.Parameter.empty]
+    required = [
+        option.name for option in options if option.default is inspect.Parameter.empty
+    ]
     hints = typing.get_type_hints(function, include_extras=True)
     types = {option.name: hints.get(option.name, Any) for option in options}
     _check(where, given, types, required)
 
 
-def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
+def _check(
+    where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]
+) -> None:
     """Raise SpecError where given values do not fit what is declared.
 
     A name is none of these, one lacks, or a value is not of its type.
@@ -332,9 +355,13 @@ def num_steps_of(config: RunConfig) -> tuple[int, int]:
     Raises SpecError: more samples or steps are asked for than there are.
     """
     num_train, _ = split_sizes(find_task(config.task.name), config.task)
-    per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
+    per_epoch = (
+        shard_size(config.partition, num_train, config.num_workers) // config.batch_size
+    )
     if per_epoch == 0:
-        more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""
+        more = (
+            " or shards_per_worker" if config.partition.kind == "class_shards" else ""
+        )
         raise SpecError(
             f"{config.num_workers} workers x {config.batch_size} samples are more than the "
             f"{num_train} training samples; lower num_workers or batch_size{more}"

@@ -63,7 +63,9 @@ def save(
     gathered_digests(digest, collectives)
 
 
-def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
+def _publish(
+    folder: Path, temporary: Path, name: str, step: int, digests: list[str]
+) -> None:
     ranks = range(len(digests))
     missing = [str(rank) for rank in ranks if not file_of(temporary, rank).exists()]
     if missing:
@@ -71,7 +73,9 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
             f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank "
             f"{', '.join(missing)} in {temporary}; give --results a folder that all machines see"
         )
-    write_manifest(temporary, digests, version=VERSION, step=step, world_size=len(digests))
+    write_manifest(
+        temporary, digests, version=VERSION, step=step, world_size=len(digests)
+    )
     final = folder / name
     # A rename replaces no folder that has something in it. Stopped in between, the generation
     # before is still whole.
@@ -130,7 +134,10 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
         if intact.item() == collectives.world_size and state is not None:
             return int(name.removeprefix("step-")), state
     if generations and collectives.rank == 0:
-        print(f"no checkpoint in {folder} is whole on every rank: the run begins anew", flush=True)
+        print(
+            f"no checkpoint in {folder} is whole on every rank: the run begins anew",
+            flush=True,
+        )
     return None
 
 
@@ -173,4 +180,6 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
     digests = manifest["sha256"]
     if len(digests) != num_saved:
         return None
-    return read_file(path, collectives.rank, digests[collectives.rank], weights_only=True)
+    return read_file(
+        path, collectives.rank, digests[collectives.rank], weights_only=True
+    )

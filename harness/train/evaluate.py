@@ -69,7 +69,9 @@ def evaluate(
     collectives = optimizer.collectives
     num_workers = collectives.world_size
     all_samples = torch.arange(num_evaluation)
-    each_scores_all = config.evaluation.batch_norm == "local" or not optimizer.averages_models
+    each_scores_all = (
+        config.evaluation.batch_norm == "local" or not optimizer.averages_models
+    )
     # Worker r of n scores samples r, r + n, r + 2 n, ...: every sample once.
     shares = [
         all_samples if each_scores_all else all_samples[rank::num_workers]
@@ -115,7 +117,11 @@ def evaluate(
 
 
 def _score_of(
-    totals: Sequence[float], samples: Samples, expected: int, num_workers: int, has_error: bool
+    totals: Sequence[float],
+    samples: Samples,
+    expected: int,
+    num_workers: int,
+    has_error: bool,
 ) -> Score:
     """Return the score from sums over all workers.
 
@@ -128,7 +134,9 @@ def _score_of(
     *sums, error_square, distance_square = totals
     count = int(sums[1])
     if count != expected:
-        raise RuntimeError(f"{count} samples were scored where there should be {expected}")
+        raise RuntimeError(
+            f"{count} samples were scored where there should be {expected}"
+        )
     scored = samples.modality.scored(sums)
     return Score(
         correct=scored.correct,
@@ -241,7 +249,9 @@ def _batch_norm(
                 range(RECALIBRATION_STEPS),
             )
             with precision.autocast():
-                update_bn(samples.training_batches(indices, config.seed, rank, 0), model)
+                update_bn(
+                    samples.training_batches(indices, config.seed, rank, 0), model
+                )
     # The numbers of batches that were seen are no statistics, and are not averaged.
     statistics_by_model = [
         [buffer for buffer in model_buffers if buffer.is_floating_point()]
@@ -310,7 +320,9 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
     while tokens.shape[1] < max_length and not (tokens.shape[1] and bool(ended.all())):
         scores, state = model.next_scores(newest, state)
         scores[:, :END] = -torch.inf
-        likely = torch.log_softmax(scores.float(), 1).masked_fill(ended.unsqueeze(1), -torch.inf)
+        likely = torch.log_softmax(scores.float(), 1).masked_fill(
+            ended.unsqueeze(1), -torch.inf
+        )
         # The one way on of a beam that has ended, at no cost: so it keeps its place and its total.
         likely[:, PAD].masked_fill_(ended, 0.0)
         # log p(tokens, token) = log p(tokens) + log p(token | tokens): (batch, num_beams * tokens).
@@ -325,4 +337,6 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
     lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
     # A sum of log-probabilities falls with each token, so the plain best would be the shortest.
     best = (total / lengths**LENGTH_POWER).argmax(1)
-    return tokens.view(batch, num_beams, -1)[torch.arange(batch, device=source.device), best]
+    return tokens.view(batch, num_beams, -1)[
+        torch.arange(batch, device=source.device), best
+    ]

@@ -42,7 +42,9 @@ def local_workers(
         return [model], build_optimizer(config, model, collectives, num_steps)
     num_workers = collectives.world_size
     models = [copy.deepcopy(model) for _ in range(num_workers)]
-    stacked = [_rows_of(parameter.detach(), num_workers) for parameter in model.parameters()]
+    stacked = [
+        _rows_of(parameter.detach(), num_workers) for parameter in model.parameters()
+    ]
     optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
     bind_rows(models, optimizer)
     return models, optimizer
@@ -51,7 +53,9 @@ def local_workers(
 def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> None:
     """Make the parameters and gradients of stacked workers' models rows of the optimiser's."""
     for rank, model in enumerate(models):
-        for parameter, stacked in zip(model.parameters(), optimizer.flat.tensors, strict=True):
+        for parameter, stacked in zip(
+            model.parameters(), optimizer.flat.tensors, strict=True
+        ):
             assert stacked.grad is not None
             # By `.data`: a row of a parameter is no leaf of the graph, and would get no gradient.
             parameter.data = stacked.data[rank]
@@ -112,7 +116,9 @@ StackedLayer = tuple[Tensor, Tensor] | None
 (num_workers, outputs); None for a ReLU."""
 
 
-def _stacked_layers(model: nn.Sequential, stacked: Sequence[Tensor]) -> list[StackedLayer]:
+def _stacked_layers(
+    model: nn.Sequential, stacked: Sequence[Tensor]
+) -> list[StackedLayer]:
     """Return the layers that compute; their parameters come as a weight and a bias each."""
     pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
     layers: list[StackedLayer] = []
@@ -134,7 +140,9 @@ def _forward(layers: Sequence[StackedLayer], inputs: Tensor) -> list[Tensor]:
         else:
             weight, bias = layer
             # h W^T + b, for each worker: (num_workers, batch, outputs).
-            hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
+            hidden.append(
+                torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2))
+            )
     return hidden
 
 
@@ -151,7 +159,9 @@ def _add_gradients(
         weight, bias = layer
         assert weight.grad is not None and bias.grad is not None
         # dW <- dW + dy^T h;   db <- db + sum over the batch of dy;   dh = dy W
-        torch.baddbmm(weight.grad, gradient.transpose(1, 2), inputs[number], out=weight.grad)
+        torch.baddbmm(
+            weight.grad, gradient.transpose(1, 2), inputs[number], out=weight.grad
+        )
         bias.grad.add_(gradient.sum(1))
         # Nobody asks for the gradient of the first layer's inputs.
         if number:
@@ -195,7 +205,9 @@ class MixedPrecision:
 
     def autocast(self) -> torch.autocast:
         """Have a network compute in the run's precision."""
-        return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
+        return torch.autocast(
+            self._device, dtype=self._dtype, enabled=self._dtype is not None
+        )
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Return the network's outputs, in training and evaluation alike.
@@ -209,10 +221,16 @@ class MixedPrecision:
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy over the labels that count, from `outputs`."""
         outputs = self.outputs(model, inputs)
-        return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
+        return nn.functional.cross_entropy(
+            outputs, labels, label_smoothing=self._label_smoothing
+        )
 
     def both_passes(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        weight: float | None = None,
     ) -> Tensor:
         """Do both passes of one worker, of its loss times `weight`, and return that loss.
 
@@ -264,15 +282,21 @@ def random_batch(
     """
     if task.inputs == "symbols":
         windows = (batch_size, task.input_shape[0] + 1)
-        symbols = torch.randint(task.num_classes, windows, generator=generator).to(like.device)
+        symbols = torch.randint(task.num_classes, windows, generator=generator).to(
+            like.device
+        )
         return symbols[:, :-1], symbols[:, 1:]
     if task.inputs == "pairs":
         shape = (batch_size, 2, task.input_shape[1] + 1)
-        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator)
+        tokens = torch.randint(
+            NUM_SPECIAL, task.num_classes, shape, generator=generator
+        )
         tokens = tokens.to(like.device)
         return tokens[:, :, :-1], tokens[:, 1, 1:]
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
-    labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
+    labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(
+        like.device
+    )
     return inputs, labels
 
 
@@ -284,14 +308,24 @@ class DryTraining:
         model: is trained, or copied where workers are stacked; floating, on the device to train on.
     """
 
-    def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives) -> None:
-        self.models, self.optimizer = local_workers(config, model, collectives, num_steps=0)
-        self._trained = [module_to_train(self.optimizer, model) for model in self.models]
+    def __init__(
+        self, config: RunConfig, model: nn.Module, collectives: Collectives
+    ) -> None:
+        self.models, self.optimizer = local_workers(
+            config, model, collectives, num_steps=0
+        )
+        self._trained = [
+            module_to_train(self.optimizer, model) for model in self.models
+        ]
         like = self.optimizer.flat.parameters
-        self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
+        self.precision = MixedPrecision(
+            config.precision, like.device, config.label_smoothing
+        )
         task = find_task(config.task.name)
         self.batches = [
-            random_batch(task, config.batch_size, torch.Generator().manual_seed(rank), like)
+            random_batch(
+                task, config.batch_size, torch.Generator().manual_seed(rank), like
+            )
             for rank in collectives.own_ranks
         ]
 

@@ -61,7 +61,11 @@ def outside_methods(words: Iterable[str]) -> Outside:
     """
     outside: Outside = {}
     for word in words:
-        source = _file_source(Path(word)) if word.endswith(".py") else _installed_source(word)
+        source = (
+            _file_source(Path(word))
+            if word.endswith(".py")
+            else _installed_source(word)
+        )
         try:
             found = methods_in(source.source, source.file)
         except MethodFileError as error:
@@ -115,7 +119,11 @@ def _module_file(entry: EntryPoint) -> Path:
     try:
         spec = importlib.util.find_spec(entry.module)
     except ImportError as error:
-        raise SpecError(f"the entry point {entry.name!r} names {entry.module}: {error}") from None
+        raise SpecError(
+            f"the entry point {entry.name!r} names {entry.module}: {error}"
+        ) from None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise SpecError(f"the entry point {entry.name!r} names {entry.module}, which is no module")
+        raise SpecError(
+            f"the entry point {entry.name!r} names {entry.module}, which is no module"
+        )
     return Path(spec.origin)

@@ -64,13 +64,17 @@ def worker_batches(
             if shard is not None:
                 order = shard[order]
             if lengths is not None:
-                order = by_length(order, lengths, size, generator(seed, "lengths", epoch))
+                order = by_length(
+                    order, lengths, size, generator(seed, "lengths", epoch)
+                )
         # Where samples are dealt out, worker r has numbers r B to (r + 1) B of the step's n B.
         start = step_of_epoch * size + first
         yield order[start : start + batch_size]
 
 
-def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
+def by_length(
+    order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator
+) -> Tensor:
     """Return the full batches of an order, made anew of samples of like length.
 
     The batches are shuffled.
@@ -117,7 +121,9 @@ def worker_shards(
     if spec.kind == "contiguous":
         starts = [rank * per_worker for rank in range(num_workers)]
         return [torch.arange(start, start + per_worker) for start in starts]
-    random = numpy.random.Generator(numpy.random.Philox(key=derive_seed(seed, "partition")))
+    random = numpy.random.Generator(
+        numpy.random.Philox(key=derive_seed(seed, "partition"))
+    )
     known: Labels = labels.cpu().numpy()
     if spec.kind == "class_shards":
         shards = _class_shards(known, num_workers, spec.shards_per_worker, random)
@@ -127,7 +133,10 @@ def worker_shards(
 
 
 def _class_shards(
-    labels: Labels, num_workers: int, shards_per_worker: int, random: numpy.random.Generator
+    labels: Labels,
+    num_workers: int,
+    shards_per_worker: int,
+    random: numpy.random.Generator,
 ) -> list[Labels]:
     num_shards = num_workers * shards_per_worker
     size = len(labels) // num_shards
@@ -143,7 +152,9 @@ def _dirichlet_shards(
     labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
 ) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
-    pools = [random.permutation(numpy.flatnonzero(labels == number)) for number in classes]
+    pools = [
+        random.permutation(numpy.flatnonzero(labels == number)) for number in classes
+    ]
     left = sizes.copy()
     shards = []
     for _ in range(num_workers):
@@ -152,14 +163,20 @@ def _dirichlet_shards(
         taken = _take(len(labels) // num_workers, shares, left, random)
         # Each pool is dealt out from its end.
         starts = left - taken
-        parts = [pool[start:end] for pool, start, end in zip(pools, starts, left, strict=True)]
+        parts = [
+            pool[start:end]
+            for pool, start, end in zip(pools, starts, left, strict=True)
+        ]
         shards.append(numpy.concatenate(parts))
         left -= taken
     return shards
 
 
 def _take(
-    count: int, shares: npt.NDArray[numpy.float64], left: Labels, random: numpy.random.Generator
+    count: int,
+    shares: npt.NDArray[numpy.float64],
+    left: Labels,
+    random: numpy.random.Generator,
 ) -> Labels:
     """Return how many of each class to take: by its share, but no more than is left of it.
 
@@ -178,9 +195,14 @@ def _take(
     return taken
 
 
-def class_counts(shards: list[Tensor], labels: Tensor, num_classes: int) -> list[list[int]]:
+def class_counts(
+    shards: list[Tensor], labels: Tensor, num_classes: int
+) -> list[list[int]]:
     """Return how many samples of each class each worker holds."""
-    return [torch.bincount(labels[shard].cpu(), minlength=num_classes).tolist() for shard in shards]
+    return [
+        torch.bincount(labels[shard].cpu(), minlength=num_classes).tolist()
+        for shard in shards
+    ]
 
 
 def token_weights(

@@ -21,7 +21,10 @@ PARAMETERS = "parameters"
 
 
 def check_restart(
-    restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int
+    restart: RestartSpec,
+    optimizer: DistributedOptimizer,
+    num_steps: int,
+    num_workers: int,
 ) -> None:
     """Raise SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
@@ -51,21 +54,31 @@ def check_restart(
         )
 
 
-def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def state_of(
+    optimizer: DistributedOptimizer,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return vectors of the parameters' shape by name, and what all workers have in common.
 
     The parameters themselves are among the former.
     """
     parameters = optimizer.flat.parameters
-    saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
+    saved = {
+        PARAMETERS: parameters,
+        **optimizer.state_dict()["param_groups"][0]["flat"],
+    }
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
-    own = {name: value for name, value in state.items() if value.shape == parameters.shape}
+    own = {
+        name: value for name, value in state.items() if value.shape == parameters.shape
+    }
     common = {name: value for name, value in state.items() if name not in own}
     return own, common
 
 
 def tail_of(
-    config: RunConfig, tensors: Iterable[Tensor], collectives: Collectives, num_steps: int
+    config: RunConfig,
+    tensors: Iterable[Tensor],
+    collectives: Collectives,
+    num_steps: int,
 ) -> DistributedOptimizer:
     """Return the optimiser of a synchronous tail.
 
@@ -91,7 +104,9 @@ def traffic_before_tail(
     return traffic
 
 
-def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
+def planned_traffic(
+    config: RunConfig, optimizer: DistributedOptimizer, num_steps: int
+) -> Traffic:
     """Return the closed form of what a worker sends in the whole run.
 
     `optimizer` is on the meta device.
@@ -100,11 +115,16 @@ def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_step
         return optimizer.expected_traffic(num_steps)
     tail = tail_of(config, optimizer.flat.tensors, optimizer.collectives, num_steps)
     num_tail = num_steps - round(config.restart.at * num_steps)
-    return traffic_before_tail(config, optimizer, num_steps) + tail.expected_traffic(num_tail)
+    return traffic_before_tail(config, optimizer, num_steps) + tail.expected_traffic(
+        num_tail
+    )
 
 
 def lose_state(
-    config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int
+    config: RunConfig,
+    restart: RestartSpec,
+    optimizer: DistributedOptimizer,
+    num_steps: int,
 ) -> None:
     """Take a part of the optimiser's state away, as `restart` says.
 
@@ -120,7 +140,9 @@ def lose_state(
     )
     anew = build_optimizer(config, copies, optimizer.collectives, num_steps)
     own, common = state_of(anew)
-    lost = {name: value for name, value in (own | common).items() if name in restart.without}
+    lost = {
+        name: value for name, value in (own | common).items() if name in restart.without
+    }
     if restart.worker is not None:
         held, _ = state_of(optimizer)
         lost = {
@@ -132,7 +154,9 @@ def lose_state(
     optimizer.load_state_dict(state)
 
 
-def _of_worker(rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor) -> Tensor:
+def _of_worker(
+    rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor
+) -> Tensor:
     """Return what the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
     return torch.where((own_ranks == rank).unsqueeze(1), new, held)

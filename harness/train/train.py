@@ -32,7 +32,9 @@ STOP_SECONDS = 2.0
 each makes the host wait for the GPU."""
 
 
-def train(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
+def train(
+    job: Job, collectives: Collectives, stop_requested: StopRequested | None = None
+) -> None:
     """Train the workers at this end to a recorded result.
 
     They go on from the newest checkpoint, or begin at the start.
@@ -83,7 +85,9 @@ class Monitor:
         save_wanted = False
         if scored or training.step % CHECK_EVERY == 0:
             save_wanted = self._look()
-        elif training.stop_requested is not None and training.step % self._ask_every == 0:
+        elif (
+            training.stop_requested is not None and training.step % self._ask_every == 0
+        ):
             self._stopping = self._anyone_wants_stop()
         else:
             return
@@ -103,11 +107,15 @@ class Monitor:
         collectives = training.collectives
         now = time.monotonic()
         checkpoint_seconds = 60 * training.job.checkpoint_minutes
-        wants_checkpoint = training.recorder is not None and now - self._saved >= checkpoint_seconds
+        wants_checkpoint = (
+            training.recorder is not None and now - self._saved >= checkpoint_seconds
+        )
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
         self._looked = now
         self._looked_at_step = training.step
-        values = self._of_each_worker([wants_checkpoint, self._wants_stop(), step_seconds])
+        values = self._of_each_worker(
+            [wants_checkpoint, self._wants_stop(), step_seconds]
+        )
         totals = self._total(torch.cat([training.losses, values], dim=-1))
         loss_sum, num_losses, savers, stoppers, sum_of_step_seconds = totals.tolist()
         # There are none where loss scaling skipped every step since the last score: such a run has
@@ -121,7 +129,9 @@ class Monitor:
             # From what all workers know alike: they ask by a collective, and one that asked at
             # other steps than the rest would hang them.
             mean_step_seconds = sum_of_step_seconds / collectives.world_size
-            self._ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS / mean_step_seconds)))
+            self._ask_every = max(
+                1, min(CHECK_EVERY, int(STOP_SECONDS / mean_step_seconds))
+            )
         return bool(savers > 0)
 
     def _of_each_worker(self, values: list[float]) -> Tensor:
@@ -167,7 +177,9 @@ class Monitor:
         training.clock.switch("compute")
         self._saved = time.monotonic()
         if self._stopping:
-            raise Preempted(f"asked to stop; saved at step {training.step} of {training.num_steps}")
+            raise Preempted(
+                f"asked to stop; saved at step {training.step} of {training.num_steps}"
+            )
 
     def _heartbeat(self, recorder: Recorder) -> Heartbeat:
         training = self._training
@@ -255,21 +267,32 @@ def record_result(training: Training) -> None:
         digest = hashlib.sha256(average.tobytes()).hexdigest()
     training.clock.switch("evaluate")
     accuracies = worker_accuracies(
-        training.models, training.precision, collectives, training.samples, training.num_evaluation
+        training.models,
+        training.precision,
+        collectives,
+        training.samples,
+        training.num_evaluation,
     )
     training.clock.switch("compute")
     if training.recorder is not None:
-        training.recorder.finish(_result(training, training.recorder, digest, accuracies))
+        training.recorder.finish(
+            _result(training, training.recorder, digest, accuracies)
+        )
         # Last: without a result a run can only go on from there. Stopped in between, the next
         # launch of the experiment clears up.
         checkpoint.discard(training.job.checkpoints)
 
 
-def _result(training: Training, recorder: Recorder, digest: str, accuracies: list[float]) -> Result:
+def _result(
+    training: Training, recorder: Recorder, digest: str, accuracies: list[float]
+) -> Result:
     """Return the run's result; `accuracies` are each worker's own."""
     score = training.score if training.diverged_at is None else None
     modality = training.samples.modality
-    sent = {purpose.value: entry for purpose, entry in training.collectives.traffic.entries.items()}
+    sent = {
+        purpose.value: entry
+        for purpose, entry in training.collectives.traffic.entries.items()
+    }
     bits = training.collectives.traffic.training_bits
     numel = training.optimizer.flat.layout.numel
     return Result(
@@ -297,4 +320,6 @@ def _result(training: Training, recorder: Recorder, digest: str, accuracies: lis
 
 
 def _recorded(traffic: dict[str, Entry]) -> dict[str, TrafficEntry]:
-    return {purpose: TrafficEntry(**asdict(entry)) for purpose, entry in traffic.items()}
+    return {
+        purpose: TrafficEntry(**asdict(entry)) for purpose, entry in traffic.items()
+    }

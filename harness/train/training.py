@@ -13,7 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms import Collectives, Purpose, SoloCollectives, StackedCollectives, Traffic
+from cser_bench.algorithms import (
+    Collectives,
+    Purpose,
+    SoloCollectives,
+    StackedCollectives,
+    Traffic,
+)
 from cser_bench.algorithms.core.traffic import Elapsed, mark
 from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.store import VERSION, Attempt, RunFile
@@ -94,7 +100,9 @@ class Job:
             attempts=[],
         )
         return Recorder(
-            self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format})
+            self.folder,
+            run,
+            self.attempt.model_copy(update={"memory_format": memory_format}),
         )
 
 
@@ -113,7 +121,10 @@ class Training:
     """
 
     def __init__(
-        self, job: Job, collectives: Collectives, stop_requested: StopRequested | None = None
+        self,
+        job: Job,
+        collectives: Collectives,
+        stop_requested: StopRequested | None = None,
     ) -> None:
         config = job.run.config
         device = torch.device(job.device)
@@ -125,20 +136,28 @@ class Training:
         samples = task.load(job.data, config.task, device)
         self.samples = samples
         model = trainable(config, device)
-        self.recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
+        self.recorder = (
+            job.recorder(format_of(model)) if collectives.rank == 0 else None
+        )
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
         self.schedule_length = (
             self.num_steps // config.num_schedule_epochs,
             config.num_schedule_epochs,
         )
-        self.models, self.optimizer = local_workers(config, model, collectives, self.num_steps)
+        self.models, self.optimizer = local_workers(
+            config, model, collectives, self.num_steps
+        )
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
         self._choose_passes()
         self.step = 0
-        self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
-        self.losses = torch.zeros(len(self.models), 2, dtype=torch.float64, device=device)
+        self.precision = MixedPrecision(
+            config.precision, device, config.label_smoothing
+        )
+        self.losses = torch.zeros(
+            len(self.models), 2, dtype=torch.float64, device=device
+        )
         self.train_loss: float | None = None
         self.score: Score | None = None
         self.diverged_at: int | None = None
@@ -151,7 +170,9 @@ class Training:
         num_classes = samples.modality.num_groups or task.num_classes
         self.class_counts: list[list[int]] | None = None
         if self._shards is not None:
-            self.class_counts = class_counts(self._shards, samples.train_labels, num_classes)
+            self.class_counts = class_counts(
+                self._shards, samples.train_labels, num_classes
+            )
         self.clock = Clock(collectives, device)
         self._resume()
         # After `_resume`, which finds the step at which the batches begin.
@@ -179,7 +200,9 @@ class Training:
     @property
     def expected_traffic(self) -> Traffic:
         """What the closed form says that a worker has sent by now."""
-        return self._sent_before + self.optimizer.expected_traffic(self.optimizer.num_steps)
+        return self._sent_before + self.optimizer.expected_traffic(
+            self.optimizer.num_steps
+        )
 
     def _send_everything(self) -> None:
         """Go on from the workers' average model, with every gradient sent.
@@ -192,7 +215,9 @@ class Training:
         # As `traffic_before_tail` counts it: where workers agree, nothing is sent.
         if not before.agree_after(before.num_steps):
             before.collectives.all_reduce_mean_(before.flat.parameters, Purpose.MODEL)
-        self.optimizer = tail_of(config, before.flat.tensors, before.collectives, self.num_steps)
+        self.optimizer = tail_of(
+            config, before.flat.tensors, before.collectives, self.num_steps
+        )
         # Making an optimiser has moved the parameters into a new vector, and models still have rows
         # of the old one.
         if isinstance(before.collectives, StackedCollectives):
@@ -256,7 +281,9 @@ class Training:
             "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
-        check_is_newest = (lambda: None) if self.recorder is None else self.recorder.check_is_newest
+        check_is_newest = (
+            (lambda: None) if self.recorder is None else self.recorder.check_is_newest
+        )
         checkpoint.save(
             self.job.checkpoints,
             self.step,
@@ -289,10 +316,14 @@ class Training:
         if loss_terms is not None:
             # The loss is a mean over tokens, of which workers have different numbers.
             # Their indices are made anew, since batches use up those above.
-            of_all_workers = [self._indices(rank) for rank in range(self.config.num_workers)]
+            of_all_workers = [
+                self._indices(rank) for rank in range(self.config.num_workers)
+            ]
             self._weights = token_weights(loss_terms, of_all_workers, ranks)
         if self._batched is not None:
-            joined = (torch.cat(step_indices) for step_indices in zip(*indices, strict=True))
+            joined = (
+                torch.cat(step_indices) for step_indices in zip(*indices, strict=True)
+            )
             batches = samples.training_batches(joined, seed, 0, self.step)
             return ([batch] for batch in batches)
         sources = [
@@ -322,7 +353,9 @@ class Training:
         self.clock.switch("data")
         batches = self._ahead or next(self._batches)
         self.clock.switch("compute")
-        if config.restart is not None and config.restart.is_due(self.step, self.num_steps):
+        if config.restart is not None and config.restart.is_due(
+            self.step, self.num_steps
+        ):
             if config.restart.everything_sent:
                 self._send_everything()
             else:
@@ -355,7 +388,9 @@ class Training:
             weights = next(self._weights)
         losses = [
             self.precision.both_passes(model, *batch, weight)
-            for model, batch, weight in zip(self._trained, batches, weights, strict=True)
+            for model, batch, weight in zip(
+                self._trained, batches, weights, strict=True
+            )
         ]
         return torch.stack(losses)
 

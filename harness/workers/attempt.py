@@ -19,7 +19,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from cser_bench.algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
+from cser_bench.algorithms import (
+    CollectiveError,
+    ProcessGroupCollectives,
+    StackedCollectives,
+)
 from cser_bench.harness.cores import bind_to
 from cser_bench.harness.records.endings import (
     end_of_processes,
@@ -41,7 +45,11 @@ from cser_bench.harness.train.training import Job, Preempted, StopRequested
 from cser_bench.harness.workers.process_group import Workers, from_rank_0, joined
 from cser_bench.harness.workers.processes import Worker, WorkerProcesses, start_workers
 
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 """What torch and the libraries under it say in plain RuntimeErrors."""
 
 NO_PEER = "gloo/transport/"
@@ -87,7 +95,13 @@ def attempt_as_rank(
 
     def work() -> None:
         prepare_thread(job.device)
-        with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
+        with joined(
+            job.device,
+            job.timeout_seconds,
+            init_method,
+            rank,
+            job.run.config.num_workers,
+        ):
             # Another command may have done it while the lock was waited for: rank 0, which has it,
             # looks for all.
             if not from_rank_0(rank == 0 and is_done(job.folder)):
@@ -225,7 +239,9 @@ def start(job: Job, workers: Workers, place: Resources) -> ActiveRun:
     if workers == "processes":
         devices = place.devices[: job.run.config.num_workers]
         arguments = [(replace(job, device=device), workers) for device in devices]
-    return ActiveRun(job, place, start_workers(_attempt, arguments), log_start=log_start)
+    return ActiveRun(
+        job, place, start_workers(_attempt, arguments), log_start=log_start
+    )
 
 
 def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
@@ -265,7 +281,9 @@ def close(active: ActiveRun) -> Unfinished | None:
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:
-        return Unfinished("skipped", "another process is at this run; call again when it has ended")
+        return Unfinished(
+            "skipped", "another process is at this run; call again when it has ended"
+        )
     if EXIT_DISK in codes:
         return Unfinished(
             "disk",
@@ -284,7 +302,13 @@ def close(active: ActiveRun) -> Unfinished | None:
     # Where the disk is full, what is returned is all that is told.
     with contextlib.suppress(OSError):
         write_failure(
-            job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True
+            job.folder,
+            job.run.run_id,
+            job.attempt.attempt,
+            kind,
+            message,
+            "",
+            is_last_word=True,
         )
     return Unfinished(kind, f"{message} ({path})")
 

@@ -90,7 +90,9 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
-    missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
+    missing = [
+        run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)
+    ]
     second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
     return sorted(missing, key=lambda run: (run.row in second, seeds.get(run.seed, 0)))
 
@@ -135,13 +137,17 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     return folder
 
 
-def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path) -> None:
+def _name_late_contrasts(
+    experiment: Experiment, declared_at: str, folder: Path
+) -> None:
     """Print the contrasts declared at this time that get no verdict.
 
     Runs of both their rows had begun before.
     """
     new = [
-        contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at
+        contrast
+        for contrast in experiment.contrasts or []
+        if contrast.declared_at == declared_at
     ]
     if not new:
         return
@@ -264,7 +270,9 @@ def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
     return f"{name}: {unfinished}"
 
 
-def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
+def _started(
+    run: PlannedRun, place: Resources, plan: Plan, options: Options
+) -> ActiveRun:
     workers = workers_of(run.config, options)
     device = place.devices[0]
     backend = backend_for(device) if workers == "processes" else workers
@@ -303,7 +311,9 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     where another command is at a run; CollectiveError where another process is lost between two
     runs; Interrupted.
     """
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
         raise SpecError(
             f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for "
@@ -316,11 +326,16 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
             f"the launcher started {here.world_size} processes, the experiment has "
             f"{sorted(wanted)} workers"
         )
-    [devices, *_] = device_groups(options.device, here.local_world_size, torch.cuda.device_count())
+    [devices, *_] = device_groups(
+        options.device, here.local_world_size, torch.cuda.device_count()
+    )
     device = devices[here.local_rank]
     runs = plan.by_id
     prepare_thread(device)
-    with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
+    with (
+        noticed(second_ends=False) as flag,
+        joined(device, options.timeout_seconds, "env://"),
+    ):
         # By a variable of torchrun's alone: a shell that starts workers may end before them.
         if "TORCHELASTIC_RUN_ID" in os.environ:
             stop_with_launcher()
@@ -328,7 +343,9 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
         # One name for all: what ranks save under different names never makes a whole checkpoint.
         attempt = attempt.model_copy(update={"attempt": from_rank_0(attempt.attempt)})
         # Rank 0 says what is missing: others may see its records later.
-        missing_ids = done_by_rank_0(lambda: [run.run_id for run in prepare(plan, options.results)])
+        missing_ids = done_by_rank_0(
+            lambda: [run.run_id for run in prepare(plan, options.results)]
+        )
         for run_id in missing_ids:
             job = _job(
                 runs[run_id],
@@ -342,7 +359,9 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
             with ExitStack() as lock:
                 if not done_by_rank_0(partial(_taken, job.folder, lock)):
                     continue
-                work = partial(train, job, ProcessGroupCollectives(), flag.stop_requested)
+                work = partial(
+                    train, job, ProcessGroupCollectives(), flag.stop_requested
+                )
                 if not recorded(job, work):
                     flag.raise_if_asked()
                     # Past the end of the group, which peers that hang would keep waiting.
@@ -379,8 +398,13 @@ def places(plan: Plan, options: Options) -> list[Resources]:
     if not jobs:
         jobs = len(cores) if options.device == "cpu" else len(groups)
     # As many cores for each run, and shared ones where there are more runs.
-    shares = [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
-    return [Resources(share, groups[number % len(groups)]) for number, share in enumerate(shares)]
+    shares = [
+        tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)
+    ]
+    return [
+        Resources(share, groups[number % len(groups)])
+        for number, share in enumerate(shares)
+    ]
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:

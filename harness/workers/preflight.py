@@ -76,7 +76,9 @@ def check_data(task: Task, data: Path | None) -> Check:
     except DataError as error:
         return Check("data", False, str(error))
     return Check(
-        "data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified"
+        "data",
+        True,
+        f"{task.num_train:,} + {task.num_test:,} samples, found and verified",
     )
 
 
@@ -112,7 +114,9 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
     if not writable.passed:
         return writable
     workers = max(run.config.num_workers for run in plan.runs)
-    checkpoint = max(footprint.checkpoint_bytes for footprint in plan.footprints.values())
+    checkpoint = max(
+        footprint.checkpoint_bytes for footprint in plan.footprints.values()
+    )
     needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * checkpoint
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free

@@ -29,7 +29,9 @@ T = TypeVar("T")
 Workers = Literal["stacked", "processes"]
 
 
-def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
+def device_groups(
+    device: str, num_processes: int, num_gpus: int
+) -> list[tuple[str, ...]]:
     """Return the devices of each run that the machine has GPUs for at the same time.
 
     A run's devices are those of its processes, by local rank.
@@ -51,7 +53,10 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
             "without the rows of DDP, if there are any"
         )
     starts = range(0, num_gpus - num_processes + 1, num_processes)
-    return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
+    return [
+        tuple(f"cuda:{start + rank}" for rank in range(num_processes))
+        for start in starts
+    ]
 
 
 class Launched(NamedTuple):
@@ -71,7 +76,9 @@ def launched() -> Launched:
 
     Raises SpecError: it says what no launcher says.
     """
-    said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(os.environ)
+    said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(
+        os.environ
+    )
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not said.get(name, "").isdecimal():
             raise SpecError(
@@ -154,16 +161,24 @@ def joined(
             # The meeting's timeout is not the store's: that of a file has torch's own.
             store.set_timeout(timeout)
             store.set(f"device of {rank}", identity(device))
-            owned = [store.get(f"device of {other}").decode() for other in range(world_size)]
+            owned = [
+                store.get(f"device of {other}").decode() for other in range(world_size)
+            ]
             _share_cores(store, rank, world_size)
     except CollectiveError as error:
-        raise CollectiveError(f"the workers do not meet at {init_method}: {error}") from None
+        raise CollectiveError(
+            f"the workers do not meet at {init_method}: {error}"
+        ) from None
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank
     # nor remedy.
     require_own_devices(owned)
     with translated_errors():
         dist.init_process_group(
-            backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout
+            backend_for(device),
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
         )
     yield
     dist.destroy_process_group()
@@ -176,7 +191,9 @@ def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
     """
     store.set(f"cores of {rank}", json.dumps([platform.node(), *usable_cores()]))
     others = [
-        json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank
+        json.loads(store.get(f"cores of {other}"))
+        for other in range(world_size)
+        if other != rank
     ]
     note_others(set(cores) for host, *cores in others if host == platform.node())
 

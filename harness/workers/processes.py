@@ -80,7 +80,10 @@ class WorkerProcesses:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: object,
+        trace: TracebackType | None,
     ) -> None:
         self.kill()
         self.close()
@@ -126,7 +129,9 @@ class WorkerProcesses:
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
             if time.monotonic() > deadline:
-                raise WorkerError(f"worker {rank} did not answer in {timeout_seconds:g} s")
+                raise WorkerError(
+                    f"worker {rank} did not answer in {timeout_seconds:g} s"
+                )
         try:
             return self.pipes[rank].recv()
         # The pipe is a socket, which is reset if the worker ended without reading our message.
@@ -155,7 +160,9 @@ class WorkerProcesses:
 
 
 def start_workers(
-    work: Callable[..., object], arguments: Sequence[tuple[Any, ...]], preload: Sequence[str] = ()
+    work: Callable[..., object],
+    arguments: Sequence[tuple[Any, ...]],
+    preload: Sequence[str] = (),
 ) -> WorkerProcesses:
     """Start a process for each of `arguments`, forked from one that has torch loaded.
 
@@ -177,7 +184,9 @@ def start_workers(
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
-    context = start_processes(_be, given, len(arguments), join=False, start_method="forkserver")  # type: ignore[no-untyped-call]
+    context = start_processes(
+        _be, given, len(arguments), join=False, start_method="forkserver"
+    )  # type: ignore[no-untyped-call]
     # Otherwise a worker's end would stay open here, and the end of its pipe would never be seen.
     for pipe in theirs:
         pipe.close()
@@ -233,7 +242,8 @@ def _be(
             traceback.print_exc()
             words = f"{type(error).__name__}: {words}"
         raise WorkerError(words) from None
-    with contextlib.suppress(BrokenPipeError):  # whoever started this one has heard enough
+    # Whoever started this one has heard enough
+    with contextlib.suppress(BrokenPipeError):
         pipes[rank].send(last)
 
 

@@ -19,7 +19,9 @@ from cser_bench.report.wording import NONE, count, milliseconds, traffic
 NOT_MEASURED = "not measured"
 
 
-def advice(job: TrainingJob, network: str, collection: Collection, shows_all: bool = False) -> str:
+def advice(
+    job: TrainingJob, network: str, collection: Collection, shows_all: bool = False
+) -> str:
     """Return what each method that was run on a network needs in a job, and what is known of it.
 
     Args:
@@ -34,7 +36,9 @@ def advice(job: TrainingJob, network: str, collection: Collection, shows_all: bo
     known_names = names_by_key(network)
     lines = needed_lines(job, methods, efficiencies_of(measured), known_names)
     names = {} if shows_all else known_names
-    shown = [line for line in lines if not names or line.method is None or line.key in names]
+    shown = [
+        line for line in lines if not names or line.method is None or line.key in names
+    ]
     near = [line for line in shown if _is_near(line, job)]
     context = {
         "needed": needed_table([_renamed(line, names) for line in shown]),
@@ -42,7 +46,12 @@ def advice(job: TrainingJob, network: str, collection: Collection, shows_all: bo
         "num_hidden": len(lines) - len(shown),
         "near": near_table([_renamed(line, names) for line in near], job),
     }
-    return environment(is_markdown=False).get_template("advice.md.j2").render(context).strip("\n")
+    return (
+        environment(is_markdown=False)
+        .get_template("advice.md.j2")
+        .render(context)
+        .strip("\n")
+    )
 
 
 def _renamed(line: Line, names: Mapping[str, str]) -> Line:

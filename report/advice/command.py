@@ -19,7 +19,9 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 def _whole_amount(text: str) -> int:
     """Return the number of things that a word such as 25.6M stands for."""
     prefix = text[-1:] if text[-1:] in _PREFIXES else ""
-    amount = number(math.ulp(0), "a number above 0, as 25.6M")(text.removesuffix(prefix))
+    amount = number(math.ulp(0), "a number above 0, as 25.6M")(
+        text.removesuffix(prefix)
+    )
     # Rounded, as the product of a decimal fraction may miss a whole number by its last bits.
     value = round(_PREFIXES[prefix] * amount, 6)
     if value < 1 or value != int(value):

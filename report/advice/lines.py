@@ -12,7 +12,12 @@ from types import MappingProxyType
 from cser_bench.harness.measures.steps import link_models
 from cser_bench.report.advice.measured import Efficiency, nearest
 from cser_bench.report.advice.runs import Method
-from cser_bench.report.speed.job import Sending, TrainingJob, ddp_seconds, method_seconds
+from cser_bench.report.speed.job import (
+    Sending,
+    TrainingJob,
+    ddp_seconds,
+    method_seconds,
+)
 from cser_bench.report.speed.needed import needed_efficiency
 from cser_bench.report.wording import NONE
 

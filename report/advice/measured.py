@@ -69,7 +69,10 @@ class Efficiency:
         return max(abs(math.log(a / b)) for a, b in self._compared(job))
 
     def _compared(self, job: TrainingJob) -> tuple[tuple[int, int], tuple[int, int]]:
-        return (self.num_parameters, job.num_parameters), (self.num_steps, job.num_steps)
+        return (self.num_parameters, job.num_parameters), (
+            self.num_steps,
+            job.num_steps,
+        )
 
     def net_speedup(self, seconds: float, rival_seconds: float) -> str:
         """Write the net speed-up over a rival: "1.27x (1.10x to 1.44x)", "at most 0.40x".
@@ -165,6 +168,10 @@ def nearest(
     of_method = [each for each in efficiencies if names.get(each.key, each.key) == name]
 
     def place(efficiency: Efficiency) -> tuple[bool, float, int]:
-        return not efficiency.is_number, efficiency.distance(job), -int(efficiency.line["num_runs"])
+        return (
+            not efficiency.is_number,
+            efficiency.distance(job),
+            -int(efficiency.line["num_runs"]),
+        )
 
     return min(of_method, key=place, default=None)

@@ -16,7 +16,15 @@ from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
-ROLES: tuple[Role, ...] = ("network", "task", "reference", "search", "loads", "methods", "rivals")
+ROLES: tuple[Role, ...] = (
+    "network",
+    "task",
+    "reference",
+    "search",
+    "loads",
+    "methods",
+    "rivals",
+)
 """Usages of experiments whose rows are methods as one would use them, not the subject of a study."""
 
 
@@ -91,7 +99,9 @@ def experiments_on(
     assert about is not None, "an experiment is advised on by what it is evidence for"
     others = collection.all_of(*ROLES, network=about.network)
     alike = [frames for frames in (*others, *measured) if ran_alike(first, frames)]
-    return list({frames.experiment.name: frames for frames in (*shown, *alike)}.values())
+    return list(
+        {frames.experiment.name: frames for frames in (*shown, *alike)}.values()
+    )
 
 
 def ran_alike(frames: Frames, other: Frames) -> bool:

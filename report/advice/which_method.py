@@ -16,7 +16,12 @@ from markupsafe import Markup
 from cser_bench.report.advice.advise import efficiency_cell
 from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
-from cser_bench.report.advice.runs import advised, experiments_on, methods_run, own_length
+from cser_bench.report.advice.runs import (
+    advised,
+    experiments_on,
+    methods_run,
+    own_length,
+)
 from cser_bench.report.collection import collection_for, folder_in_results
 from cser_bench.report.frame import Frames
 from cser_bench.report.render import write_report
@@ -70,7 +75,9 @@ def build_which_method(results: Path, output: Path) -> Path:
 def _section(frames: Frames, table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page says of a network."""
     experiment = frames.experiment
-    assert experiment.evidence is not None, "an experiment is advised on by what it is evidence for"
+    assert experiment.evidence is not None, (
+        "an experiment is advised on by what it is evidence for"
+    )
     return {
         "network": experiment.evidence.network,
         "unit": frames.metric.loss_unit,
@@ -81,7 +88,9 @@ def _section(frames: Frames, table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def pivot(experiments: Sequence[Frames], efficiencies: Sequence[Efficiency]) -> pd.DataFrame:
+def pivot(
+    experiments: Sequence[Frames], efficiencies: Sequence[Efficiency]
+) -> pd.DataFrame:
     """Return a line a method and setting, with what it needs at each bandwidth.
 
     Columns: method, setting, traffic, each bandwidth as `rate` writes it (the efficiency needed to
@@ -121,4 +130,6 @@ def _measured(line: Line) -> str:
     if found is None or not found.is_number:
         return cell
     network = found.network.replace("_", " ")
-    return f"{cell}; {network}, {count(found.num_steps)} steps, {traffic(found.traffic)}"
+    return (
+        f"{cell}; {network}, {count(found.num_steps)} steps, {traffic(found.traffic)}"
+    )

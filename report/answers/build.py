@@ -26,7 +26,10 @@ INTRODUCTION = PAGES / "introduction.md"
 INDEX = PAGES / "results.md"
 """The text of results/README.md."""
 
-PARTS = {"practice": "Questions from practice", "paper": "What readers of the paper asked"}
+PARTS = {
+    "practice": "Questions from practice",
+    "paper": "What readers of the paper asked",
+}
 """Heads of the parts of answers.md, by how the names of their files begin."""
 
 OWN = "page-"
@@ -38,7 +41,9 @@ Progress = Callable[[float, float, str], None]
 
 
 def build_answers(
-    output: Path, progress: Progress = lambda done, total, what: None, with_pdf: bool = True
+    output: Path,
+    progress: Progress = lambda done, total, what: None,
+    with_pdf: bool = True,
 ) -> Path:
     """Write answers.md, its PDF and the pages of long answers; return answers.md.
 
@@ -94,7 +99,9 @@ def part_of(source: Path) -> str:
     return source.stem.partition("-")[0]
 
 
-def queries_of(collection: Collection, root: str = "..") -> dict[str, Callable[..., str]]:
+def queries_of(
+    collection: Collection, root: str = ".."
+) -> dict[str, Callable[..., str]]:
     """Return the queries that a placeholder can call, by name.
 
     Args:
@@ -121,7 +128,9 @@ def rendered(source: Path, queries: Mapping[str, Callable[..., str]]) -> str:
 
     def number(match: re.Match[str]) -> str:
         try:
-            value: Any = environment.compile_expression(match[1], undefined_to_none=False)()
+            value: Any = environment.compile_expression(
+                match[1], undefined_to_none=False
+            )()
         except (UsageError, TemplateError, TypeError, ValueError, KeyError) as error:
             raise UsageError(
                 f"{source.name} has {match[0]}, which gives no number: {error}"

@@ -80,15 +80,21 @@ class Scores:
         place = (int(line["num_parameters"]), int(line["num_steps"]))
         reference = rows_by_place(frames, frames.experiment.baseline).get(place)
         if reference is None:
-            raise UsageError(f"{experiment} has no baseline of the size and length of {row}")
+            raise UsageError(
+                f"{experiment} has no baseline of the size and length of {row}"
+            )
         return self.contrast(experiment, row, reference, form)
 
-    def contrast(self, experiment: str, row: str, reference: str, form: Form = "sentence") -> str:
+    def contrast(
+        self, experiment: str, row: str, reference: str, form: Form = "sentence"
+    ) -> str:
         """Return how much worse a row scored than another; negative is better."""
         frames = self._with(experiment, row, reference)
         found = difference(frames, row, reference)
         if row == reference or found is None or math.isnan(found.estimate):
-            raise UsageError(f"{row} and {reference} of {experiment} have no difference")
+            raise UsageError(
+                f"{row} and {reference} of {experiment} have no difference"
+            )
         unit = "BLEU" if frames.metric.name == "bleu" else frames.metric.loss_unit
         digits = 2 if frames.metric.is_share else 3 + (form == "cell")
         drop, high, low = (
@@ -100,7 +106,11 @@ class Scores:
             return f"{drop} {unit}"
         if math.isnan(found.standard_error):
             return drop if form == "cell" else f"{drop} {unit}"
-        return f"{drop} ({interval})" if form == "cell" else f"{drop} {unit} (95 % CI {interval})"
+        return (
+            f"{drop} ({interval})"
+            if form == "cell"
+            else f"{drop} {unit} (95 % CI {interval})"
+        )
 
     def verdict(self, experiment: str, row: str, reference: str | None = None) -> str:
         """Return what the declared test of a row shows, against the baseline or another row."""
@@ -137,7 +147,11 @@ class Scores:
         cell = efficiency_cell(lines[0])
         if form == "cell":
             return cell
-        return cell.partition(" (")[0] if form == "short" else cell.replace("(", "(95 % CI ")
+        return (
+            cell.partition(" (")[0]
+            if form == "short"
+            else cell.replace("(", "(95 % CI ")
+        )
 
     def traffic(self, experiment: str, row: str) -> str:
         """Return what a row's link carries as a share of the baseline's, as "1/24"."""
@@ -155,16 +169,22 @@ class Scores:
         """Return the most that a worker holds in a step, in sizes of the model, activations left out."""
         held = self._with(experiment, row).row(row)["peak_models"]
         if held is None or math.isnan(held):
-            raise UsageError(f"the record of {experiment} does not say what {row} holds")
+            raise UsageError(
+                f"the record of {experiment} does not say what {row} holds"
+            )
         return f"{held:.1f}"
 
-    def distance(self, experiment: str, row: str, when: Literal["largest", "last"]) -> str:
+    def distance(
+        self, experiment: str, row: str, when: Literal["largest", "last"]
+    ) -> str:
         """Return how far workers are from their mean, on average over seeds, at a score of a run."""
         scores = self._with(experiment, row).scores
         own = scores[(scores["row"] == row) & (scores["step"] > 0)]
         means = own.groupby("step")["worker_distance"].mean().dropna()
         if means.empty:
-            raise UsageError(f"the runs of {row} in {experiment} have no distance of workers")
+            raise UsageError(
+                f"the runs of {row} in {experiment} have no distance of workers"
+            )
         return f"{means.max() if when == 'largest' else means.iloc[-1]:.3g}"
 
     def needed(self, experiment: str, row: str, gbits: float) -> str:
@@ -174,11 +194,19 @@ class Scores:
         key = key_of(frames.experiment, record)
         methods = [method for method in methods_run([frames]) if method.key == key]
         if not methods:
-            raise UsageError(f"{row} of {experiment} is no method whose step can be modelled")
-        lines = needed_lines(replace(RESNET50, bits_per_second=1e9 * gbits), methods, ())
-        return next(f"{line.over_hook:.2f}" for line in lines if line.method is not None)
+            raise UsageError(
+                f"{row} of {experiment} is no method whose step can be modelled"
+            )
+        lines = needed_lines(
+            replace(RESNET50, bits_per_second=1e9 * gbits), methods, ()
+        )
+        return next(
+            f"{line.over_hook:.2f}" for line in lines if line.method is not None
+        )
 
-    def table(self, experiment: str, rows: Sequence[str] | Mapping[str, str], *columns: str) -> str:
+    def table(
+        self, experiment: str, rows: Sequence[str] | Mapping[str, str], *columns: str
+    ) -> str:
         """Return a table with a line a row.
 
         Args:
@@ -201,10 +229,19 @@ class Scores:
             word, _, gbits = column.partition(" ")
             head.append(f"needed at {gbits} Gb/s" if gbits else heads.get(word, word))
         words = ("setting", "verdict")
-        lines = [head, ["---", *("---" if column in words else "---:" for column in columns)]]
+        lines = [
+            head,
+            ["---", *("---" if column in words else "---:" for column in columns)],
+        ]
         for row in rows:
-            label = rows[row] if isinstance(rows, Mapping) else str(frames.row(row)["label"])
-            lines.append([label, *(self._cell(frames, row, column) for column in columns)])
+            label = (
+                rows[row]
+                if isinstance(rows, Mapping)
+                else str(frames.row(row)["label"])
+            )
+            lines.append(
+                [label, *(self._cell(frames, row, column) for column in columns)]
+            )
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def _cell(self, frames: Frames, row: str, column: str) -> str:
@@ -235,14 +272,18 @@ class Scores:
         """Return links to the reports of experiments."""
         links = []
         for name in experiments:
-            place = posixpath.normpath(f"{self.root}/{folder_in_results(self._frames(name))}")
+            place = posixpath.normpath(
+                f"{self.root}/{folder_in_results(self._frames(name))}"
+            )
             links.append(f"[{code(name)}]({place}/report.md)")
         return listed(links)
 
     def _frames(self, experiment: str) -> Frames:
         frames = self.collection.find(experiment)
         if frames is None:
-            raise UsageError(f"no experiment {experiment} with finished runs ships; name another")
+            raise UsageError(
+                f"no experiment {experiment} with finished runs ships; name another"
+            )
         return frames
 
     def _with(self, experiment: str, *rows: str) -> Frames:
@@ -251,7 +292,9 @@ class Scores:
         for row in rows:
             if row not in frames.by_row.index or frames.done(row).empty:
                 names = ", ".join(str(name) for name in frames.by_row.index[:30])
-                raise UsageError(f"{experiment} has no runs of a row {row}; name one of {names}")
+                raise UsageError(
+                    f"{experiment} has no runs of a row {row}; name one of {names}"
+                )
         return frames
 
     def _claimed(self, frames: Frames) -> pd.DataFrame:

@@ -50,7 +50,9 @@ class Search:
             what: one of the names in `_numbers`.
         """
         if what not in self._numbers:
-            raise UsageError(f"there is no number {what!r}; name one of {', '.join(self._numbers)}")
+            raise UsageError(
+                f"there is no number {what!r}; name one of {', '.join(self._numbers)}"
+            )
         return self._numbers[what]
 
     def random_trials(self, settings: int) -> str:
@@ -79,24 +81,31 @@ class Search:
         frames = self.collection.find(SEARCHED)
         if frames is None or frames.tuning.empty:
             raise UsageError(f"the search of {SEARCHED} does not ship")
-        trials: pd.DataFrame = frames.tuning[frames.tuning["seed"] == frames.tuning["seed"].min()]
+        trials: pd.DataFrame = frames.tuning[
+            frames.tuning["seed"] == frames.tuning["seed"].min()
+        ]
         return trials
 
     @cached_property
     def _decades(self) -> pd.DataFrame:
         rows = self._trials.groupby("row", sort=False)
-        return pd.DataFrame([_decade(group) for _, group in rows if group["score"].notna().any()])
+        return pd.DataFrame(
+            [_decade(group) for _, group in rows if group["score"].notna().any()]
+        )
 
     @cached_property
     def _numbers(self) -> dict[str, str]:
         trials = self._trials
         done = trials.dropna(subset=["score"])
-        best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")["learning_rate"]
+        best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")[
+            "learning_rate"
+        ]
         diverged = trials[trials["status"] == "diverged"]
         below = diverged[diverged["learning_rate"] < best["sgd"]]
         both = trials.dropna(subset=["score", "train_loss"]).groupby("row")
         cost = (
-            both["score"].max() - trials.loc[both["train_loss"].idxmin()].set_index("row")["score"]
+            both["score"].max()
+            - trials.loc[both["train_loss"].idxmin()].set_index("row")["score"]
         )
         costs = self._costs_on_test()
         return {

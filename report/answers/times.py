@@ -44,7 +44,9 @@ class Times:
         """Return the emulated efficiency at which "experiment/row" ties with the hook, with encoding."""
         timed = timed_as(known_of(run).row)
         if timed is None:
-            raise UsageError(f"no session has the setting of {run}; name a row of table_cnn")
+            raise UsageError(
+                f"no session has the setting of {run}; name a row of table_cnn"
+            )
         return f"{emulated_need(timed.name, 1e9 * gbits):.2f}"
 
     def encoding(self, method: str) -> str:
@@ -53,7 +55,9 @@ class Times:
 
     def tying_encoding(self, method: str, gbits: float) -> str:
         """Return the encoding a step at which a scored method's step is as long as the hook's."""
-        budget = tying_encoding(self._seconds(method, gbits), self._seconds(FP16, gbits))
+        budget = tying_encoding(
+            self._seconds(method, gbits), self._seconds(FP16, gbits)
+        )
         return NONE if budget is None else f"{milliseconds(budget)} ms"
 
     def timed(self, method: str, over: str = "", machines: int = 8) -> str:
@@ -78,9 +82,13 @@ class Times:
     def on_machines(self, machines: int, method: str = comparisons.PROPOSED) -> str:
         """Return how many times as fast as DDP a modelled step is, of 8 workers on some machines."""
         layouts = comparisons.layouts_frame(self._model, comparisons.AT)
-        found = layouts[(layouts["machines"] == machines) & (layouts["method"] == method)]
+        found = layouts[
+            (layouts["machines"] == machines) & (layouts["method"] == method)
+        ]
         if found.empty:
-            raise UsageError(f"no layout on {machines} machines is modelled; give 8, 2 or 1")
+            raise UsageError(
+                f"no layout on {machines} machines is modelled; give 8, 2 or 1"
+            )
         return factor(found["over_ddp"].iloc[0])
 
     def pays_below(self, method: str, over: str) -> str:

@@ -82,9 +82,26 @@ _CONTRAST = [
     "gap_high",
     "p_holm",
 ]
-_DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
+_DIFFERENCE = [
+    "row",
+    "reference",
+    "estimate",
+    "standard_error",
+    "degrees",
+    "low",
+    "high",
+]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
-_NUMBERS = ["mean", "deviation", "num_runs", "mean_low", "mean_high", "gap", "gap_low", "gap_high"]
+_NUMBERS = [
+    "mean",
+    "deviation",
+    "num_runs",
+    "mean_low",
+    "mean_high",
+    "gap",
+    "gap_low",
+    "gap_high",
+]
 
 
 def write_experiment_page(
@@ -250,7 +267,9 @@ def _about(
     if models:
         sentences.append("Step times are modelled.")
     if too_long:
-        sentences.append(f"Too long for a page, and in csv/ alone: {', '.join(too_long)}.")
+        sentences.append(
+            f"Too long for a page, and in csv/ alone: {', '.join(too_long)}."
+        )
     sentences.append("Every number and point opens the runs behind it.")
     return " ".join(sentences)
 
@@ -286,7 +305,9 @@ def _experiment(frames: Frames) -> dict[str, Any]:
     }
 
 
-def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _methods(
+    frames: Frames | None, models: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Return a colour and shape for every label, grey for what others are compared with.
 
     On at first are all whose rows have a step time, since a frontier of some would be none, and
@@ -378,7 +399,10 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def as_gaps(
-    table: pd.DataFrame, estimate: str = "estimate", low: str = "low", high: str = "high"
+    table: pd.DataFrame,
+    estimate: str = "estimate",
+    low: str = "low",
+    high: str = "high",
 ) -> pd.DataFrame:
     """Return a table with gaps in place of differences of scores, positive where a row is worse.
 
@@ -415,7 +439,15 @@ def _rows(frames: Frames) -> pd.DataFrame:
     on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
     verdicts = dict(zip(on_baseline["row"], on_baseline["verdict"], strict=True))
     rows = rows.assign(verdict=rows["row"].map(verdicts))
-    first = ["row", "label", "verdict", "ratio", "num_steps", "learning_rate", *_NUMBERS]
+    first = [
+        "row",
+        "label",
+        "verdict",
+        "ratio",
+        "num_steps",
+        "learning_rate",
+        *_NUMBERS,
+    ]
     further = rows.columns.drop(first)
     num_methods = rows.groupby(["ratio", "num_steps"])["label"].transform("nunique")
     is_end = rows["row"].isin([frames.experiment.baseline, frames.experiment.floor])

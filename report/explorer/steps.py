@@ -23,7 +23,9 @@ RATES = tuple(float(f"{10 ** (7 + step / 12):.6g}") for step in range(56))
 _NO_COMPUTE = Compute(forward=0.0, backward=0.0)
 
 
-def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -> pd.DataFrame:
+def timings_table(
+    study: SpeedStudy, workloads: Collection[str] | None = None
+) -> pd.DataFrame:
     """Return every timed cell of a study with what the model says of it, then scored methods.
 
     Args:
@@ -118,7 +120,9 @@ def _methods_by_workload(study: SpeedStudy) -> dict[str, list[TimedMethod]]:
     return {workload: list(by_name.values()) for workload, by_name in methods.items()}
 
 
-def _method(method: TimedMethod, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
+def _method(
+    method: TimedMethod, codec_seconds: float, rows: Sequence[str]
+) -> dict[str, Any]:
     return {
         "name": method.name,
         "label": method.label,
@@ -165,7 +169,9 @@ def _model(
     }
 
 
-def _messages(messages: Sequence[Message], networks: Sequence[Network]) -> list[dict[str, Any]]:
+def _messages(
+    messages: Sequence[Message], networks: Sequence[Network]
+) -> list[dict[str, Any]]:
     """Return messages by when they are sent, with their seconds on each network.
 
     Those that get ready together queue as one: their seconds add up.

@@ -69,7 +69,9 @@ def build_site(
         OSError: the output cannot be written.
     """
     if not (root / "README.md").is_file() or not (root / "docs").is_dir():
-        raise UsageError(f"there is no README.md with docs/ in {root}; make the site in a checkout")
+        raise UsageError(
+            f"there is no README.md with docs/ in {root}; make the site in a checkout"
+        )
     taken = take(results.resolve())
     places = _places(taken.folders, results.resolve(), only)
     _clear(output)
@@ -81,7 +83,9 @@ def build_site(
     known_answers = _answers_of(results) if only else None
     if known_answers is not None:
         shutil.copytree(known_answers, answers)
-    built = _in_processes(tasks, None if only else (results, answers), num_jobs, progress)
+    built = _in_processes(
+        tasks, None if only else (results, answers), num_jobs, progress
+    )
     # Where two reports have one name, the first is the user's own, which answers rest on.
     names: set[str] = set()
     standings: list[Standing] = []
@@ -106,7 +110,9 @@ def _in_processes(
     Each is made in a process of its own kind, so that no drawing state is shared.
     """
     processes = ProcessPoolExecutor(
-        num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_at_ctrl_c
+        num_jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_at_ctrl_c,
     )
     resource_tracker.ensure_running()  # its start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -144,7 +150,9 @@ def _build_answers(results: Path, output: Path) -> None:
     build_which_method(results, output)
 
 
-def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> dict[str, Path]:
+def _places(
+    folders: Iterable[Path], results: Path, only: Collection[str]
+) -> dict[str, Path]:
     """Return the folder of each report by its place in the site, tunings left out.
 
     The first of two folders with one place counts.
@@ -160,9 +168,13 @@ def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> di
     missing = set(only) - {folder.name for folder in places.values()}
     if missing:
         name = min(missing)
-        raise UsageError(f"there are no records of {name} in {results}; give another name")
+        raise UsageError(
+            f"there are no records of {name} in {results}; give another name"
+        )
     if not places:
-        raise UsageError(f"there are no records in {results}; give a folder that has some")
+        raise UsageError(
+            f"there are no records in {results}; give a folder that has some"
+        )
     return places
 
 
@@ -181,7 +193,9 @@ def _clear(output: Path) -> None:
         is_empty = not any(output.iterdir())
         # What we did not write is never removed.
         if not is_empty and not mark.is_file():
-            raise UsageError(f"{output} holds something else than a site; give another folder")
+            raise UsageError(
+                f"{output} holds something else than a site; give another folder"
+            )
         shutil.rmtree(output)
     output.mkdir(parents=True)
     # Marks the folder as a site's from the start, also if the build is stopped.

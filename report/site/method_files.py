@@ -133,12 +133,16 @@ def _constants(node: ast.ClassDef) -> dict[str, str]:
     texts = {}
     for line in node.body:
         match line:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+            case ast.Assign(
+                targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))
+            ):
                 texts[name] = text
     return texts
 
 
-def _inherited(classes: Mapping[str, _Class], name: str, fact: str, otherwise: str) -> str:
+def _inherited(
+    classes: Mapping[str, _Class], name: str, fact: str, otherwise: str
+) -> str:
     """Return a text that a class assigns, or the first of its bases that has it."""
     if name not in classes:
         return otherwise

@@ -94,7 +94,9 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
     )
 
 
-def page_html(method: Method, standings: Sequence[Standing], reports: Mapping[str, str]) -> str:
+def page_html(
+    method: Method, standings: Sequence[Standing], reports: Mapping[str, str]
+) -> str:
     """Return the text of a method's page.
 
     Args:
@@ -177,7 +179,9 @@ _HEADS = (
 )
 
 
-def _standings_html(standings: Sequence[Standing], reports: Mapping[str, str]) -> list[str]:
+def _standings_html(
+    standings: Sequence[Standing], reports: Mapping[str, str]
+) -> list[str]:
     """Return two tables: judged comparisons, and rows that were run without one."""
     by_name = sorted(standings, key=lambda line: line.experiment)
     # The largest networks first: they are nearest to what people train.

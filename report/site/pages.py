@@ -114,7 +114,9 @@ def write_pages(
         doors["Docs"] = page_of(DOCS)
     places = Places(root, output, texts)
     # The first of several with one name counts, so it is put in last.
-    reports = {Path(source).parent.name: source for source in reversed([*own, *shipped])}
+    reports = {
+        Path(source).parent.name: source for source in reversed([*own, *shipped])
+    }
     site = Site(output, places, reports, own, shipped, _quoted(places, reports), doors)
     written = {source: _write_text(site, source) for source in texts}
     _write_experiments(site, written)
@@ -148,7 +150,9 @@ def _is_answer(source: str) -> bool:
     return source.startswith(f"{_ANSWERS_FOLDER}/")
 
 
-def _quoted(places: Places, reports: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+def _quoted(
+    places: Places, reports: Mapping[str, str]
+) -> dict[str, list[tuple[str, str]]]:
     """Return the answers that name each experiment, in their order."""
     quoted: dict[str, list[tuple[str, str]]] = {}
     if ANSWERS not in places.texts:
@@ -282,7 +286,9 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
         parts += [_experiment_item(site, source, written[source]) for source in sources]
         parts.append("</ul>")
     site.write(EXPERIMENTS, "Experiments", "\n".join(parts))
-    site.entries.append(SearchEntry("Experiments", "all reports and explorers", EXPERIMENTS))
+    site.entries.append(
+        SearchEntry("Experiments", "all reports and explorers", EXPERIMENTS)
+    )
 
 
 def _experiment_item(site: Site, source: str, text: Text) -> str:
@@ -314,7 +320,9 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             reports[name] = relative(method.page, page_of(source))
         body = page_html(method, of_method, reports)
         site.write(method.page, method.title, body)
-        site.entries.append(SearchEntry(method.title, f"method {method.name}", method.page))
+        site.entries.append(
+            SearchEntry(method.title, f"method {method.name}", method.page)
+        )
     parts = ["<h1>Methods</h1>"]
     for family, methods in sorted(families.items()):
         parts.append(f"<h2>{html.escape(family.capitalize())}</h2>")
@@ -345,7 +353,9 @@ def _write_sources(site: Site) -> None:
         else:
             place = page_of(source)
             body = code_html(path.read_text())
-        site.write(place, source, f"<h1><code>{html.escape(source)}</code></h1>\n{body}")
+        site.write(
+            place, source, f"<h1><code>{html.escape(source)}</code></h1>\n{body}"
+        )
 
 
 def _folder_lines(site: Site, source: str) -> Iterator[str]:

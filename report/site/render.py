@@ -72,12 +72,18 @@ def html_of(
             token.attrSet("class", "long")
         if token.type == "table_open":
             shown.append(
-                _markup('<div class="scroll" tabindex="0" role="region" aria-label="Table">')
+                _markup(
+                    '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+                )
             )
         shown.append(token)
         if token.type == "table_close":
             shown.append(_markup("</div>"))
-        if token.type == "heading_close" and token.tag in ("h1", "h2", "h3") and under_heading:
+        if (
+            token.type == "heading_close"
+            and token.tag in ("h1", "h2", "h3")
+            and under_heading
+        ):
             # A heading is three tokens: what opens it, with its id, its text, and its close.
             name = str(tokens[number - 2].attrGet("id"))
             section = _section(tokens, lines, number)
@@ -105,7 +111,11 @@ def _section(tokens: Sequence[Token], lines: Sequence[str], number: int) -> str:
     start = tokens[number - 1].map or [0, 0]
     end = len(lines)
     for token in tokens[number + 1 :]:
-        if token.type == "heading_open" and token.map and token.tag <= tokens[number].tag:
+        if (
+            token.type == "heading_open"
+            and token.map
+            and token.tag <= tokens[number].tag
+        ):
             end = token.map[0]
             break
     return "\n".join(lines[start[1] : end])
@@ -159,7 +169,9 @@ def _linked(
     return parts
 
 
-def _link_about(token: Token, source: str, places: Places, named: Mapping[str, str]) -> list[Token]:
+def _link_about(
+    token: Token, source: str, places: Places, named: Mapping[str, str]
+) -> list[Token]:
     """Return code, inside a link where it names an experiment or a file that has a page."""
     name = token.content
     folder = posixpath.dirname(source)
@@ -177,7 +189,11 @@ def _link_about(token: Token, source: str, places: Places, named: Mapping[str, s
     if place is None or place == page_of(source):
         return [token]
     link = relative(page_of(source), place)
-    return [Token("link_open", "a", 1, attrs={"href": link}), token, Token("link_close", "a", -1)]
+    return [
+        Token("link_open", "a", 1, attrs={"href": link}),
+        token,
+        Token("link_close", "a", -1),
+    ]
 
 
 def code_html(text: str) -> str:

@@ -86,7 +86,9 @@ def spans_above(
     edges = []
     if values[0] > 0:
         edges.append(low)
-    for (before, value_before), (after, value_after) in pairwise(zip(grid, values, strict=True)):
+    for (before, value_before), (after, value_after) in pairwise(
+        zip(grid, values, strict=True)
+    ):
         if (value_before > 0) != (value_after > 0):
             edge = brentq(margin, before, after, xtol=1e-9 * before, rtol=1e-12)
             edges.append(float(edge))
@@ -97,7 +99,11 @@ def spans_above(
 
 
 def speedup(
-    model: WorkloadModel, method: str, baseline: str, bits_per_second: float, slower: float = 1.0
+    model: WorkloadModel,
+    method: str,
+    baseline: str,
+    bits_per_second: float,
+    slower: float = 1.0,
 ) -> float:
     """Return modelled seconds of the baseline over those of the method, both by name.
 
@@ -140,7 +146,9 @@ def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]
     The shortest is first. A rate is scaled to the workload's batch; for another network than
     ResNet-50 by arithmetic, as its workload was.
     """
-    published = [rate for rate in hardware().training if rate.precision == headline.precision]
+    published = [
+        rate for rate in hardware().training if rate.precision == headline.precision
+    ]
     # The workload's passes were taken from the rate of one GPU, so the two give its batch.
     own_rate = next(rate.images_per_second for rate in published if rate.gpus == 1)
     num_images = model.workload.compute_seconds * own_rate
@@ -191,7 +199,9 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
     return max((high for _, high in spans), default=math.nan)
 
 
-def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float:
+def needed_ratio(
+    compute: Compute, messages: Sequence[Message], network: Network
+) -> float:
     """Return the least ratio at which messages are so short that communication is negligible.
 
     At least 1; NaN where none is.
@@ -218,10 +228,14 @@ def needed_ratio_at(model: WorkloadModel, bits_per_second: float) -> float:
     NaN where none is.
     """
     compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    return needed_ratio(compute, model.methods[DDP].messages, model.network(bits_per_second))
+    return needed_ratio(
+        compute, model.methods[DDP].messages, model.network(bits_per_second)
+    )
 
 
-def _steps_on(model: WorkloadModel, networks: Sequence[Network]) -> list[dict[str, Any]]:
+def _steps_on(
+    model: WorkloadModel, networks: Sequence[Network]
+) -> list[dict[str, Any]]:
     """Return a line a method: modelled seconds of a step by the fastest of the networks."""
     lines = []
     for name, method in model.methods.items():

@@ -115,7 +115,9 @@ def _undilated_seconds(
     links = network.links[collective]
     is_two_level = network.num_machines > 1 and network.workers_per_machine > 1
     if collective == "exchange":
-        return mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
+        return mean(
+            _exchange(network, links, payload_bytes, distances) for distances in rounds
+        )
     if network.num_workers == 1:
         return 0.0
     if collective == "two_stages":
@@ -148,7 +150,9 @@ def _tree(network: Network, links: Links, payload_bytes: float) -> float:
     return inside + between
 
 
-def _ring(network: Network, links: Links, collective: Collective, payload_bytes: float) -> float:
+def _ring(
+    network: Network, links: Links, collective: Collective, payload_bytes: float
+) -> float:
     # All links hand on at the same time, so each hop is as long as that of the slowest.
     num_hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
     hops = []
@@ -201,7 +205,9 @@ def _exchange(
     return max(between, inside)
 
 
-def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
+def step_seconds(
+    compute: Compute, messages: Sequence[Message], network: Network
+) -> float:
     """Return the seconds of one step that sends all of these messages.
 
     They queue on one link as they get ready. The codec comes after both the backward pass and the
@@ -210,7 +216,9 @@ def step_seconds(compute: Compute, messages: Sequence[Message], network: Network
     sending = []
     for message in messages:
         sending.append(
-            collective_seconds(network, message.collective, message.payload_bytes, message.rounds)
+            collective_seconds(
+                network, message.collective, message.payload_bytes, message.rounds
+            )
         )
     # Not one step at the mean shares: how long messages wait for the link is not linear in them.
     return mean(_queued(compute, ready, sending) for ready in _ready_shares(messages))
@@ -218,19 +226,25 @@ def step_seconds(compute: Compute, messages: Sequence[Message], network: Network
 
 def _ready_shares(messages: Sequence[Message]) -> list[list[float]]:
     """Return when each message is ready, in shares of the backward pass: a list a draw."""
-    num_draws = [len(message.ready_draws) for message in messages if message.ready_draws]
+    num_draws = [
+        len(message.ready_draws) for message in messages if message.ready_draws
+    ]
     if not num_draws:
         return [[message.ready for message in messages]]
     draws = []
     for draw in range(min(num_draws)):
         ready = []
         for message in messages:
-            ready.append(message.ready_draws[draw] if message.ready_draws else message.ready)
+            ready.append(
+                message.ready_draws[draw] if message.ready_draws else message.ready
+            )
         draws.append(ready)
     return draws
 
 
-def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:
+def _queued(
+    compute: Compute, ready: Sequence[float], sending: Sequence[float]
+) -> float:
     # The link takes one message at a time, in the order in which the backward pass fills them.
     link_is_free = 0.0
     in_order = sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0])

@@ -94,7 +94,10 @@ def table() -> Table:
 
 
 def encoding_of(
-    method: TimedMethod, workload: Workload, num_workers: int, times: EncodingTimes | None = None
+    method: TimedMethod,
+    workload: Workload,
+    num_workers: int,
+    times: EncodingTimes | None = None,
 ) -> Encoding | None:
     """Return what a step of the method takes to encode, on average over its steps.
 
@@ -121,14 +124,18 @@ def encoding_of(
         interval = _interval(settings, own.compressors[setting])
         parts.append(_compressor_part(compressor, settings[setting], place, interval))
     if not all(shared):
-        parts.append(Encoding(_moving(own.unshared_bytes, place), "bytes over bandwidth"))
+        parts.append(
+            Encoding(_moving(own.unshared_bytes, place), "bytes over bandwidth")
+        )
     return Encoding(sum(part.seconds for part in parts), _basis(parts))
 
 
 def name_of(compressor: Mapping[str, Any]) -> str:
     """Return a compressor's name in a record of times: its kind and settings."""
     settings = sorted(key for key in compressor if key != "kind")
-    return " ".join([compressor["kind"], *(f"{key}={compressor[key]}" for key in settings)])
+    return " ".join(
+        [compressor["kind"], *(f"{key}={compressor[key]}" for key in settings)]
+    )
 
 
 def selection_seconds(num_parameters: int) -> float:
@@ -144,7 +151,9 @@ def _selection_bytes(bytes_per_number: int) -> int:
     return num_passes * bytes_per_number
 
 
-def _place(workload: Workload, num_workers: int, times: EncodingTimes | None) -> _Place | None:
+def _place(
+    workload: Workload, num_workers: int, times: EncodingTimes | None
+) -> _Place | None:
     for memory in hardware().memory:
         if memory.device in workload.device:
             measured: Mapping[str, float] = {}

@@ -9,8 +9,21 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cser_bench.report.plotting import colour_of, end_labels, new_figure, shape_of, style
-from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS, log_grid, speedups_frame
+from cser_bench.report.plotting import (
+    colour_of,
+    end_labels,
+    new_figure,
+    shape_of,
+    style,
+)
+from cser_bench.report.speed.comparisons import (
+    AT,
+    DDP,
+    PROPOSED,
+    RIVALS,
+    log_grid,
+    speedups_frame,
+)
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import factor, rate
 
@@ -45,7 +58,9 @@ _TICKS_A_DECADE = ((1, 2, 3, 5), (1, 3), (1,))
 _MOST_TICKS = 4
 
 
-def draw_speedups(study: SpeedStudy, model: WorkloadModel, families: Mapping[str, str]) -> Figure:
+def draw_speedups(
+    study: SpeedStudy, model: WorkloadModel, families: Mapping[str, str]
+) -> Figure:
     """Draw two panels over the rate of a link: over DDP in fp32, and over the best baseline.
 
     Lines are modelled, dots timed.
@@ -63,7 +78,9 @@ def draw_speedups(study: SpeedStudy, model: WorkloadModel, families: Mapping[str
         nearest = (own["bits_per_second"] - AT).abs().argmin()
         at_usual = own["over_ddp"].iloc[nearest]
         over_ddp.set(title=f"M-CSER over DDP in fp32: {factor(at_usual)} at {rate(AT)}")
-        over_ddp_ends = _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp, colours)
+        over_ddp_ends = _draw_curves(
+            over_ddp, model, modelled, "over_ddp", timed, ddp, colours
+        )
         _set_rate_axis(over_ddp, _LABEL_DECADES)
         over_ddp.set(ylim=(0, None))
         over_ddp.set_ylabel("times as fast (linear)")
@@ -72,7 +89,9 @@ def draw_speedups(study: SpeedStudy, model: WorkloadModel, families: Mapping[str
         most = factor(own["over_best"].max())
         over_best.set(title=f"M-CSER over the best: {least} to {most}")
         baselines = _complete_baselines(timed)
-        ends = _draw_curves(over_best, model, modelled, "over_best", timed, baselines, colours)
+        ends = _draw_curves(
+            over_best, model, modelled, "over_best", timed, baselines, colours
+        )
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
         end_labels(over_ddp, over_ddp_ends, leaders=True)
@@ -179,7 +198,10 @@ def draw_loss_and_step(
             axes.tick_params(labelleft=False)
         for axes, (bits, points) in zip(panels, by_rate, strict=False):
             _drop_panel(axes, points, margin, most)
-            axes.set(title=f"Links of {rate(float(str(bits)))}", xlabel="step, ms (log scale)")
+            axes.set(
+                title=f"Links of {rate(float(str(bits)))}",
+                xlabel="step, ms (log scale)",
+            )
         panels[0].set_ylabel("accuracy drop, points")
         # Labels are placed by the limits of the axes, which all panels share by now.
         for axes, (_, points) in zip(panels, by_rate, strict=False):
@@ -187,7 +209,9 @@ def draw_loss_and_step(
     return figure
 
 
-def _drop_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: float) -> None:
+def _drop_panel(
+    axes: Axes, points: pd.DataFrame, margin: float | None, most: float
+) -> None:
     milliseconds = 1e3 * points["seconds"]
     drops = points["drop"]
     shown = drops.clip(upper=most)
@@ -208,9 +232,17 @@ def _drop_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: fl
     )
     for line, drop in zip(points.to_dict("records"), shown, strict=True):
         marker = line["shape"] if line["drop"] <= most else BEYOND
-        axes.scatter(1e3 * line["seconds"], drop, s=16, c=line["colour"], marker=marker, zorder=3)
+        axes.scatter(
+            1e3 * line["seconds"], drop, s=16, c=line["colour"], marker=marker, zorder=3
+        )
     frontier = points[points["frontier"]].sort_values("seconds")
-    axes.plot(1e3 * frontier["seconds"], frontier["drop"], color="#333333", linewidth=0.8, zorder=2)
+    axes.plot(
+        1e3 * frontier["seconds"],
+        frontier["drop"],
+        color="#333333",
+        linewidth=0.8,
+        zorder=2,
+    )
     _set_step_ticks(axes)
 
 
@@ -241,7 +273,14 @@ def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
     ends = []
     is_named = points["frontier"] | points["label"].isin(COMPARED)
     for line in points[is_named].sort_values("drop").to_dict("records"):
-        ends.append((1e3 * line["seconds"], min(line["drop"], most), line["label"], line["colour"]))
+        ends.append(
+            (
+                1e3 * line["seconds"],
+                min(line["drop"], most),
+                line["label"],
+                line["colour"],
+            )
+        )
     end_labels(axes, ends, leaders=True)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
         # It is far slower, at the right end, where a name has no room next to it.

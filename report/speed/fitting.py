@@ -15,7 +15,12 @@ from cser_bench.harness.measures.steps import ring_hops
 from cser_bench.harness.records.timings import Collective, Fabric, Sweep
 from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 
-COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
+COLLECTIVES: tuple[Collective, ...] = (
+    "all_reduce",
+    "two_stages",
+    "all_gather",
+    "exchange",
+)
 
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Powers that are tried for the norm which joins latency and sending."""
@@ -86,7 +91,9 @@ def fits_of(sweep: Sweep) -> list[Fit]:
         if len(sizes) < 2:
             continue
         num_workers = sweep.fabric.num_workers
-        hops = [ring_hops(collective, point.payload_bytes, num_workers) for point in points]
+        hops = [
+            ring_hops(collective, point.payload_bytes, num_workers) for point in points
+        ]
         times = [median(point.seconds) for point in points]
         fitted = [_fitted(hops, times, power) for power in POWERS]
         link, errors = min(fitted, key=lambda pair: _squared_logs(pair[1]))
@@ -198,7 +205,11 @@ def network_on(
         own = [fit for fit in usable if fit.collective == collective]
         links[collective] = _links(fabric, own or all_reduces or usable)
     return Network(
-        fabric.num_machines, fabric.workers_per_machine, links, algorithm, fabric.dilation
+        fabric.num_machines,
+        fabric.workers_per_machine,
+        links,
+        algorithm,
+        fabric.dilation,
     )
 
 
@@ -227,7 +238,8 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
         return Link(alpha, 8 / (efficiency * rate), power)
 
     return Links(
-        between=link_of(fabric.bits_per_second), inside=link_of(fabric.inside_bits_per_second)
+        between=link_of(fabric.bits_per_second),
+        inside=link_of(fabric.inside_bits_per_second),
     )
 
 

@@ -12,7 +12,13 @@ from cser_bench.harness.measures.steps import BUCKET_BYTES, FORWARD_SHARE
 from cser_bench.harness.records.store import TRAINING
 from cser_bench.harness.records.timings import Collective, Message, Rounds
 from cser_bench.report.frame import Frames
-from cser_bench.report.speed.cost_model import Compute, Link, Links, Network, step_seconds
+from cser_bench.report.speed.cost_model import (
+    Compute,
+    Link,
+    Links,
+    Network,
+    step_seconds,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
                 share_of_steps=num_collectives / row["num_steps"],
                 collective=_collective(run, row, purpose),
                 # NoLoCo draws its pairs itself, and has no topology among its settings.
-                one_peer=row.get("topology") == "one_peer" or row["algorithm"] == "noloco",
+                one_peer=row.get("topology") == "one_peer"
+                or row["algorithm"] == "noloco",
             )
         )
     return sendings
@@ -113,7 +120,9 @@ def _collective(run: pd.Series, row: pd.Series, purpose: str) -> Collective:
         return "exchange"
     if 2 * _traffic(run, purpose, "gathered_bits") > bits:
         return "all_gather"
-    compressors = [row.get(f"{name}.kind") for name in ("compressor", f"{purpose}_compressor")]
+    compressors = [
+        row.get(f"{name}.kind") for name in ("compressor", f"{purpose}_compressor")
+    ]
     # A sum of numbers of few bits needs more bits, so they are not summed on the way. The setting
     # `bits` is Streaming DiLoCo's, which has no compressor by name.
     if "quantised_blocks" in compressors or pd.notna(row.get("bits")):
@@ -153,7 +162,9 @@ def ddp_seconds(job: TrainingJob, bytes_per_number: int) -> float:
     for number in range(num_buckets):
         bucket = Message(
             collective="all_reduce",
-            payload_bytes=math.ceil(bytes_per_number * job.num_parameters / num_buckets),
+            payload_bytes=math.ceil(
+                bytes_per_number * job.num_parameters / num_buckets
+            ),
             every=1,
             ready=(number + 1) / num_buckets,
         )
@@ -175,7 +186,9 @@ def _network(job: TrainingJob) -> Network:
     # Compared with a hop between machines, one inside a machine has no latency.
     inside = Link(alpha=0.0, beta=inside_beta)
     between = Link(alpha=job.latency_seconds, beta=8 / job.bits_per_second)
-    links: dict[Collective, Links] = dict.fromkeys(get_args(Collective), Links(between, inside))
+    links: dict[Collective, Links] = dict.fromkeys(
+        get_args(Collective), Links(between, inside)
+    )
     is_two_level = job.num_machines > 1 and job.workers_per_machine > 1
     return Network(
         job.num_machines,

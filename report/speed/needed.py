@@ -41,7 +41,10 @@ COLUMNS = [
 
 
 def needed_efficiency(
-    seconds: float, rival_seconds: float, encoding: float = 0.0, rival_encoding: float = 0.0
+    seconds: float,
+    rival_seconds: float,
+    encoding: float = 0.0,
+    rival_encoding: float = 0.0,
 ) -> float:
     """Return the efficiency at which a method's steps are worth the time that they take."""
     return (seconds + encoding) / (rival_seconds + rival_encoding)
@@ -154,7 +157,9 @@ def needed_frame(sessions: Sequence[Timing], times: Path = TIMES) -> pd.DataFram
             # A rival ties with itself, whatever its step is.
             if step["method"] != fp16["method"]:
                 num_sessions = (step["num_sessions"], fp16["num_sessions"])
-                low, high = ratio_interval(needed, spread_of_ratio(spread, *num_sessions))
+                low, high = ratio_interval(
+                    needed, spread_of_ratio(spread, *num_sessions)
+                )
             line = {
                 "bits_per_second": rate,
                 "needed_fp16": needed,
@@ -179,7 +184,9 @@ def _encodings(sessions: Sequence[Timing], times: Path) -> dict[str, Encoding | 
     for session in sessions:
         workers = session.fabric.num_workers
         for method in session.methods:
-            encodings[method.name] = encoding_of(method, session.workload, workers, measured)
+            encodings[method.name] = encoding_of(
+                method, session.workload, workers, measured
+            )
     return encodings
 
 

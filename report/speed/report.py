@@ -111,7 +111,9 @@ class Condition:
     passes_seconds: float
 
 
-def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
+def build_speed_report(
+    study: SpeedStudy, experiments: Sequence[Frames], output: Path
+) -> Path:
     """Write the report of a study into a folder, and return its path.
 
     Tables join the experiments' losses with step times. The same records give the same bytes of
@@ -135,12 +137,16 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     families = families_of(experiments)
     scored = None
     if study.sessions and experiments:
-        joined = [joined_frame(experiment, study.sessions) for experiment in experiments]
+        joined = [
+            joined_frame(experiment, study.sessions) for experiment in experiments
+        ]
         frames["loss_and_step"] = pd.concat(joined)
         scored = _scored(study, experiments[0], joined[0])
         if scored.timed["estimate"].notna().any():
             margin = scored.experiment.margin
-            figures["loss_and_step"] = draw_loss_and_step(scored.timed, margin, families)
+            figures["loss_and_step"] = draw_loss_and_step(
+                scored.timed, margin, families
+            )
     all_modelled = _modelled_workloads(study)
     model = _first_model(all_modelled)
     timed = None
@@ -148,7 +154,9 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     if model is not None:
         timed = _timed(study, model)
         modelled = _modelled(study, model, frames["sweeps"])
-        speedups = [comparisons.speedups_frame(each, comparisons.RATES) for each in all_modelled]
+        speedups = [
+            comparisons.speedups_frame(each, comparisons.RATES) for each in all_modelled
+        ]
         frames["modelled"] = pd.concat(speedups)
         frames["headlines"] = comparisons.headlines_frame(study)
         frames["agreement"] = modelled.agreement
@@ -225,7 +233,9 @@ def _wide(study: SpeedStudy) -> Condition | None:
         return None
     # `conditions_frame` goes from the least latency to the largest.
     furthest = wide.table.columns[-1]
-    return Condition(wide.table.sort_values(furthest), wide.columns, wide.passes_seconds)
+    return Condition(
+        wide.table.sort_values(furthest), wide.columns, wide.passes_seconds
+    )
 
 
 def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
@@ -242,7 +252,9 @@ def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
         & (networks["bits_per_second"] == AT)
     )
     titles = networks[is_titles]
-    holds = not titles.empty and bool((titles["least"] > 4).all()) and _scored_hold(study)
+    holds = (
+        not titles.empty and bool((titles["least"] > 4).all()) and _scored_hold(study)
+    )
     return Timed(
         steps=steps,
         columns=columns,
@@ -262,7 +274,9 @@ def _scored_hold(study: SpeedStudy) -> bool:
     return not is_ddp.any() or bool(4 * slowest < steps.loc[is_ddp, "seconds"].min())
 
 
-def _modelled(study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame) -> Modelled:
+def _modelled(
+    study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame
+) -> Modelled:
     at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
     proposed: Any = at_one_rate.loc[PROPOSED].copy()
     proposed["best_label"] = model.methods[str(proposed["best_baseline"])].label
@@ -311,7 +325,9 @@ def _head(scored: Scored | None, modelled: Modelled | None) -> pd.DataFrame | No
     """Return the report's first table; None where nothing can be compared."""
     if modelled is None:
         return None
-    none = pd.DataFrame(columns=["bits_per_second", "estimate", "label", "seconds", "method"])
+    none = pd.DataFrame(
+        columns=["bits_per_second", "estimate", "label", "seconds", "method"]
+    )
     timed = none if scored is None else scored.timed
     baselines = none if scored is None else scored.baselines
     return head_table(timed, baselines, modelled.proposed, modelled.ratio)

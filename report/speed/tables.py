@@ -26,7 +26,9 @@ _LARGE_SHARE = 0.1
 
 def layout_of(frame: pd.DataFrame) -> pd.Series:
     """Return machines and workers of each, as text."""
-    return frame["machines"].astype(str) + " x " + frame["workers_per_machine"].astype(str)
+    return (
+        frame["machines"].astype(str) + " x " + frame["workers_per_machine"].astype(str)
+    )
 
 
 def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +37,9 @@ def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
     If a network was timed at two latencies, the cells with more methods are taken.
     """
     layout = layout_of(cells)
-    cells = cells.assign(layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate))
+    cells = cells.assign(
+        layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate)
+    )
     # A stable sort, so that of timings with as many methods the first on record counts.
     num_methods = cells.groupby("timing")["method"].transform("size")
     order = num_methods.sort_values(ascending=False, kind="stable").index
@@ -49,7 +53,9 @@ def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
     ddp_seconds = cells[cells["method"] == DDP].set_index("network")["seconds"]
     gains = cells["network"].map(ddp_seconds) / cells["seconds"]
     texts = cells["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
-    table = cells.assign(text=texts).pivot(index="method", columns="network", values="text")
+    table = cells.assign(text=texts).pivot(
+        index="method", columns="network", values="text"
+    )
     ordered = cells.sort_values(["workers_per_machine", "bits_per_second"])
     networks = list(ordered["network"].unique())
     methods = cells.drop_duplicates("method").set_index("method")
@@ -106,7 +112,10 @@ def _network_line(group: pd.DataFrame) -> dict[str, Any]:
 
 
 def head_table(
-    scored: pd.DataFrame, baselines: pd.DataFrame, modelled: pd.Series | None, ratio: float
+    scored: pd.DataFrame,
+    baselines: pd.DataFrame,
+    modelled: pd.Series | None,
+    ratio: float,
 ) -> pd.DataFrame:
     """Return the proposed method's step at `AT` over DDP's and the best baseline's, a line a way to know it.
 
@@ -193,11 +202,15 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
     high = lines["seconds_high"].map(milliseconds)
     texts = seconds + " (" + low + " to " + high + ")"
     table = lines.assign(text=texts).pivot(
-        index=["row", "label", "ratio", "estimate"], columns="bits_per_second", values="text"
+        index=["row", "label", "ratio", "estimate"],
+        columns="bits_per_second",
+        values="text",
     )
     table = table.reset_index()
     table = table.sort_values("estimate", ascending=False, ignore_index=True)
-    return table.assign(loss=[gap(estimate, "points") for estimate in table["estimate"]])
+    return table.assign(
+        loss=[gap(estimate, "points") for estimate in table["estimate"]]
+    )
 
 
 def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
@@ -207,7 +220,10 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
     a tenth of the compute.
     """
     is_large = cells["communication_seconds"] > _LARGE_SHARE * cells["compute_seconds"]
-    errors_of = {"step": cells["error"], "communication": cells["communication_error"][is_large]}
+    errors_of = {
+        "step": cells["error"],
+        "communication": cells["communication_error"][is_large],
+    }
     lines = []
     for what, signed in errors_of.items():
         errors = signed.dropna().abs()
@@ -242,7 +258,10 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             "dilation": fabric.dilation,
         }
         for point in sweep.points:
-            numbers = {"median_seconds": median(point.seconds), "repetitions": len(point.seconds)}
+            numbers = {
+                "median_seconds": median(point.seconds),
+                "repetitions": len(point.seconds),
+            }
             lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
     frame = pd.DataFrame(lines)
     if len(frame):

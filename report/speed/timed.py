@@ -57,10 +57,23 @@ _SCORED = [
     "codec_alone_seconds",
 ]
 
-WIDE = ["method", "label", "latency_seconds", "jitter_seconds", "bits_per_second", *_STEP]
+WIDE = [
+    "method",
+    "label",
+    "latency_seconds",
+    "jitter_seconds",
+    "bits_per_second",
+    *_STEP,
+]
 """Columns of a table of wide-area links."""
 
-_COLUMNS = [*_CELL, "algorithm", "latency_seconds", "jitter_seconds", "codec_alone_seconds"]
+_COLUMNS = [
+    *_CELL,
+    "algorithm",
+    "latency_seconds",
+    "jitter_seconds",
+    "codec_alone_seconds",
+]
 
 
 def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
@@ -75,7 +88,9 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     lines = []
     for number, timing in enumerate(timings):
         for method in timing.methods:
-            described = {"timing": number} | _place(timing) | _description(timing, method)
+            described = (
+                {"timing": number} | _place(timing) | _description(timing, method)
+            )
             for rate in _rates(timing):
                 cells = _cells_at(timing, method, rate)
                 # Where a kind of step is missing, the mean over the period is not known.
@@ -265,7 +280,9 @@ def _losses(frames: Frames) -> pd.DataFrame:
     diverged = frames.runs.loc[frames.runs["status"] == "diverged", "row"]
     # The mean of the runs that went well would hide the one that did not.
     losses = losses[~losses["row"].isin(diverged)]
-    nothing = pd.DataFrame([(frames.experiment.baseline, 0.0, 0.0, 0.0)], columns=losses.columns)
+    nothing = pd.DataFrame(
+        [(frames.experiment.baseline, 0.0, 0.0, 0.0)], columns=losses.columns
+    )
     # An experiment that has just begun has none, in columns of objects.
     numbers = dict.fromkeys(("estimate", "low", "high"), float)
     return pd.concat([losses.astype(numbers), nothing])
@@ -317,11 +334,15 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     for session in sessions:
         for method in session.methods:
             if method.baseline:
-                ratios[method.name] = method.payload_ratio(session.workload.num_parameters)
+                ratios[method.name] = method.payload_ratio(
+                    session.workload.num_parameters
+                )
     steps = scored_steps_frame(sessions)
     steps = steps.rename(columns={"low": "seconds_low", "high": "seconds_high"})
     steps = steps[steps["method"].isin(ratios.keys())]
-    return steps.assign(row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan)
+    return steps.assign(
+        row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan
+    )
 
 
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
@@ -346,10 +367,16 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
                 names[experiment] = None
     # From the end, so that of two experiments of one name the first stays.
     by_name = {path.name: path for path in reversed(folders)}
-    return [with_short_labels(read_frames(by_name[name])) for name in names if name in by_name]
+    return [
+        with_short_labels(read_frames(by_name[name]))
+        for name in names
+        if name in by_name
+    ]
 
 
-def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:
+def mean_step(
+    cells: Sequence[Cell], confidence: float = 0.95
+) -> tuple[float, float, float]:
     """Return mean seconds of a method's step on one link, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means;

@@ -22,7 +22,12 @@ from cser_bench.harness.records.timings import (
     Workload,
 )
 from cser_bench.report.labels import timed_label
-from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, period_seconds
+from cser_bench.report.speed.cost_model import (
+    Algorithm,
+    Compute,
+    Network,
+    period_seconds,
+)
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
 from cser_bench.report.speed.timed import cells_frame
 
@@ -69,7 +74,10 @@ class WorkloadModel:
         """
         return max(
             self.timings,
-            key=lambda timing: (timing.fabric.workers_per_machine == 1, len(timing.methods)),
+            key=lambda timing: (
+                timing.fabric.workers_per_machine == 1,
+                len(timing.methods),
+            ),
         )
 
     @cached_property
@@ -189,7 +197,9 @@ class WorkloadModel:
             "dilation": dilation,
         }
         network = network_on(fabric.model_copy(update=slowed), self.fits, algorithm)
-        assert network is not None, "a workload that cannot be modelled is not asked for a network"
+        assert network is not None, (
+            "a workload that cannot be modelled is not asked for a network"
+        )
         return network
 
     def _dilation_at(self, bits_per_second: float) -> float:
@@ -200,7 +210,11 @@ class WorkloadModel:
         return math.exp(np.interp(math.log(bits_per_second), log_rates, log_dilations))
 
     def seconds(
-        self, method: TimedMethod, network: Network, slower: float = 1.0, codec: float | None = None
+        self,
+        method: TimedMethod,
+        network: Network,
+        slower: float = 1.0,
+        codec: float | None = None,
     ) -> float:
         """Return modelled seconds of a step.
 
@@ -213,7 +227,9 @@ class WorkloadModel:
         if codec is None:
             codec = self.codec_seconds(method)
         compute = Compute(
-            slower * self.workload.forward_seconds, slower * self.workload.backward_seconds, codec
+            slower * self.workload.forward_seconds,
+            slower * self.workload.backward_seconds,
+            codec,
         )
         return period_seconds(compute, method.messages, method.period, network)
 
@@ -261,7 +277,13 @@ class SpeedStudy:
     @property
     def attempts(self) -> list[Attempt]:
         """Attempts of all records, in the order of these fields."""
-        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive, *self.text)
+        timings = (
+            *self.timings,
+            *self.sessions,
+            *self.wide,
+            *self.consecutive,
+            *self.text,
+        )
         attempts = [sweep.attempt for sweep in self.sweeps]
         attempts += [timing.attempt for timing in timings]
         return attempts
@@ -285,7 +307,10 @@ def read_study(folder: Path) -> SpeedStudy:
     # Sweeps predict these timings, so all of them must be of one machine.
     _refuse_mixed({**sweeps, **timings})
     # The study's own folder may hold sessions, too.
-    sessions = {*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")}
+    sessions = {
+        *folder.glob("scored-*.json"),
+        *(folder.parent / SCORED).glob("scored-*.json"),
+    }
     fits = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep))
     models = _models(tuple(timings.values()), fits)
     return SpeedStudy(
@@ -321,7 +346,9 @@ def _read_alike(paths: Iterable[Path]) -> tuple[Timing, ...]:
     return tuple(timings.values())
 
 
-def _models(timings: Sequence[Timing], fits: tuple[Fit, ...]) -> dict[str, WorkloadModel]:
+def _models(
+    timings: Sequence[Timing], fits: tuple[Fit, ...]
+) -> dict[str, WorkloadModel]:
     by_workload: dict[str, list[Timing]] = {}
     for timing in timings:
         by_workload.setdefault(timing.workload.name, []).append(timing)
@@ -353,7 +380,9 @@ def _predicted_cells(
     # A step that sends nothing has a rounding error of communication, whose share says nothing.
     communicates = cells["communication_seconds"] > 1e-6 * cells["seconds"]
     measured = cells["communication_seconds"].where(communicates)
-    cells["communication_error"] = cells["predicted_communication_seconds"] / measured - 1
+    cells["communication_error"] = (
+        cells["predicted_communication_seconds"] / measured - 1
+    )
     return cells
 
 
@@ -388,7 +417,9 @@ def _host_codecs(timings: Sequence[Timing], num_parameters: int) -> dict[str, fl
         size = timing.workload.num_parameters
         for method in timing.methods:
             if method.codec_alone_seconds:
-                points.setdefault(method.name, []).append((size, method.codec_alone_seconds))
+                points.setdefault(method.name, []).append(
+                    (size, method.codec_alone_seconds)
+                )
     seconds = {}
     for name, pairs in points.items():
         sizes = [size for size, _ in pairs]

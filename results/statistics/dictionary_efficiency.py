@@ -48,7 +48,8 @@ def main() -> None:
         own = steps_in_draws(curves[size], [scores])[0][0]
         lines.append((method, size, num_steps, len(scores), own / num_steps))
     table = pd.DataFrame(
-        lines, columns=["method", "num_parameters", "num_steps", "num_runs", "efficiency"]
+        lines,
+        columns=["method", "num_parameters", "num_steps", "num_runs", "efficiency"],
     )
     table = table[np.isfinite(table["efficiency"]) & (table["efficiency"] > 0)]
     table.to_csv(HERE / "dictionary_efficiency.csv", index=False, float_format="%.4f")

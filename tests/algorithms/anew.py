@@ -39,7 +39,9 @@ def begins_anew(
     with torch.no_grad():
         for before, after in zip(optimizer.replicas, new.replicas, strict=True):
             for number, each in enumerate((before, after)):
-                each.flat.parameters.copy_(torch.linspace(-1, 1, each.flat.layout.numel).sin())
+                each.flat.parameters.copy_(
+                    torch.linspace(-1, 1, each.flat.layout.numel).sin()
+                )
                 # Worker 0's must count.
                 each.flat.parameters[int(optimizer.collectives.rank == 0) :] += number
             for key in set(KEPT) & before.buffers.keys():
@@ -51,10 +53,14 @@ def begins_anew(
         one_step(optimizer, model, step)
         one_step(new, new_model, step)
         for before, after in zip(optimizer.replicas, new.replicas, strict=True):
-            assert torch.equal(before.flat.parameters, after.flat.parameters), f"after step {step}"
+            assert torch.equal(before.flat.parameters, after.flat.parameters), (
+                f"after step {step}"
+            )
     held = optimizer.replicas[0].buffers
     new_held = new.replicas[0].buffers
     for key in ("anchor", "error", "outer_momentum"):
         if key in held:
             assert torch.equal(held[key], new_held[key]), key
-    assert optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()
+    assert (
+        optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()
+    )

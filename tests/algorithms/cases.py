@@ -50,4 +50,6 @@ class Relation:
 def definitions() -> list[ModuleType]:
     """The files of methods in `tests/algorithms/definitions`."""
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return [importlib.import_module(f"{package.__name__}.{name}") for name in sorted(names)]
+    return [
+        importlib.import_module(f"{package.__name__}.{name}") for name in sorted(names)
+    ]

@@ -30,14 +30,17 @@ from tests.algorithms.problems import (
 )
 from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
 
-SEED, NUM_WORKERS, NUM_STEPS = 11, 4, 50
+SEED = 11
+NUM_WORKERS = 4
+NUM_STEPS = 50
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 
 
 def make_problem(common: dict[str, Any] | None = None) -> Problem:
     """The problem for a transcription, under the numbers that the method is given."""
     common = SGD | (common or {})
-    model, start = make_model(), flat_parameters(make_model()).numpy()
+    model = make_model()
+    start = flat_parameters(make_model()).numpy()
     parameters = ordered(model)
 
     def gradient(x: Array, step: int, worker: int) -> Array:
@@ -48,11 +51,11 @@ def make_problem(common: dict[str, Any] | None = None) -> Problem:
     def per_coordinate(weights: float, biases: float) -> Array:
         return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
 
-    eta, decay = (
-        per_coordinate(common["lr"], BIAS_LR),
-        per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY),
+    eta = per_coordinate(common["lr"], BIAS_LR)
+    decay = per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY)
+    problem = Problem(
+        start, gradient, NUM_WORKERS, eta, common["momentum"] or 0.0, decay
     )
-    problem = Problem(start, gradient, NUM_WORKERS, eta, common["momentum"] or 0.0, decay)
     if "local_step" in common:
         shapes = SHAPES[:2] if common["local_step"] == "muon" else []
         zero = problem.everywhere(0 * start)
@@ -79,7 +82,9 @@ def mask_of(compressor: SharedSupport) -> Mask:
 def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
     generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
     return (
-        torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+        torch.empty(64, dtype=torch.float64)
+        .uniform_(generator=generator)
+        .numpy()[:NUM_PARAMETERS]
     )
 
 
@@ -102,7 +107,9 @@ ENCODED: dict[str, Compress] = {
 def compress_of(key: str, among_neighbours: bool = False) -> Compress:
     if key == "int4" and among_neighbours:
         return transcription.quantised_blocks(4, 16)
-    return ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
+    return (
+        ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
+    )
 
 
 def rises_and_falls(step: int) -> float:
@@ -129,12 +136,19 @@ def assert_follows(
         states = []
         for step in range(1, NUM_STEPS + 1):
             if rate is not None:
-                for group, peak in zip(optimizer.param_groups, (1.0, BIAS_LR / LR), strict=True):
+                for group, peak in zip(
+                    optimizer.param_groups, (1.0, BIAS_LR / LR), strict=True
+                ):
                     group["lr"] = peak * rate(step)
             train(optimizer, model, collectives.rank, [step])
-            error = None if optimizer.error is None else optimizer.error[0].numpy().copy()
+            error = (
+                None if optimizer.error is None else optimizer.error[0].numpy().copy()
+            )
             states.append((flat_parameters(model).numpy(), error))
-        assert optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()
+        assert (
+            optimizer.traffic.training()
+            == optimizer.expected_traffic(NUM_STEPS).training()
+        )
         return states
 
     tolerance = 1e-8 if "local_step" in common else 1e-9

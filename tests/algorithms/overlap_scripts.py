@@ -28,10 +28,18 @@ from cser_bench.algorithms import (
 )
 from cser_bench.algorithms.core.state import OTHER_TYPES
 from tests.algorithms.anew import SENT_LATE, begins_anew
-from tests.algorithms.problems import ADAMW, MUON, make_optimizer, own_settings, reloaded, switches
+from tests.algorithms.problems import (
+    ADAMW,
+    MUON,
+    make_optimizer,
+    own_settings,
+    reloaded,
+    switches,
+)
 from tests.algorithms.user_scripts import Net, loss_of
 
-NUM_STEPS, INTERVAL = 7, 3
+NUM_STEPS = 7
+INTERVAL = 3
 OVERLAPPING = (
     "ef_sgd",
     "qsparse_local_sgd",
@@ -43,7 +51,8 @@ OVERLAPPING = (
     "mcser_released",
 )
 BLOCKS = {
-    "block": BlockSparsifier(5),  # 174 = 5 * 34 + 4: blocks of 35 that cross tensors' borders
+    # 174 = 5 * 34 + 4: blocks of 35 that cross tensors' borders
+    "block": BlockSparsifier(5),
     "blocks": BlockSparsifier(20, num_blocks=60),
     "per_tensor": PerTensorBlockSparsifier(3, 2, 1.5),
     "zero": Zero(),
@@ -73,19 +82,43 @@ class Case:
 
 WASTEFUL = ("accumulate", "skip", "scaler", "reload")
 """Habits in which something is sent that no step asks for."""
-HABITS = (*WASTEFUL, "to_none", "no_sync", "forget", "branch", "other_branch", "harmless", "freeze")
+HABITS = (
+    *WASTEFUL,
+    "to_none",
+    "no_sync",
+    "forget",
+    "branch",
+    "other_branch",
+    "harmless",
+    "freeze",
+)
 STREAMING: dict[str, Any] = {"num_fragments": 3, "delay": 2}
 """Messages that travel beside the steps that follow."""
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "released": (OVERLAPPING[-2:], {"own": dict.fromkeys(switches("cser_released"), True)}),
-    "bf16": (("ef_sgd", "csea", "mcser"), {"common": {"communication_dtype": torch.bfloat16}}),
-    "without momentum": (("ef_sgd", "cser"), {"common": {"momentum": 0.0, "weight_decay": 0.0}}),
+    "released": (
+        OVERLAPPING[-2:],
+        {"own": dict.fromkeys(switches("cser_released"), True)},
+    ),
+    "bf16": (
+        ("ef_sgd", "csea", "mcser"),
+        {"common": {"communication_dtype": torch.bfloat16}},
+    ),
+    "without momentum": (
+        ("ef_sgd", "cser"),
+        {"common": {"momentum": 0.0, "weight_decay": 0.0}},
+    ),
     "adamw": (("ef_sgd", "mcser"), {"common": ADAMW}),
     "muon": (("mcser",), {"common": MUON}),
     "adamw, branch": (("ef_sgd",), {"common": ADAMW, "habit": "branch"}),
-    "on gradients": (("ef_sgd",), {"own": {"error_feedback_on": "gradients"}, "common": ADAMW}),
+    "on gradients": (
+        ("ef_sgd",),
+        {"own": {"error_feedback_on": "gradients"}, "common": ADAMW},
+    ),
     "double": (("ef_sgd",), {"dtype": torch.float64}),
-    "types, accumulate": (("ef_sgd",), {"heads_dtype": torch.float64, "habit": "accumulate"}),
+    "types, accumulate": (
+        ("ef_sgd",),
+        {"heads_dtype": torch.float64, "habit": "accumulate"},
+    ),
     "types, reload": (("mcser",), {"heads_dtype": torch.float64, "habit": "reload"}),
     "short types": (("mcser",), {"heads_dtype": torch.bfloat16}),
     "keep": (("qsparse_local_sgd",), {"own": {"keep_master": True}}),
@@ -105,7 +138,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "streamed, bf16": (
         ("streaming_diloco",),
-        {"own": STREAMING, "common": {"communication_dtype": torch.bfloat16}, "is_early": False},
+        {
+            "own": STREAMING,
+            "common": {"communication_dtype": torch.bfloat16},
+            "is_early": False,
+        },
     ),
     "streamed in 4 bits": (
         ("streaming_diloco",),
@@ -133,12 +170,19 @@ TRAININGS = {
 
 
 def make(case: Case, collectives: Collectives, model: Net) -> DistributedOptimizer:
-    own = own_settings(case.name, [BLOCKS[key] for key in case.blocks], INTERVAL) | case.own
+    own = (
+        own_settings(case.name, [BLOCKS[key] for key in case.blocks], INTERVAL)
+        | case.own
+    )
     return make_optimizer(case.name, model, own, collectives, **case.common)
 
 
 def one_step(
-    habit: str, optimizer: DistributedOptimizer, model: Net, step: int, scaler: torch.amp.GradScaler
+    habit: str,
+    optimizer: DistributedOptimizer,
+    model: Net,
+    step: int,
+    scaler: torch.amp.GradScaler,
 ) -> int:
     """A step as scripts do it: gradients set to None or accumulated, steps skipped, layers left
     out, and so on.
@@ -146,7 +190,8 @@ def one_step(
     Returns:
         How many sums were begun before `optimizer.step()`.
     """
-    rank, early = optimizer.collectives.rank, optimizer.collectives.early
+    rank = optimizer.collectives.rank
+    early = optimizer.collectives.early
     if habit == "to_none":
         model.zero_grad()
     elif habit != "forget" or step % 2:
@@ -180,7 +225,9 @@ def one_step(
     return num_begun
 
 
-def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+def outcome(
+    case: Case, overlap: bool, group: dist.ProcessGroup | None = None
+) -> dict[str, Any]:
     """Parameters, state and traffic after a training, and how many sums were begun before their
     step."""
     collectives = ProcessGroupCollectives(group, overlap)
@@ -193,7 +240,8 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
         num_begun += one_step(case.habit, optimizer, model, step, scaler)
         schedule.step()
         if case.habit == "reload" and step == 4:
-            loss_of(model, 99, collectives.rank).backward()  # a checkpoint may come at any time
+            # A checkpoint may come at any time
+            loss_of(model, 99, collectives.rank).backward()
             state = reloaded(optimizer.state_dict()), reloaded(model.state_dict())
             model = Net(7, case.dtype, case.heads_dtype)
             optimizer = make(case, collectives, model)
@@ -203,9 +251,15 @@ def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -
     flat = optimizer.state_dict()["param_groups"][0]["flat"] | dict(model.state_dict())
     for other in flat.pop(OTHER_TYPES, {}).values():
         flat |= {f"other {key}": value for key, value in other.items()}
-    assert not collectives.early or collectives.early.drop() == [], "nothing is left under way"
+    assert not collectives.early or collectives.early.drop() == [], (
+        "nothing is left under way"
+    )
     return {
-        "vectors": {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)},
+        "vectors": {
+            key: value.clone()
+            for key, value in flat.items()
+            if isinstance(value, Tensor)
+        },
         "training": optimizer.traffic.training(),
         "control": optimizer.traffic[Purpose.CONTROL].bits,
         "begun": num_begun,
@@ -226,7 +280,8 @@ def changes_no_bit(case: Case, groups: dict[str, dist.ProcessGroup | None]) -> N
     if case.group == "all":
         wasted = overlapped["control"] - without["control"]
         assert (wasted > 0) == (case.habit in WASTEFUL and case.is_early), wasted
-        assert without["begun"] == 0 and (overlapped["begun"] > 0) == case.is_early
+        assert without["begun"] == 0
+        assert (overlapped["begun"] > 0) == case.is_early
     # Only in the first step, which does not know of the GradScaler.
     assert (case.name, case.habit) != ("mcser", "scaler") or overlapped["begun"] == 1
 
@@ -248,10 +303,12 @@ def refuses(change: Callable[[DistributedOptimizer, Net], object]) -> None:
     optimizer, model = after_two_steps(1.0)
     change(optimizer, model)
     with pytest.raises(
-        RuntimeError, match=r"^overlap: the error message of this step differs .* overlap=False$"
+        RuntimeError,
+        match=r"^overlap: the error message of this step differs .* overlap=False$",
     ):
         optimizer.step()
-    assert optimizer.collectives.early and optimizer.collectives.early.drop() == []
+    assert optimizer.collectives.early
+    assert optimizer.collectives.early.drop() == []
 
 
 def takes_what_is_no_number() -> None:
@@ -267,11 +324,14 @@ def takes_what_is_no_number() -> None:
 
 def leaves_steps_out_and_sends_nothing_early() -> None:
     """What is not finite must not be on its way before that is known."""
-    collectives, model = ProcessGroupCollectives(overlap=True), Net(0, torch.float32)
+    collectives = ProcessGroupCollectives(overlap=True)
+    model = Net(0, torch.float32)
     with pytest.warns(
         UserWarning, match=r"overlap: skip_nonfinite .*, so nothing is sent before step"
     ):
-        optimizer = make(Case("csea", common={"skip_nonfinite": True}), collectives, model)
+        optimizer = make(
+            Case("csea", common={"skip_nonfinite": True}), collectives, model
+        )
     assert collectives.early is not None
     for step in (1, 2):
         optimizer.zero_grad()
@@ -281,22 +341,20 @@ def leaves_steps_out_and_sends_nothing_early() -> None:
         with (
             nullcontext()
             if step == 1
-            else pytest.warns(UserWarning, match="left step 2 out, .* workers 0, 1, 2, 3 ")
+            else pytest.warns(
+                UserWarning, match="left step 2 out, .* workers 0, 1, 2, 3 "
+            )
         ):
             optimizer.step()
-    assert (
-        optimizer.num_steps == 1
-        and optimizer.traffic.training() == optimizer.expected_traffic(1).training()
-    )
+    assert optimizer.num_steps == 1
+    assert optimizer.traffic.training() == optimizer.expected_traffic(1).training()
 
 
 def streams_beside_the_steps() -> None:
     """What is sent in one step is not waited for before the step that uses it."""
-    collectives, go_on, was_free = (
-        ProcessGroupCollectives(overlap=True),
-        threading.Event(),
-        list[bool](),
-    )
+    collectives = ProcessGroupCollectives(overlap=True)
+    go_on = threading.Event()
+    was_free = list[bool]()
     model = Net(0, torch.float32)
     optimizer = make(Case("streaming_diloco", own=STREAMING), collectives, model)
     for step in range(1, 6):
@@ -309,9 +367,8 @@ def streams_beside_the_steps() -> None:
         if step == 4:
             assert not was_free
             go_on.set()
-    assert optimizer.traffic.training() == optimizer.expected_traffic(
-        5
-    ).training() and was_free == [True]
+    assert optimizer.traffic.training() == optimizer.expected_traffic(5).training()
+    assert was_free == [True]
 
 
 def drops_what_is_under_way_where_it_begins_anew() -> None:
@@ -319,14 +376,14 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
     for own in SENT_LATE.values():
 
         def make(own: dict[str, Any] = own) -> tuple[DistributedOptimizer, Net]:
-            model, common = (
-                Net(0, torch.float32),
-                {} if "bits" in own else {"communication_dtype": torch.bfloat16},
-            )
+            model = Net(0, torch.float32)
+            common = {} if "bits" in own else {"communication_dtype": torch.bfloat16}
             end = ProcessGroupCollectives(overlap=True)
             return make_optimizer("streaming_diloco", model, own, end, **common), model
 
-        def one_step(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
+        def one_step(
+            optimizer: DistributedOptimizer, model: nn.Module, step: int
+        ) -> None:
             optimizer.zero_grad()
             loss_of(model, step, dist.get_rank()).backward()
             optimizer.step()
@@ -337,17 +394,16 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
 def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
     """One training after the other; torch has no names for new groups of a part of the workers, so
     theirs stay."""
-    model, num_groups, threads = (
-        Net(0, torch.float32),
-        len(_world.pg_map),
-        set(threading.enumerate()),
-    )
+    model = Net(0, torch.float32)
+    num_groups = len(_world.pg_map)
+    threads = set(threading.enumerate())
     for number in range(1, 4):
         collectives = ProcessGroupCollectives(group, overlap=True)
         optimizer = make(Case("ef_sgd"), collectives, model)
         loss_of(model, number, collectives.rank).backward()
         optimizer.step()
-        assert len(_world.pg_map) > num_groups and set(threading.enumerate()) - threads
+        assert len(_world.pg_map) > num_groups
+        assert set(threading.enumerate()) - threads
         collectives.close()
         collectives.close()
         kept = 0 if group is None or collectives.world_size == 1 else number
@@ -378,9 +434,17 @@ KEYS = [*TRAININGS, *OTHERS, *GIVEN_BACK]
 
 def cases(pair: dist.ProcessGroup) -> dict[str, Callable[[], None]]:
     """All of them, for one of the processes; `pair` is a group of ranks 0 and 1."""
-    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
-    groups = {"all": None, "alone": alone, **({"pair": pair} if dist.get_rank() < 2 else {})}
-    trainings = {key: partial(changes_no_bit, case, groups) for key, case in TRAININGS.items()}
+    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][
+        dist.get_rank()
+    ]
+    groups = {
+        "all": None,
+        "alone": alone,
+        **({"pair": pair} if dist.get_rank() < 2 else {}),
+    }
+    trainings = {
+        key: partial(changes_no_bit, case, groups) for key, case in TRAININGS.items()
+    }
     given_back: dict[str, Callable[[], None]] = {
         key: partial(gives_back_what_overlap_held, groups[group])
         if group in groups

@@ -48,13 +48,20 @@ NAMES = list(algorithms())
 JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_models]
 """Methods in whose result the workers have a part in common; the others need not be SGD, nor send
 anything."""
-TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
+TAKING_ADAMW = [
+    name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None
+]
 # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even.
-NUM_PARAMETERS, NUM_WEIGHTS = 51, 42
-ACCURATE, SHORT = (torch.float32, torch.float64), (torch.bfloat16, torch.float32)
+NUM_PARAMETERS = 51
+NUM_WEIGHTS = 42
+ACCURATE = (torch.float32, torch.float64)
+SHORT = (torch.bfloat16, torch.float32)
 
-LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9
-BIAS_LR, BIAS_WEIGHT_DECAY = 0.04, 0.03
+LR = 0.1
+WEIGHT_DECAY = 0.01
+MOMENTUM = 0.9
+BIAS_LR = 0.04
+BIAS_WEIGHT_DECAY = 0.03
 SGD: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
 """What a method is given by default, and what it is given to step by AdamW and by Muon."""
 ADAMW: dict[str, Any] = {
@@ -91,7 +98,8 @@ MESSAGE_BITS = {
     "zero": 0,
     "top_k": (32 + 32) * 5,
     "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
-    "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+    # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
+    "qsgd": 8 * 26 + 32 * 4,
     "int4": 4 * (32 + 4 * 16),  # 4 blocks, each with a scale, the last one filled up
     "chunks": 8 * 6
     + 8 * 12
@@ -113,7 +121,9 @@ class Linear(nn.Linear):
 def make_model(dtype: Types = torch.float64, seed: int = 0) -> nn.Sequential:
     """A network of one hidden layer, with 51 parameters that depend on `seed` alone."""
     first, second = dtype if isinstance(dtype, tuple) else (dtype, dtype)
-    model = nn.Sequential(Linear(4, 6, dtype=first), nn.Tanh(), Linear(6, 3, dtype=second))
+    model = nn.Sequential(
+        Linear(4, 6, dtype=first), nn.Tanh(), Linear(6, 3, dtype=second)
+    )
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -131,7 +141,11 @@ def groups(parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Two groups with learning rates and weight decays of their own, of weights and of biases."""
     return [
         {"params": list(parameters[::2])},
-        {"params": list(parameters[1::2]), "lr": BIAS_LR, "weight_decay": BIAS_WEIGHT_DECAY},
+        {
+            "params": list(parameters[1::2]),
+            "lr": BIAS_LR,
+            "weight_decay": BIAS_WEIGHT_DECAY,
+        },
     ]
 
 
@@ -145,7 +159,10 @@ def batch(dtype: torch.dtype, step: int, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def batch_loss(
-    model: Callable[[Tensor], Tensor], step: int, rank: int, dtype: torch.dtype = torch.float64
+    model: Callable[[Tensor], Tensor],
+    step: int,
+    rank: int,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """The loss on a worker's batch of one step, of numbers of the parameters' type or of this
     one."""
@@ -178,7 +195,9 @@ def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
     optimizer = torch_sgd(name, groups(list(model.parameters())), **SGD)
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
-        torch.stack([batch_loss(model, step, rank) for rank in range(world_size)]).mean().backward()
+        torch.stack(
+            [batch_loss(model, step, rank) for rank in range(world_size)]
+        ).mean().backward()
         optimizer.step()
     return flat_parameters(model)
 
@@ -204,7 +223,9 @@ def own_settings(
 def switches(name: str) -> dict[str, bool]:
     """The algorithm's settings that are on or off, all off."""
     return {
-        key: False for key, each in algorithms()[name].declared.items() if each.declared is bool
+        key: False
+        for key, each in algorithms()[name].declared.items()
+        if each.declared is bool
     }
 
 
@@ -302,20 +323,30 @@ def stacked(
         key: Parameter(torch.stack([each.detach()] * num_workers))
         for key, each in model.named_parameters()
     }
-    given, collectives = groups(list(rows.values())), StackedCollectives(num_workers)
-    optimizer = algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
+    given = groups(list(rows.values()))
+    collectives = StackedCollectives(num_workers)
+    optimizer = algorithms()[name](
+        given, collectives=collectives, **own, **(SGD | common)
+    )
     first = next(iter(rows.values())).dtype
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
         for rank in range(num_workers):
             own_rows = {key: each[rank].clone() for key, each in rows.items()}
             batch_loss(
-                lambda inputs, own=own_rows: functional_call(model, own, inputs), step, rank, first
+                lambda inputs, own=own_rows: functional_call(model, own, inputs),
+                step,
+                rank,
+                first,
             ).backward()
         optimizer.step()
-    parameters = [each.detach() for each in (*list(rows.values())[::2], *list(rows.values())[1::2])]
+    parameters = [
+        each.detach()
+        for each in (*list(rows.values())[::2], *list(rows.values())[1::2])
+    ]
     return optimizer, [
-        torch.cat([each[rank].reshape(-1) for each in parameters]) for rank in range(num_workers)
+        torch.cat([each[rank].reshape(-1) for each in parameters])
+        for rank in range(num_workers)
     ]
 
 
@@ -330,13 +361,20 @@ def reloaded(state: Any) -> Any:
 # Processes.
 
 
-def run_processes(process: Callable[[int, Path], None], world_size: int, folder: Path) -> list[Any]:
+def run_processes(
+    process: Callable[[int, Path], None], world_size: int, folder: Path
+) -> list[Any]:
     """What each of so many processes, started together, saved in its file."""
     # The fork server imports PyTorch once for all; what it starts has no thread or state of this
     # process.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["torch", "torch._dynamo"]
+    )
     mp.start_processes(process, (folder,), nprocs=world_size, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    return [
+        torch.load(folder / f"{rank}.pt", weights_only=True)
+        for rank in range(world_size)
+    ]
 
 
 def outcomes(cases: Mapping[Any, Callable[[], object]]) -> dict[Any, str | None]:
@@ -356,5 +394,9 @@ def join(rank: int, folder: Path, world_size: int) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world_size)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5)
+        "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(minutes=5),
     )

@@ -14,7 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_bench.algorithms import CollectiveError, Collectives, ProcessGroupCollectives, Purpose
+from cser_bench.algorithms import (
+    CollectiveError,
+    Collectives,
+    ProcessGroupCollectives,
+    Purpose,
+)
 from cser_bench.algorithms.core.checks import enter_together
 from cser_bench.algorithms.core.topology import Topology
 from tests.algorithms import overlap_scripts, user_scripts
@@ -31,7 +36,8 @@ from tests.algorithms.problems import (
     train,
 )
 
-WORLD_SIZE, NUM_STEPS = 4, 12
+WORLD_SIZE = 4
+NUM_STEPS = 12
 PATIENCE = 10
 """Seconds that a group waits where a collective is missed; it must be enough to make the group, and
 to train two steps, on a busy machine."""
@@ -48,7 +54,9 @@ def runs() -> Iterator[Run]:
     """Methods, with settings of their own and those that all have, such that each sort of
     collective takes place."""
     for name in NAMES:
-        for key in named_compressors(name, {key: COMPRESSORS[key] for key in ("blocks", "top_k")}):
+        for key in named_compressors(
+            name, {key: COMPRESSORS[key] for key in ("blocks", "top_k")}
+        ):
             yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
     for name, key in (("ef_sgd", "qsgd"), ("ef_sgd", "int4"), ("mcser", "int4")):
         yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
@@ -68,8 +76,14 @@ def final_state(collectives: Collectives, run: Run) -> tuple[Tensor, dict[str, A
 
 
 LEFT_OVER = [
-    ("noloco", {"sync_interval": 1, "group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}),
-    ("noloco", {"sync_interval": 2, "group_size": 2, "outer_lr": 1.0, "outer_momentum": 0.0}),
+    (
+        "noloco",
+        {"sync_interval": 1, "group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5},
+    ),
+    (
+        "noloco",
+        {"sync_interval": 2, "group_size": 2, "outer_lr": 1.0, "outer_momentum": 0.0},
+    ),
 ]
 """Three workers in pairs, so that at each meeting one is left over."""
 
@@ -106,10 +120,12 @@ def process(rank: int, folder: Path) -> None:
     file."""
     join(rank, folder, WORLD_SIZE)
     os.chdir(folder)
-    pair, trio = dist.new_group([0, 1]), dist.new_group([0, 1, 2])
+    pair = dist.new_group([0, 1])
+    trio = dist.new_group([0, 1, 2])
     user_scripts.PAIR.append(pair)
     impatient = [
-        dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in (*MISSED, "froze alone")
+        dist.new_group(timeout=timedelta(seconds=PATIENCE))
+        for _ in (*MISSED, "froze alone")
     ]
     cases: dict[str, Callable[[], object]] = {
         **user_scripts.CASES,
@@ -122,12 +138,15 @@ def process(rank: int, folder: Path) -> None:
     results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
     if rank < 3:
         results["left over"] = [
-            final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER
+            final_state(ProcessGroupCollectives(trio), (name, own, {}))
+            for name, own in LEFT_OVER
         ]
     dist.barrier()
     *ends, last = [ProcessGroupCollectives(group) for group in impatient]
     with ThreadPoolExecutor() as pool:  # all at once, each on its own group
-        results["missed"] = dict(zip(MISSED, pool.map(missed, ends, MISSED), strict=True))
+        results["missed"] = dict(
+            zip(MISSED, pool.map(missed, ends, MISSED), strict=True)
+        )
     dist.barrier()  # worker 1 is alive all the while
     results["froze alone"] = froze_alone(last)
     dist.barrier()

@@ -15,10 +15,13 @@ from itertools import count
 from tests.algorithms.transcription import Mask, Problem, State, Vectors, mean
 
 
-def nag(problem: Problem, weights: Vectors, momenta: Vectors, gradients: Vectors) -> Vectors:
+def nag(
+    problem: Problem, weights: Vectors, momenta: Vectors, gradients: Vectors
+) -> Vectors:
     """The weights after a step: NAG, whose direct term has no weight decay (optimizer_op-inl.h
     1093, 1167)."""
-    if problem.beta == 0:  # MXNet's NAG then has no momentum and steps as its SGD (394, 670)
+    # MXNet's NAG then has no momentum and steps as its SGD (394, 670)
+    if problem.beta == 0:
         return (1 - problem.eta * problem.decay) * weights - problem.eta * gradients
     momenta[:] = problem.beta * momenta + gradients + problem.decay * weights
     return weights - problem.eta * (problem.beta * momenta + gradients)
@@ -47,7 +50,9 @@ def ef_sgd(problem: Problem, block: Mask) -> Iterator[State]:
         yield x.copy(), e.copy()
 
 
-def qsparse(problem: Problem, block: Mask, interval: int, multi_precision: bool) -> Iterator[State]:
+def qsparse(
+    problem: Problem, block: Mask, interval: int, multi_precision: bool
+) -> Iterator[State]:
     """qsparse_local_sgd_trainer_v1.py (98-165).
 
     The step is from x_32, where there is one, but the gradient is of x: a synchronisation resets x
@@ -75,7 +80,9 @@ def qsparse(problem: Problem, block: Mask, interval: int, multi_precision: bool)
         yield x.copy(), -e  # the paper's error has the other sign
 
 
-def cser(problem: Problem, block_1: Mask, block_2: Mask, interval: int) -> Iterator[State]:
+def cser(
+    problem: Problem, block_1: Mask, block_2: Mask, interval: int
+) -> Iterator[State]:
     """ersgd2_trainer_v2.py (100-168): each `interval`-th step sends the second blocks in place of
     the first.
 

@@ -37,7 +37,9 @@ REFUSED = {
     "powersgd": r"give at_traffic its parameters as params=model\.parameters\(\)",
 }
 """Methods that do not choose their settings by traffic, or not without the model's shapes."""
-MOST = dict.fromkeys(("qsparse_local_sgd", "cser_pl", "streaming_diloco"), (4 + 32 / 256) / 32)
+MOST = dict.fromkeys(
+    ("qsparse_local_sgd", "cser_pl", "streaming_diloco"), (4 + 32 / 256) / 32
+)
 """The share of 4 bits a number, sent at every step: more these methods do not send in the form that
 their records have."""
 
@@ -45,7 +47,11 @@ their records have."""
 def made(name: str, own: dict[str, Any], num_workers: int) -> DistributedOptimizer:
     parameters = [nn.Parameter(torch.zeros(num_workers, NUMEL))]
     return algorithms()[name](
-        parameters, lr=0.1, momentum=0.9, collectives=StackedCollectives(num_workers), **own
+        parameters,
+        lr=0.1,
+        momentum=0.9,
+        collectives=StackedCollectives(num_workers),
+        **own,
     )
 
 
@@ -61,14 +67,18 @@ def test_links_carry_that_share_within_the_rounding_of_an_integer(
         if share > math.sqrt(2) * MOST.get(name, 1) or (
             name == "sparse_loco" and share > num_workers / 2 * 14 / 32 / 8
         ):
-            with pytest.raises(ValueError, match=rf"^{name}: .*it cannot have {share:.3g}; ask"):
+            with pytest.raises(
+                ValueError, match=rf"^{name}: .*it cannot have {share:.3g}; ask"
+            ):
                 method.at_traffic(share, world_size=num_workers)
             continue
         own = method.at_traffic(share, world_size=num_workers)
         reached = made(name, own, num_workers).traffic_share(num_workers)
         factor = 1.0
         if name in MOST or name == "noloco":
-            factor = math.sqrt(1 + 1 / own.get("sync_interval", own.get("reset_interval")))
+            factor = math.sqrt(
+                1 + 1 / own.get("sync_interval", own.get("reset_interval"))
+            )
         if "topology" in own:
             factor = math.sqrt(1 + 1 / own["compressor"].ratio)
         assert share / factor * 0.97 <= reached <= share * factor * 1.03, (share, own)
@@ -87,7 +97,10 @@ def test_the_forms_of_the_records() -> None:
     for share, interval in ((1 / 24, 3), (1 / 8, 1), (1 / 64, 8)):
         own = {"compressor": QuantisedBlocks(4), "sync_interval": interval}
         assert at("qsparse_local_sgd", share) == own
-    assert at("cser_pl", 1 / 24) == {"error_compressor": QuantisedBlocks(4), "reset_interval": 3}
+    assert at("cser_pl", 1 / 24) == {
+        "error_compressor": QuantisedBlocks(4),
+        "reset_interval": 3,
+    }
     outer = {"outer_lr": 0.7, "outer_momentum": 0.5}
     assert at("local_sgd", 1 / 24) == {"sync_interval": 24}
     assert at("diloco", 1 / 24) == {"sync_interval": 24, **outer}
@@ -95,7 +108,10 @@ def test_the_forms_of_the_records() -> None:
     assert at("streaming_diloco", 1 / 24) == {"sync_interval": 3, **outer, **late}
     assert at("noloco", 1 / 24) == {"sync_interval": 14}
     kept = at("sparse_loco", 1 / 24)["compressor"].kept
-    assert at("sparse_loco", 1 / 24) == {"compressor": ChunkTopK(kept=kept), "sync_interval": 8}
+    assert at("sparse_loco", 1 / 24) == {
+        "compressor": ChunkTopK(kept=kept),
+        "sync_interval": 8,
+    }
     assert kept == pytest.approx(780, rel=0.01)
 
 
@@ -134,7 +150,9 @@ def test_sgd_has_all_of_ddps_traffic() -> None:
 def test_powersgd_takes_the_nearest_rank(share: float) -> None:
     def reached(rank: int) -> float:
         parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
-        optimizer = PowerSGD(parameters, lr=0.1, rank=rank, collectives=SoloCollectives())
+        optimizer = PowerSGD(
+            parameters, lr=0.1, rank=rank, collectives=SoloCollectives()
+        )
         return optimizer.traffic_share(8)
 
     def off(rank: int) -> float:
@@ -152,7 +170,8 @@ def test_powersgd_cannot_send_as_little_as_one_likes() -> None:
     sent = (64 + 48) + 64 + (32 + 144) + (10 + 64) + 10
     least = sent / sum(map(torch.numel, params))
     with pytest.raises(
-        ValueError, match=rf"^powersgd: at rank 1 it sends {least:.3g} of .* more than 0.00391; ask"
+        ValueError,
+        match=rf"^powersgd: at rank 1 it sends {least:.3g} of .* more than 0.00391; ask",
     ):
         PowerSGD.at_traffic(1 / 256, world_size=8, params=params)
     assert PowerSGD.at_traffic(least, world_size=8, params=params) == {"rank": 1}
@@ -179,14 +198,14 @@ def test_more_than_the_fp16_hook_sends_is_warned_of_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compressor", "share"), [(TopK(8), 1), (TopK(4), 2), (QSGD(4, 512), 0.5078)], ids=str
+    ("compressor", "share"),
+    [(TopK(8), 1), (TopK(4), 2), (QSGD(4, 512), 0.5078)],
+    ids=str,
 )
 def test_an_optimiser_warns_of_gathered_messages_dearer_than_the_fp16_hooks(
     compressor: Any, share: float
 ) -> None:
-    said = (
-        rf"^ef_sgd: at 8 workers its messages are {share:.3g} of DDP's traffic in fp32, more than"
-    )
+    said = rf"^ef_sgd: at 8 workers its messages are {share:.3g} of DDP's traffic in fp32, more than"
     with pytest.warns(UserWarning, match=said) as seen:
         made("ef_sgd", {"compressor": compressor}, 8)
     assert [warning.filename for warning in seen] == [__file__]
@@ -202,7 +221,9 @@ def test_an_optimiser_warns_of_gathered_messages_dearer_than_the_fp16_hooks(
         ("local_sgd", {"sync_interval": 1}, 8),
     ],
 )
-def test_it_does_not_warn_of_others(name: str, own: dict[str, Any], num_workers: int) -> None:
+def test_it_does_not_warn_of_others(
+    name: str, own: dict[str, Any], num_workers: int
+) -> None:
     """Nor of what is not compressed: that is what was asked for."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,10 +8,25 @@ from pathlib import Path
 import pytest
 
 from cser_bench.algorithms import algorithms
-from cser_bench.algorithms.check import PROMISES, Subject, cases, finding_of, subjects_in
+from cser_bench.algorithms.check import (
+    PROMISES,
+    Subject,
+    cases,
+    finding_of,
+    subjects_in,
+)
 from cser_bench.algorithms.check.__main__ import main
 
-KINDS = ("sgd", "local_sgd", "ef_sgd", "cser", "powersgd", "diloco", "choco_sgd", "deep_squeeze")
+KINDS = (
+    "sgd",
+    "local_sgd",
+    "ef_sgd",
+    "cser",
+    "powersgd",
+    "diloco",
+    "choco_sgd",
+    "deep_squeeze",
+)
 """By what they send: gradients, models, errors, factors, and to neighbours alone."""
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "growing_local_sgd.py"
@@ -49,7 +64,8 @@ DISTRIBUTED = """        replica.local_step_()
             replica.flat.parameters.div_(torch.distributed.get_world_size())
 """
 HIDDEN = DISTRIBUTED.replace(
-    "import torch.distributed\n", "import torch\n        d = getattr(torch, 'distr' + 'ibuted')\n"
+    "import torch.distributed\n",
+    "import torch\n        d = getattr(torch, 'distr' + 'ibuted')\n",
 ).replace("torch.distributed", "d")
 CONTROL = """        replica.local_step_()
         replica.average_in_place_(replica.flat.gradients, Purpose.CONTROL)
@@ -70,10 +86,16 @@ GLOBAL = """        replica.local_step_()
 THAWS = """        replica.local_step_()
         replica.flat.parameters.mul_(0.999)
 """
-APART = "workers that are rows of one process do what workers of their own do, to the bit"
+APART = (
+    "workers that are rows of one process do what workers of their own do, to the bit"
+)
 BITS = "sends the bits that it says beforehand, and counts all that it sends"
 SLIPS: dict[str, tuple[str, str, set[str]]] = {
-    "a mean over rows": (UPDATE, ROWS, {APART, "no worker knows of another but by messages"}),
+    "a mean over rows": (
+        UPDATE,
+        ROWS,
+        {APART, "no worker knows of another but by messages"},
+    ),
     "torch.distributed": (
         UPDATE,
         DISTRIBUTED,
@@ -83,7 +105,11 @@ SLIPS: dict[str, tuple[str, str, set[str]]] = {
     "sent as control": (UPDATE, CONTROL, {BITS}),
     "taken from the ledger": (UPDATE, LEDGER, {BITS}),
     "wrong bits": ("numel * rounds, rounds)", "numel * rounds // 2, rounds)", {BITS}),
-    "32 bits always": ("replica.float_bits *", "32 *", {"messages of 16 bits have half the bits"}),
+    "32 bits always": (
+        "replica.float_bits *",
+        "32 *",
+        {"messages of 16 bits have half the bits"},
+    ),
     "forgets a state": (
         UPDATE,
         FORGETS,
@@ -138,7 +164,9 @@ def test_each_slip_fails_on_its_line(slip: str) -> None:
     assert text != SOURCE
     subject = Subject(text, "mine.py", "growing_local_sgd")
     needs_processes = IN_PROCESSES in lines
-    promises = [promise for promise in PROMISES if promise != IN_PROCESSES or needs_processes]
+    promises = [
+        promise for promise in PROMISES if promise != IN_PROCESSES or needs_processes
+    ]
     findings = [finding_of(subject, promise) for promise in promises]
     failed = {finding.promise for finding in findings if finding.verdict == "FAIL"}
     assert lines <= failed, findings
@@ -193,7 +221,11 @@ def two_intervals(
     sent: str = "self.compressor",
 ) -> str:
     """A method that sends a part of the model at some steps, and all of it at others."""
-    return TWO_INTERVALS.replace("TRIED", tried).replace("KIND", kind).replace("SENT", sent)
+    return (
+        TWO_INTERVALS.replace("TRIED", tried)
+        .replace("KIND", kind)
+        .replace("SENT", sent)
+    )
 
 
 def raising(source: str) -> str:
@@ -206,7 +238,9 @@ def raising(source: str) -> str:
 def failed(source: str) -> dict[str, str]:
     """What is said of each promise that the method does not keep."""
     promises = [promise for promise in PROMISES if promise != IN_PROCESSES]
-    findings = [finding_of(Subject(source, "mine.py", "mine"), promise) for promise in promises]
+    findings = [
+        finding_of(Subject(source, "mine.py", "mine"), promise) for promise in promises
+    ]
     return {each.promise: each.words for each in findings if each.verdict == "FAIL"}
 
 
@@ -214,7 +248,9 @@ def failed(source: str) -> dict[str, str]:
     "source",
     [
         two_intervals(),
-        two_intervals('{"part_every": 3, "all_every": 6, "compressor": RandomK(5)}', "RandomK"),
+        two_intervals(
+            '{"part_every": 3, "all_every": 6, "compressor": RandomK(5)}', "RandomK"
+        ),
     ],
     ids=["intervals", "and compressor"],
 )
@@ -266,7 +302,9 @@ def test_an_optional_compressor_is_tried() -> None:
     sent = "(self.compressor or Identity())"
     source = two_intervals(kind="SharedSupport | None = None", sent=sent)
     assert failed(source) == {}
-    with_one = raising(source).replace("            raise", "            if self.compressor: raise")
+    with_one = raising(source).replace(
+        "            raise", "            if self.compressor: raise"
+    )
     assert "never seen" in failed(with_one)[BITS]
 
 
@@ -283,7 +321,9 @@ def test_the_command_says_a_line_for_each_promise_and_an_authors_suite_has_cases
 ) -> None:
     assert main([str(EXAMPLE)]) == 0
     printed = capfd.readouterr().out.splitlines()
-    assert [line.split(maxsplit=1)[0] for line in printed[1:-1]] == ["ok"] * len(PROMISES)
+    assert [line.split(maxsplit=1)[0] for line in printed[1:-1]] == ["ok"] * len(
+        PROMISES
+    )
     file = tmp_path / "mine.py"
     file.write_text(SOURCE.replace(UPDATE, THAWS))
     assert main([str(tmp_path / "none.py")]) == 2
@@ -293,9 +333,20 @@ def test_the_command_says_a_line_for_each_promise_and_an_authors_suite_has_cases
     suite.write_text(
         f"from cser_bench.algorithms.check import cases\ntest_promises = cases({str(file)!r})\n"
     )
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "frozen or bits"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "frozen or bits",
+    ]
     done = subprocess.run(
         [*words, str(suite)], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
-    assert done.returncode == 1 and "a frozen parameter stays" in done.stdout, done.stdout
+    assert done.returncode == 1 and "a frozen parameter stays" in done.stdout, (
+        done.stdout
+    )
     assert cases(EXAMPLE)

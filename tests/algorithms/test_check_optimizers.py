@@ -62,12 +62,17 @@ def test_torchs_local_sgd_keeps_what_it_says_by_the_command(
     assert printed[-1].startswith("3 of 3 promises are kept")
 
 
-def test_claims_that_do_not_hold_fail_and_what_is_not_claimed_is_not_asked(tmp_path: Path) -> None:
+def test_claims_that_do_not_hold_fail_and_what_is_not_claimed_is_not_asked(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "forgetful.py"
     file.write_text(FORGETFUL)
     assert makes_optimizer(file)
     subject = optimizer_in(file)
-    findings = {promise: optimizer_finding_of(subject, promise) for promise in OPTIMIZER_PROMISES}
+    findings = {
+        promise: optimizer_finding_of(subject, promise)
+        for promise in OPTIMIZER_PROMISES
+    }
     assert findings[PLAIN].verdict == "none"
     assert findings[RESUMES].verdict == "FAIL"
     assert "saved after step 3 and resumed" in findings[RESUMES].words
@@ -75,7 +80,9 @@ def test_claims_that_do_not_hold_fail_and_what_is_not_claimed_is_not_asked(tmp_p
     assert "after step 2 a parameter differs by" in findings[AGREES].words
 
 
-def test_another_step_is_not_plain_and_a_failure_is_told_where_it_is(tmp_path: Path) -> None:
+def test_another_step_is_not_plain_and_a_failure_is_told_where_it_is(
+    tmp_path: Path,
+) -> None:
     """An average of every second step, and a state that cannot be read back."""
     file = tmp_path / "mine.py"
     text = EXAMPLE.read_text().replace("_averaging(model, 1)", "_averaging(model, 2)")
@@ -90,8 +97,12 @@ PostLocalSGDOptimizer = Unreadable
 """
     file.write_text(text)
     subject = optimizer_in(file)
-    findings = {promise: optimizer_finding_of(subject, promise) for promise in OPTIMIZER_PROMISES}
-    assert findings[PLAIN].verdict == "FAIL" and "after step 2" in findings[PLAIN].words
+    findings = {
+        promise: optimizer_finding_of(subject, promise)
+        for promise in OPTIMIZER_PROMISES
+    }
+    assert findings[PLAIN].verdict == "FAIL"
+    assert "after step 2" in findings[PLAIN].words
     assert findings[RESUMES].verdict == "FAIL"
     assert "momentum of mine" in findings[RESUMES].words
     assert findings[AGREES].verdict == "ok"
@@ -101,7 +112,9 @@ def test_words_for_a_file_that_lacks_something_and_cases_for_an_authors_suite(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     half = tmp_path / "half.py"
-    half.write_text(EXAMPLE.read_text().replace("def make_uncompressed", "def make_other"))
+    half.write_text(
+        EXAMPLE.read_text().replace("def make_uncompressed", "def make_other")
+    )
     assert main([str(half)]) == 2
     assert "give both, or none" in capfd.readouterr().err
     broken = tmp_path / "broken.py"
@@ -112,7 +125,15 @@ def test_words_for_a_file_that_lacks_something_and_cases_for_an_authors_suite(
     suite.write_text(
         f"from cser_bench.algorithms.check import cases\ntest_promises = cases({str(EXAMPLE)!r})\n"
     )
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [*words, str(suite)], cwd=ROOT, capture_output=True, text=True, timeout=280
     )

@@ -27,7 +27,11 @@ EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
     for overwrite in (False, True):
         own = own_settings(
-            name, [SHARED["identity"]], 1, average_parameters=True, overwrite_master=overwrite
+            name,
+            [SHARED["identity"]],
+            1,
+            average_parameters=True,
+            overwrite_master=overwrite,
         )
         (parameters,) = trained(name, own, 1, 4, communication_dtype=torch.float16)
         assert torch.equal(parameters, parameters.half().double()) == overwrite
@@ -45,7 +49,9 @@ def test_a_mean_is_rounded_once_and_overflows_only_where_it_must(
     num_workers: int, dtype: torch.dtype
 ) -> None:
     rows = (
-        torch.randn(num_workers, 9, generator=torch.Generator().manual_seed(1)).mul_(100).to(dtype)
+        torch.randn(num_workers, 9, generator=torch.Generator().manual_seed(1))
+        .mul_(100)
+        .to(dtype)
     )
     rows[:, 0], rows[:, 1] = 20_000.0, 3.0
     expected = rows.double().mean(0).to(dtype)
@@ -71,7 +77,9 @@ def test_equal_workers_without_gradients_stay_where_they_are(
     name: str, num_workers: int, dtype: torch.dtype
 ) -> None:
     start = (
-        torch.randn(51, generator=torch.Generator().manual_seed(3)).mul_(3).expand(num_workers, -1)
+        torch.randn(51, generator=torch.Generator().manual_seed(3))
+        .mul_(3)
+        .expand(num_workers, -1)
     )
     parameter = nn.Parameter(start.clone())
     common: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "communication_dtype": dtype}
@@ -101,9 +109,12 @@ def test_the_two_forms_of_cser_stay_together(
     """
     sent = {"communication_dtype": dtype}
     forms = [
-        own_settings(name, [SHARED["block"]], 4, explicit_error=held) for held in (False, True)
+        own_settings(name, [SHARED["block"]], 4, explicit_error=held)
+        for held in (False, True)
     ]
-    free, held = (torch.stack(stacked(name, own, num_workers, 24, **sent)[1]) for own in forms)
+    free, held = (
+        torch.stack(stacked(name, own, num_workers, 24, **sent)[1]) for own in forms
+    )
     bound = EPSILON[dtype] / 2 * held.abs().max()
     assert (free - held).abs().max() <= (6 + num_workers) * bound
     assert (free.mean(0) - held.mean(0)).abs().max() <= 2 * bound
@@ -114,7 +125,9 @@ def test_the_two_forms_of_cser_stay_together(
 @pytest.mark.parametrize(
     "name", [name for name in JOINT if kinds_taken(name) and "released" not in name]
 )
-def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD) -> None:
+def test_a_quantiser_under_feedback_does_not_diverge(
+    name: str, compressor: QSGD
+) -> None:
     """On sum_i a_i (x - b_i)^2 / 2; unscaled, they grow beyond 1e2 in 150 steps, and most beyond
     1e8."""
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +136,9 @@ def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD
     gamma = {"gamma": 0.02} if name in ("choco_sgd", "deep_squeeze") else {}
     own = own_settings(name, [compressor], 2, **gamma)
     parameter = nn.Parameter(torch.zeros(8, 1024))
-    optimizer = algorithms()[name]([parameter], lr=0.05, collectives=StackedCollectives(8), **own)
+    optimizer = algorithms()[name](
+        [parameter], lr=0.05, collectives=StackedCollectives(8), **own
+    )
     for _ in range(150):
         parameter.grad = a * (parameter.detach() - b)
         optimizer.step()
@@ -145,10 +160,16 @@ def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) ->
     }
     own |= {"overwrite_master": True} if "overwrite_master" in own else {}
 
-    def moved(collectives: Collectives, communication_dtype: torch.dtype | None) -> Tensor:
+    def moved(
+        collectives: Collectives, communication_dtype: torch.dtype | None
+    ) -> Tensor:
         weight = nn.Parameter(torch.zeros(16, 1, dtype=torch.float64))
         optimizer = algorithm(
-            [weight], lr=lr, collectives=collectives, communication_dtype=communication_dtype, **own
+            [weight],
+            lr=lr,
+            collectives=collectives,
+            communication_dtype=communication_dtype,
+            **own,
         )
         for _ in range(64):
             optimizer.zero_grad()
@@ -158,7 +179,9 @@ def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) ->
             return weight.detach() / lr
 
     kinds = (torch.bfloat16, torch.float64, None)
-    (short, own_type, full), _ = workers(lambda each: [moved(each, kind) for kind in kinds], 2)
+    (short, own_type, full), _ = workers(
+        lambda each: [moved(each, kind) for kind in kinds], 2
+    )
     assert torch.equal(own_type, full), "the parameters' own type changes nothing"
     lost = float((short - full).abs().max())
     assert lost < EPSILON[torch.bfloat16] if algorithm.keeps_rounding else lost > 0.25

@@ -25,7 +25,12 @@ from cser_bench.algorithms import (
     TopK,
     Zero,
 )
-from cser_bench.algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport
+from cser_bench.algorithms.core.compressors import (
+    Draw,
+    Encoded,
+    Gathered,
+    SharedSupport,
+)
 from cser_bench.algorithms.core.exchange import Exchanged, Sending
 from cser_bench.algorithms.core.layout import Layout, Window
 from cser_bench.algorithms.core.traffic import Entry
@@ -65,7 +70,9 @@ def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
     return counts
 
 
-def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0) -> Tensor:
+def compressed(
+    compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0
+) -> Tensor:
     """C(v)."""
     if isinstance(compressor, SharedSupport):
         support = compressor.support(flat_layout(vector.numel()), draw)
@@ -73,7 +80,9 @@ def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0
         support.add_(result, support.gather(vector))
         return result
     assert isinstance(compressor, Encoded)
-    return compressor.decode(compressor.encode(vector, draw, rank), vector.numel(), vector.dtype)
+    return compressor.decode(
+        compressor.encode(vector, draw, rank), vector.numel(), vector.dtype
+    )
 
 
 @st.composite
@@ -100,7 +109,9 @@ SPARSIFIERS = st.one_of(
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
 CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
 INTEGERS = st.builds(
-    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.integers(1, 9).map(lambda count: 8 * count)
+    QuantisedBlocks,
+    st.sampled_from([1, 4, 8]),
+    st.integers(1, 9).map(lambda count: 8 * count),
 )
 ENCODED = st.one_of(
     st.builds(TopK, RATIOS),
@@ -128,7 +139,12 @@ def test_every_compressor_is_known_by_its_name() -> None:
     }
 
 
-@given(ANY.filter(lambda each: not isinstance(each, QSGD)), st.integers(48, 200), SEEDS, DTYPES)
+@given(
+    ANY.filter(lambda each: not isinstance(each, QSGD)),
+    st.integers(48, 200),
+    SEEDS,
+    DTYPES,
+)
 def test_compression_never_adds_to_the_error(
     compressor: Compressor, numel: int, seed: int, dtype: torch.dtype
 ) -> None:
@@ -139,7 +155,12 @@ def test_compression_never_adds_to_the_error(
 
 @given(ANY, st.integers(48, 200), SEEDS, DTYPES, st.integers(1, 5), st.integers(0, 9))
 def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
-    compressor: Compressor, numel: int, seed: int, dtype: torch.dtype, interval: int, count: int
+    compressor: Compressor,
+    numel: int,
+    seed: int,
+    dtype: torch.dtype,
+    interval: int,
+    count: int,
 ) -> None:
     layout = flat_layout(numel)
     steps = range(interval, interval * count + 1, interval)
@@ -147,13 +168,17 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
     bits = []
     for draw in map(draw_at, steps):
         if isinstance(compressor, SharedSupport):
-            bits.append(32 * compressor.support(layout, draw).gather(torch.zeros(numel)).numel())
+            bits.append(
+                32 * compressor.support(layout, draw).gather(torch.zeros(numel)).numel()
+            )
         else:
             assert isinstance(compressor, Encoded)
             message = compressor.encode(random_vector(numel, seed, dtype), draw, 1)
             assert message.dtype == torch.uint8
             bits.append(8 * message.numel())
-    assert bits == [compressor.payload_bits(layout, draw) for draw in map(draw_at, steps)]
+    assert bits == [
+        compressor.payload_bits(layout, draw) for draw in map(draw_at, steps)
+    ]
     gathered = sum(bits) if isinstance(compressor, Gathered) else 0
     assert compressor.cost(layout, draw_at, steps) == Entry(
         sum(bits), sum(message > 0 for message in bits), gathered
@@ -170,7 +195,9 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(
 ) -> None:
     layout = layout_of((10, 7), (9,), (4, 3, 2))
     draws = 3000
-    bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in range(draws)])
+    bits = np.array(
+        [compressor.payload_bits(layout, draw_at(step)) for step in range(draws)]
+    )
     mean = compressor.cost(layout, None, range(draws))
     assert abs(mean.bits - bits.sum()) < 5 * bits.std() * math.sqrt(draws)
     assert abs(mean.collectives - (bits > 0).sum()) < 5 * math.sqrt(draws) / 2
@@ -180,7 +207,9 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(
 
 
 @pytest.mark.parametrize(
-    "compressor", [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)], ids=str
+    "compressor",
+    [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)],
+    ids=str,
 )
 def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -> None:
     """Numbers that are all alike are the worst where it is 1 or more; below, what is lost is less
@@ -192,14 +221,23 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
     lost = []
     scaled_lost = []
     fed_back, dropped = (
-        EFSGD([nn.Parameter(torch.zeros(1024))], lr=0.1, compressor=compressor, drop_rest=drops)
+        EFSGD(
+            [nn.Parameter(torch.zeros(1024))],
+            lr=0.1,
+            compressor=compressor,
+            drop_rest=drops,
+        )
         for drops in (False, True)
     )
     scaled = fed_back.replicas[0].fitted(compressor)
     assert dropped.replicas[0].fitted(compressor) is compressor
     omega = compressor.variance(layout)
     assert (scaled is compressor) == (omega == 0)
-    for vector in (torch.ones(1024), random_vector(1024, 1, torch.float32), torch.eye(1024)[5]):
+    for vector in (
+        torch.ones(1024),
+        random_vector(1024, 1, torch.float32),
+        torch.eye(1024)[5],
+    ):
         squares = [
             [
                 (vector - compressed(each, vector, draw_at(step))).square().sum()
@@ -208,17 +246,23 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
             for each in (compressor, scaled)
         ]
         lost.append(float(torch.tensor(squares[0]).mean() / vector.square().sum()))
-        scaled_lost.append(float(torch.tensor(squares[1]).mean() / vector.square().sum()))
+        scaled_lost.append(
+            float(torch.tensor(squares[1]).mean() / vector.square().sum())
+        )
     assert max(lost) == pytest.approx(omega, rel=0.1) if omega else max(lost) < 1
     assert max(scaled_lost) < 1
-    assert scaled_lost[0] == pytest.approx(omega / (1 + omega) if omega else lost[0], rel=0.1)
+    assert scaled_lost[0] == pytest.approx(
+        omega / (1 + omega) if omega else lost[0], rel=0.1
+    )
 
 
 # Blocks.
 
 
 @given(block_sparsifiers(), st.integers(48, 120))
-def test_blocks_cut_the_vector_into_equal_parts(compressor: BlockSparsifier, numel: int) -> None:
+def test_blocks_cut_the_vector_into_equal_parts(
+    compressor: BlockSparsifier, numel: int
+) -> None:
     layout = flat_layout(numel)
     size = math.ceil(numel / compressor.blocks)
     count = math.ceil(numel / size)
@@ -238,7 +282,11 @@ def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_fille
     compressor = BlockSparsifier(4)
     layout = flat_layout(51)
     sent = {
-        tuple(compressor.support(layout, draw_at(step)).gather(torch.arange(51.0)).tolist())
+        tuple(
+            compressor.support(layout, draw_at(step))
+            .gather(torch.arange(51.0))
+            .tolist()
+        )
         for step in range(60)
     }
     assert sorted(sent) == [
@@ -252,10 +300,14 @@ def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_fille
 # Blocks per tensor.
 
 
-def ranges(kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], axis: int) -> tuple[int, int]:
+def ranges(
+    kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], axis: int
+) -> tuple[int, int]:
     """The first and last + 1 of the places along an axis where anything is kept; they must be
     adjacent."""
-    places = np.flatnonzero(np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1))
+    places = np.flatnonzero(
+        np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1)
+    )
     assert len(places) == places[-1] + 1 - places[0]
     return int(places[0]), int(places[-1]) + 1
 
@@ -266,16 +318,25 @@ def assert_aligned(span: tuple[int, int], size: int, ratio: float) -> None:
     assert span[1] == min(span[0] + length, size)
 
 
-SHAPES = st.lists(st.lists(st.integers(1, 7), max_size=4).map(tuple), min_size=1, max_size=4)
+SHAPES = st.lists(
+    st.lists(st.integers(1, 7), max_size=4).map(tuple), min_size=1, max_size=4
+)
 
 
 @given(SHAPES, RATIOS, RATIOS, SEEDS, st.booleans())
 def test_each_tensor_keeps_an_aligned_block(
-    shapes: list[tuple[int, ...]], rows: float, columns: float, seed: int, channels_last: bool
+    shapes: list[tuple[int, ...]],
+    rows: float,
+    columns: float,
+    seed: int,
+    channels_last: bool,
 ) -> None:
     tensors = [torch.empty(shape) for shape in shapes]
     if channels_last:
-        tensors = [t.to(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors]
+        tensors = [
+            t.to(memory_format=torch.channels_last) if t.dim() == 4 else t
+            for t in tensors
+        ]
     layout = Layout.of(tensors)
     chosen = mask(PerTensorBlockSparsifier(rows, columns), layout, draw_at(1, seed))
     assert chosen.max() == 1
@@ -285,7 +346,9 @@ def test_each_tensor_keeps_an_aligned_block(
         for span, size, ratio in zip(spans, kept.shape, (rows, columns), strict=False):
             assert_aligned(span, size, ratio)
         assert kept[tuple(slice(*span) for span in spans)].all(), "a full rectangle"
-        assert kept.sum() == np.prod([hi - lo for lo, hi in spans]) * np.prod(kept.shape[2:])
+        assert kept.sum() == np.prod([hi - lo for lo, hi in spans]) * np.prod(
+            kept.shape[2:]
+        )
 
 
 def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
@@ -297,7 +360,9 @@ def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
         assert support.payload_numel * 32 == compressor.payload_bits(layout, draw)
         assert all(window.numel for window in support.windows)
     filled = layout_of((10, 7), (9,))
-    assert compressor.cost(layout, None, range(100)) == compressor.cost(filled, None, range(100))
+    assert compressor.cost(layout, None, range(100)) == compressor.cost(
+        filled, None, range(100)
+    )
 
 
 # Top-k, sign, QSGD.
@@ -306,7 +371,8 @@ def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
 def test_top_k_reaches_as_many_parameters_as_int32_counts() -> None:
     TopK(1000).check(flat_layout(2**31))
     with pytest.raises(
-        ValueError, match=r"reaches 2,147,483,648 parameters, .* 2,147,483,649; take chunk_top_k"
+        ValueError,
+        match=r"reaches 2,147,483,648 parameters, .* 2,147,483,649; take chunk_top_k",
     ):
         TopK(1000).check(flat_layout(2**31 + 1))
 
@@ -315,7 +381,9 @@ def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compre
     def noise(step: int, purpose: str, worker: int) -> Array:
         padded = torch.empty(2 * numel + 60, dtype=dtype)
         return (
-            padded.uniform_(generator=Draw(0, step, purpose).generator(padded.device, worker))
+            padded.uniform_(
+                generator=Draw(0, step, purpose).generator(padded.device, worker)
+            )
             .double()
             .numpy()[:numel]
         )
@@ -354,7 +422,8 @@ def test_numbers_that_are_alike_stay_what_they_are() -> None:
     vector = torch.tensor([2.5, 0, 0, 2.5, 0])
     for chunk in (5, 3):
         assert torch.equal(
-            compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)), vector
+            compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)),
+            vector,
         )
 
 
@@ -366,9 +435,14 @@ def test_qsgd_is_unbiased(bits: int) -> None:
     numel = 20
     draws = 1000
     vector = torch.from_numpy(np.random.default_rng(5).normal(size=numel))
-    mean = sum(compressed(compressor, vector, draw_at(step)) for step in range(draws)) / draws
+    mean = (
+        sum(compressed(compressor, vector, draw_at(step)) for step in range(draws))
+        / draws
+    )
     assert isinstance(mean, Tensor)
-    norms = torch.stack([vector[i // 8 * 8 : i // 8 * 8 + 8].norm() for i in range(numel)])
+    norms = torch.stack(
+        [vector[i // 8 * 8 : i // 8 * 8 + 8].norm() for i in range(numel)]
+    )
     spread = norms / {2: 1, 4: 7, 8: 127}[bits] / 2 / math.sqrt(draws)
     assert ((mean - vector).abs() < 4.5 * spread + 1e-6).all()
 
@@ -383,14 +457,19 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     }
     assert len(outcomes) == 4
     assert torch.equal(
-        compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1)
+        compressed(compressor, vector, draw_at(3), 1),
+        compressed(compressor, vector, draw_at(3), 1),
     )
 
 
 @pytest.mark.parametrize(
-    "compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK(), QuantisedBlocks()], ids=str
+    "compressor",
+    [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK(), QuantisedBlocks()],
+    ids=str,
 )
-def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded) -> None:
+def test_zero_stays_zero_and_encoding_leaves_all_else_alone(
+    compressor: Encoded,
+) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
     vector = random_vector(40, 1)
     before = vector.clone()
@@ -403,29 +482,41 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded)
 # The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at
 # any size.
 
-QUANTISERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40]))
+QUANTISERS = st.builds(
+    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40])
+)
 
 
 def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Entry]:
     """What the exchange gives workers that are stacked, and what was counted."""
     collectives = StackedCollectives(len(vector))
     layout = flat_layout(vector.shape[1])
-    sent = Sending(collectives).exchange(vector, compressor, layout, draw_at(1), Purpose.GRADIENT)
+    sent = Sending(collectives).exchange(
+        vector, compressor, layout, draw_at(1), Purpose.GRADIENT
+    )
     return sent, collectives.traffic[Purpose.GRADIENT]
 
 
-@given(QUANTISERS, st.sampled_from([1, 2, 3, 8]), st.integers(1, 120), st.integers(0, 99))
+@given(
+    QUANTISERS, st.sampled_from([1, 2, 3, 8]), st.integers(1, 120), st.integers(0, 99)
+)
 def test_what_all_receive_and_what_each_keeps_is_what_there_was(
     compressor: QuantisedBlocks, num_workers: int, numel: int, seed: int
 ) -> None:
-    vector = random_vector(num_workers * numel, seed, torch.float32).view(num_workers, numel)
+    vector = random_vector(num_workers * numel, seed, torch.float32).view(
+        num_workers, numel
+    )
     sent, counted = sent_by(vector, compressor)
     num_blocks = -(-numel // compressor.block_size)
     size = compressor.block_size
-    assert counted == Entry(num_blocks * (32 + size * compressor.bits), 1, gathered_bits=0)
+    assert counted == Entry(
+        num_blocks * (32 + size * compressor.bits), 1, gathered_bits=0
+    )
     assert (sent.mean == sent.mean[0]).all(), "all receive the same"
     once = transcription.quantised_blocks(compressor.bits, size)
-    expected = transcription.in_two_stages(once, size)(1, "gradient", vector.double().numpy())
+    expected = transcription.in_two_stages(once, size)(
+        1, "gradient", vector.double().numpy()
+    )
     # Rounding may fall to the other side where a number lies half-way between two levels.
     largest = float(vector.abs().max())
     assert (
@@ -444,4 +535,6 @@ def test_large_numbers_stay_finite_and_those_that_are_not_are_seen(bits: int) ->
     torch.testing.assert_close(sent.mean, vector, rtol=1e-6, atol=0)
     vector[3, 11] = float("nan")
     seen = sent_by(vector, QuantisedBlocks(bits, 8))[0].mean[0].isnan()
-    assert seen[8:16].any() and not seen[:8].any() and not seen[16:].any(), "in its block alone"
+    assert seen[8:16].any() and not seen[:8].any() and not seen[16:].any(), (
+        "in its block alone"
+    )

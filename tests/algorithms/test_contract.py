@@ -69,7 +69,9 @@ def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what
     None
 ):
     stems = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
-    modules = {algorithm.__module__.rpartition(".")[2] for algorithm in algorithms().values()}
+    modules = {
+        algorithm.__module__.rpartition(".")[2] for algorithm in algorithms().values()
+    }
     assert modules == stems - {"__init__", "registry", "ddp_hook"}
     for name, algorithm in algorithms().items():
         assert algorithm.name == name
@@ -88,12 +90,16 @@ def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what
 def test_help_says_what_a_method_is_and_with_which_settings_to_begin(name: str) -> None:
     method = algorithms()[name]
     said = inspect.getdoc(method)
-    assert said is not None and method.__doc__ is not None
+    assert said is not None
+    assert method.__doc__ is not None
     begin = re.search(r"Begin with (it as it is|`(.*?)`)", said, flags=re.DOTALL)
     assert begin is not None, said
     own = eval(f"dict({begin[2] or ''})", vars(package))
     optimizer = method(nn.Linear(64, 32).parameters(), lr=0.1, **own)
-    assert not algorithms()[name].no_compression or optimizer.settings != method.no_compression
+    assert (
+        not algorithms()[name].no_compression
+        or optimizer.settings != method.no_compression
+    )
 
 
 # As PyTorch users expect.
@@ -109,8 +115,16 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], int, Types]] = [
         for name in TAKING_ADAMW
     ),
     ("ef_sgd", ON_GRADIENTS, ADAMW, 3, torch.float64),
-    *((name, {}, SGD, 1, types) for name in NAMES for types in (ACCURATE, ACCURATE[::-1])),
-    *((name, {}, ADAMW, 1, types) for name in TAKING_ADAMW for types in (ACCURATE, ACCURATE[::-1])),
+    *(
+        (name, {}, SGD, 1, types)
+        for name in NAMES
+        for types in (ACCURATE, ACCURATE[::-1])
+    ),
+    *(
+        (name, {}, ADAMW, 1, types)
+        for name in TAKING_ADAMW
+        for types in (ACCURATE, ACCURATE[::-1])
+    ),
 ]
 
 
@@ -132,7 +146,9 @@ def test_without_compression_it_is_torchs(
         for step in range(1, 13):
             optimizer.zero_grad()
             model[0].requires_grad_(not 3 <= step <= 6)  # type: ignore[index]
-            torch.stack([batch_loss(model, step, rank) for rank in ranks]).mean().backward()
+            torch.stack(
+                [batch_loss(model, step, rank) for rank in ranks]
+            ).mean().backward()
             if step in (8, 9):
                 bias = model[2].bias  # type: ignore[index]
                 bias.grad = None if is_ours else torch.zeros_like(bias)
@@ -144,13 +160,18 @@ def test_without_compression_it_is_torchs(
         return
 
     def work(collectives: Collectives) -> Tensor:
-        model, rank = make_model(dtype, collectives.rank), collectives.rank
-        optimizer = make_optimizer(name, model, own_settings(name) | more, collectives, **common)
+        model = make_model(dtype, collectives.rank)
+        rank = collectives.rank
+        optimizer = make_optimizer(
+            name, model, own_settings(name) | more, collectives, **common
+        )
         return train_under_schedule(model, optimizer, range(rank, rank + 1), True)
 
     plain = make_model(dtype)
     numbers = {
-        key: value for key, value in common.items() if key != "local_step" and value is not None
+        key: value
+        for key, value in common.items()
+        if key != "local_step" and value is not None
     }
     given = groups(list(plain.parameters()))
     adam = "local_step" in common
@@ -181,11 +202,13 @@ def test_any_way_to_clear_or_replace_gradients_and_to_step(name: str) -> None:
             assert optimizer.step() is None
         elif step < 8:
             expected = batch_loss(model, step, 0).item()
-            assert optimizer.step(partial(loss_after, optimizer.zero_grad)).item() == pytest.approx(
-                expected, abs=1e-14
-            )
+            assert optimizer.step(
+                partial(loss_after, optimizer.zero_grad)
+            ).item() == pytest.approx(expected, abs=1e-14)
         else:
-            gradients = torch.autograd.grad(batch_loss(model, step, 0), list(model.parameters()))
+            gradients = torch.autograd.grad(
+                batch_loss(model, step, 0), list(model.parameters())
+            )
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
@@ -247,7 +270,8 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
     own = own_settings(name, [COMPRESSORS[key]], 4) | more
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
-        rank, files = collectives.rank, {}
+        rank = collectives.rank
+        files = {}
         model = make_model(dtype, rank)
         optimizer = make_optimizer(name, model, own, collectives, seed=3, **common)
         assert optimizer.traffic.training_bits == 0, "the set-up is no part of the cost"
@@ -271,12 +295,16 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
         )
         for stop, file in files.items():
             again = make_model(dtype, 7)
-            resumed = make_optimizer(name, again, own, collectives, **common | {"lr": 0.7})
+            resumed = make_optimizer(
+                name, again, own, collectives, **common | {"lr": 0.7}
+            )
             again.load_state_dict(file["model"])
             resumed.load_state_dict(file["optimizer"])
             assert resumed.num_steps == stop
             train(resumed, again, rank, range(stop + 1, 13))
-            assert torch.equal(flat_parameters(again), flat_parameters(model)), f"after step {stop}"
+            assert torch.equal(flat_parameters(again), flat_parameters(model)), (
+                f"after step {stop}"
+            )
         return before, inside, flat_parameters(model)
 
     (first, inside, end), (second, same, other_end) = workers(work, 2)
@@ -292,10 +320,14 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
 
 @pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str, Any]) -> None:
+def test_memory_is_the_state_that_a_checkpoint_holds(
+    name: str, common: dict[str, Any]
+) -> None:
     for chosen in every_switch(name) if not common or name in TAKING_ADAMW else ():
         own = own_settings(name, [COMPRESSORS["block"]], 2, **chosen)
-        if common and (chosen.get("decay_apart") or chosen.get("decay_in_momentum_only")):
+        if common and (
+            chosen.get("decay_apart") or chosen.get("decay_in_momentum_only")
+        ):
             with pytest.raises(ValueError, match="leave it out"):
                 make_optimizer(name, make_model(), own, **common)
             continue
@@ -306,7 +338,9 @@ def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str
             for key, value in state.items()
             if isinstance(value, Tensor) and key != "parameters"
         )
-        assert optimizer.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
+        assert optimizer.memory_in_parameters() == pytest.approx(
+            numel / NUM_PARAMETERS, rel=1e-12
+        )
         assert (optimizer.error is not None) == ("error" in state)
 
 
@@ -315,10 +349,15 @@ def test_states_of_other_methods_models_and_optimisers_are_refused(name: str) ->
     optimizer = make_optimizer(name, model := make_model(), own_settings(name))
     optimizer.load_state_dict(optimizer.state_dict())
     smaller = algorithms()[name](
-        nn.Linear(3, 3).double().parameters(), lr=LR, momentum=MOMENTUM, **own_settings(name)
+        nn.Linear(3, 3).double().parameters(),
+        lr=LR,
+        momentum=MOMENTUM,
+        **own_settings(name),
     )
     others = [
-        make_optimizer(other, make_model(), own_settings(other)) for other in NAMES if other != name
+        make_optimizer(other, make_model(), own_settings(other))
+        for other in NAMES
+        if other != name
     ]
     for foreign in (*others, smaller, torch.optim.SGD(model.parameters(), lr=0.1)):
         with pytest.raises(ValueError, match="state"):
@@ -353,7 +392,9 @@ def test_workers_agree_where_the_method_says_so_and_short_messages_have_half_the
                 make_optimizer(name, make_model(), own)
             continue
 
-        def work(collectives: Collectives, own: dict[str, Any] = own) -> list[tuple[bool, Tensor]]:
+        def work(
+            collectives: Collectives, own: dict[str, Any] = own
+        ) -> list[tuple[bool, Tensor]]:
             model = make_model(torch.float32 if communication_dtype else torch.float64)
             optimizer = make_optimizer(
                 name, model, own, collectives, communication_dtype=communication_dtype
@@ -362,7 +403,9 @@ def test_workers_agree_where_the_method_says_so_and_short_messages_have_half_the
             for step in range(1, 8):
                 train(optimizer, model, collectives.rank, [step])
                 seen.append((optimizer.agree_after(step), flat_parameters(model)))
-            assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
+            assert (
+                optimizer.traffic.training() == optimizer.expected_traffic(7).training()
+            )
             if communication_dtype:
                 full = make_optimizer(
                     name, make_model(torch.float32), own, collectives

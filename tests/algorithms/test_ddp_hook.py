@@ -38,7 +38,8 @@ from tests.algorithms.transcription import Compress
 
 WORLD_SIZES = (2, pytest.param(4, marks=pytest.mark.whole))
 NUM_STEPS = 5
-RATIO, BLOCK_SIZE = 6, 8
+RATIO = 6
+BLOCK_SIZE = 8
 BUCKET_MB = 1e-3
 """So that the model's 265 numbers of 8 bytes fill two buckets at least."""
 LEARNING_RATE = 0.1
@@ -140,7 +141,9 @@ def gradients(model: nn.Module) -> Gradients:
     """Zeros where there is none."""
     found = {}
     for name, parameter in model.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradient = (
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        )
         found[name] = flat(gradient)
     return found
 
@@ -152,7 +155,9 @@ def loss_of(model: nn.Module, rank: int, number: int) -> Tensor:
     return model(inputs).square().mean()  # type: ignore[no-any-return]
 
 
-def watching(buckets: list[list[tuple[str, ...]]], names: dict[Tensor, str]) -> Callable[..., Any]:
+def watching(
+    buckets: list[list[tuple[str, ...]]], names: dict[Tensor, str]
+) -> Callable[..., Any]:
     """The hook, which notes each bucket's parameters."""
 
     def hook(state: ErrorFeedbackState, bucket: GradBucket) -> Future:
@@ -167,7 +172,9 @@ def in_ddp(
 ) -> tuple[DistributedDataParallel, ErrorFeedbackState]:
     wrapper = DistributedDataParallel(model, bucket_cap_mb=BUCKET_MB, **options)  # type: ignore[arg-type]
     state = ErrorFeedbackState(wrapper, compressor)
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in model.named_parameters()
+    }
     wrapper.register_comm_hook(state, watching(found.buckets, names))
     return wrapper, state
 
@@ -212,7 +219,8 @@ def trained(rank: int, case: Case) -> Found:
         if step == case.resumed_after:
             note_sent(found, state)
             saved = through(state.state_dict())
-            former, model = model, case.model()
+            former = model
+            model = case.model()
             model.load_state_dict(former.state_dict())
             wrapper, state = in_ddp(model, compressor, found, case.options)
             state.load_state_dict(saved)
@@ -222,10 +230,17 @@ def trained(rank: int, case: Case) -> Found:
     return found
 
 
-def beside_efsgd(compressor: Compressor, rank: int) -> tuple[list[Tensor], list[Tensor], int]:
+def beside_efsgd(
+    compressor: Compressor, rank: int
+) -> tuple[list[Tensor], list[Tensor], int]:
     """Parameters after the same steps with the hook and with EFSGD, which has an optimiser for each
     bucket; and how many buckets there were."""
-    numbers = {"lr": LEARNING_RATE, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+    numbers = {
+        "lr": LEARNING_RATE,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.01,
+    }
     found = Found()
     model = Net()
     wrapper, state = in_ddp(model, compressor, found, {})
@@ -270,8 +285,22 @@ def beside_efsgd(compressor: Compressor, rank: int) -> tuple[list[Tensor], list[
 class Watch(TorchDispatchMode):
     """Notes which operations run, and which of them a GPU's host would have to wait for."""
 
-    WAITS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "allclose")
-    BY_SIZE = ("masked_select", "unique", "unique_dim", "_unique2", "bincount", "argwhere")
+    WAITS = (
+        "_local_scalar_dense",
+        "item",
+        "nonzero",
+        "is_nonzero",
+        "equal",
+        "allclose",
+    )
+    BY_SIZE = (
+        "masked_select",
+        "unique",
+        "unique_dim",
+        "_unique2",
+        "bincount",
+        "argwhere",
+    )
     """Their results' sizes depend on values."""
 
     def __init__(self) -> None:
@@ -280,7 +309,11 @@ class Watch(TorchDispatchMode):
         self.waiting: set[str] = set()
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = func.overloadpacket.__name__
         self.seen.add(name)
@@ -342,9 +375,13 @@ def refusals(rank: int, world_size: int) -> dict[str, str]:
     other = DistributedDataParallel(Net())
     other.register_comm_hook(state, error_feedback_hook)
     embedding = DistributedDataParallel(nn.Embedding(20, 3, sparse=True))
-    embedding.register_comm_hook(ErrorFeedbackState(embedding, TopK(RATIO)), error_feedback_hook)
+    embedding.register_comm_hook(
+        ErrorFeedbackState(embedding, TopK(RATIO)), error_feedback_hook
+    )
     inside = DistributedDataParallel(Autocast())
-    inside.register_comm_hook(ErrorFeedbackState(inside, TopK(RATIO)), error_feedback_hook)
+    inside.register_comm_hook(
+        ErrorFeedbackState(inside, TopK(RATIO)), error_feedback_hook
+    )
     broken = DistributedDataParallel(Net())
     broken_state = ErrorFeedbackState(broken, TopK(RATIO))
     broken.register_comm_hook(broken_state, error_feedback_hook)
@@ -368,11 +405,15 @@ def refusals(rank: int, world_size: int) -> dict[str, str]:
         "complex": lambda: ErrorFeedbackState(
             DistributedDataParallel(nn.Linear(2, 2, dtype=torch.complex64)), TopK(1)
         ),
-        "fp16": lambda: ErrorFeedbackState(DistributedDataParallel(Net().half()), TopK(RATIO)),
+        "fp16": lambda: ErrorFeedbackState(
+            DistributedDataParallel(Net().half()), TopK(RATIO)
+        ),
         "fp16 autocast": autocast,
         "fp16 autocast inside": lambda: loss_of(inside, rank, 0),
         "workers differ": lambda: ErrorFeedbackState(model, TopK(RATIO + rank)),
-        "another number": lambda: state.load_state_dict(saved | {"world_size": world_size + 1}),
+        "another number": lambda: state.load_state_dict(
+            saved | {"world_size": world_size + 1}
+        ),
         "another rank": lambda: state.load_state_dict(saved | {"rank": rank + 1}),
         "another compressor": lambda: state.load_state_dict(
             saved | {"compressor": "TopK(ratio=7)"}
@@ -397,12 +438,16 @@ def refusals(rank: int, world_size: int) -> dict[str, str]:
 def process(rank: int, folder: Path, world_size: int) -> None:
     torch.set_num_threads(1)
     method = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=method, rank=rank, world_size=world_size
+    )
     events = dist.FileStore(str(folder / "events"), world_size)
     found = {
         "cases": {name: trained(rank, case) for name, case in CASES.items()},
         "efsgd": {name: beside_efsgd(each, rank) for name, each in COMPRESSORS.items()},
-        "overlap": {name: overlapped(each, rank, events) for name, each in COMPRESSORS.items()},
+        "overlap": {
+            name: overlapped(each, rank, events) for name, each in COMPRESSORS.items()
+        },
         "watched": {},
     }
     for name, compressor in COMPRESSORS.items():
@@ -413,13 +458,21 @@ def process(rank: int, folder: Path, world_size: int) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=WORLD_SIZES, ids=lambda count: f"{count} workers")
-def workers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(
+    scope="module", params=WORLD_SIZES, ids=lambda count: f"{count} workers"
+)
+def workers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """What each worker found."""
     folder = tmp_path_factory.mktemp("ddp_hook")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["torch", "torch._dynamo"]
+    )
     arguments = (folder, request.param)
-    mp.start_processes(process, arguments, nprocs=request.param, start_method="forkserver")
+    mp.start_processes(
+        process, arguments, nprocs=request.param, start_method="forkserver"
+    )
     files = [folder / f"{rank}.pt" for rank in range(request.param)]
     return [torch.load(file, weights_only=False) for file in files]
 
@@ -435,29 +488,38 @@ def definition(name: str, numel: int) -> tuple[Compress, int]:
         return transcription.top_k(kept), kept * (32 + 32)
     blocks = -(-numel // BLOCK_SIZE)
     rounded = transcription.quantised_blocks(4, BLOCK_SIZE)
-    return transcription.in_two_stages(rounded, BLOCK_SIZE), blocks * (32 + 4 * BLOCK_SIZE)
+    return transcription.in_two_stages(rounded, BLOCK_SIZE), blocks * (
+        32 + 4 * BLOCK_SIZE
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_hook_is_its_definition_whatever_buckets_there_are(workers: Any, name: str) -> None:
+def test_the_hook_is_its_definition_whatever_buckets_there_are(
+    workers: Any, name: str
+) -> None:
     """e <- e + g;  g <- mean(C(e));  e <- e - C(e), with e by parameter."""
     case = CASES[name]
     found: list[Found] = [worker["cases"][name] for worker in workers]
     errors = [
-        {key: torch.zeros_like(each) for key, each in found[0].local[0].items()} for _ in found
+        {key: torch.zeros_like(each) for key, each in found[0].local[0].items()}
+        for _ in found
     ]
     for step in range(NUM_STEPS):
         for names in found[0].buckets[step]:
             e = np.array([joined(error, names) for error in errors])
             g = np.array([joined(each.local[step], names) for each in found])
             with np.errstate(invalid="ignore"):
-                sent = definition(case.compressor, e.shape[1])[0](step, "gradient", e + g)
+                sent = definition(case.compressor, e.shape[1])[0](
+                    step, "gradient", e + g
+                )
             for each in found:
                 mean = joined(each.mean[step], names)
                 if step + 1 == case.overflows_at:
                     assert not np.isfinite(mean).all()
                 else:
-                    np.testing.assert_allclose(mean, sent.mean(axis=0), rtol=0, atol=1e-14)
+                    np.testing.assert_allclose(
+                        mean, sent.mean(axis=0), rtol=0, atol=1e-14
+                    )
             if step + 1 == case.overflows_at:
                 continue
             for error, row in zip(errors, e + g - sent, strict=True):
@@ -476,7 +538,8 @@ def test_the_hook_is_its_definition_whatever_buckets_there_are(workers: Any, nam
 def test_buckets_are_made_anew_after_the_first_step(workers: Any) -> None:
     """Else the tests above would not show that errors follow their parameters."""
     first, second, *rest = workers[0]["cases"]["4 bits"].buckets
-    assert first != second and len(second) > 1
+    assert first != second
+    assert len(second) > 1
     assert all(len(names) > 1 for names in second)
     assert all(each == second for each in rest)
     resumed = workers[0]["cases"]["resumed"].buckets
@@ -486,7 +549,9 @@ def test_buckets_are_made_anew_after_the_first_step(workers: Any) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_sent_is_counted(workers: Any, name: str) -> None:
     case = CASES[name]
-    starts = [0, case.resumed_after, NUM_STEPS] if case.resumed_after else [0, NUM_STEPS]
+    starts = (
+        [0, case.resumed_after, NUM_STEPS] if case.resumed_after else [0, NUM_STEPS]
+    )
     num_workers = len(workers)
     for worker in workers:
         found: Found = worker["cases"][name]
@@ -500,7 +565,9 @@ def test_what_is_sent_is_counted(workers: Any, name: str) -> None:
             assert sent == (bits, len(buckets), bits if is_gathered else 0)
             # A ring carries an all-reduce's message 2 (n - 1) / n times, a gathered one n - 1 times.
             ddp_bits = 2 * (num_workers - 1) / num_workers * 32 * numel * len(steps)
-            times = num_workers - 1 if is_gathered else 2 * (num_workers - 1) / num_workers
+            times = (
+                num_workers - 1 if is_gathered else 2 * (num_workers - 1) / num_workers
+            )
             assert found.shares[number] == pytest.approx(times * bits / ddp_bits)
 
 
@@ -514,9 +581,12 @@ def test_on_fixed_buckets_it_is_efsgd_on_gradients(workers: Any, name: str) -> N
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
-def test_the_hook_returns_before_another_worker_has_come(workers: Any, name: str) -> None:
+def test_the_hook_returns_before_another_worker_has_come(
+    workers: Any, name: str
+) -> None:
     done = workers[0]["overlap"][name]
-    assert len(done) > 2 and not any(done)
+    assert len(done) > 2
+    assert not any(done)
 
 
 @pytest.mark.parametrize(("name", "operation"), [("top-k", "topk"), ("4 bits", "amax")])
@@ -525,7 +595,8 @@ def test_nothing_in_the_hook_makes_the_host_wait_for_a_gpu(
 ) -> None:
     for worker in workers:
         seen, waiting = worker["watched"][name]
-        assert operation in seen and "where" in seen
+        assert operation in seen
+        assert "where" in seen
         assert not waiting
 
 

@@ -31,15 +31,28 @@ from tests.algorithms.transcription import Array
 
 PLAIN = [
     *(Case("sgd", {}, by(t.sgd), momentum) for momentum in (0.0, 0.9)),
-    *(Case("alone", {}, by(t.local_sgd, NUM_STEPS + 1), momentum) for momentum in (0.0, 0.9)),
-    *(Case("sgd_accumulate", {"accumulation_steps": h}, by(t.sgd_accumulate, h)) for h in (1, 7)),
+    *(
+        Case("alone", {}, by(t.local_sgd, NUM_STEPS + 1), momentum)
+        for momentum in (0.0, 0.9)
+    ),
+    *(
+        Case("sgd_accumulate", {"accumulation_steps": h}, by(t.sgd_accumulate, h))
+        for h in (1, 7)
+    ),
     *(Case("local_sgd", {"sync_interval": h}, by(t.local_sgd, h)) for h in (1, 7)),
 ]
 
 
 # Outer steps.
 
-OUTER = ("sync_interval", "num_fragments", "delay", "outer_lr", "outer_momentum", "merge")
+OUTER = (
+    "sync_interval",
+    "num_fragments",
+    "delay",
+    "outer_lr",
+    "outer_momentum",
+    "merge",
+)
 # H, F, tau, eta, mu; DiLoCo has no delay tau, and no merge alpha, which is 0.
 DILOCO_CASES = [
     (1, 1, 0, 0.7, 0.9),
@@ -79,7 +92,9 @@ def meetings(size: int) -> Callable[[int], list[list[int]]]:
     is drawn."""
 
     def groups(step: int) -> list[list[int]]:
-        order = np.argsort(Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable").tolist()
+        order = np.argsort(
+            Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable"
+        ).tolist()
         return [order[first : first + size] for first in range(0, NUM_WORKERS, size)]
 
     return groups
@@ -135,7 +150,11 @@ def with_compressor(key: str) -> list[Case]:
 def cser_pl_like(method: str, key: str, held: bool) -> Case:
     """CSEA, or CSER-PL with H = 6: CSER without a gradient stage."""
     interval = {} if method == "csea" else {"reset_interval": 6}
-    settings = {"error_compressor": COMPRESSORS[key], "explicit_error": held, **interval}
+    settings = {
+        "error_compressor": COMPRESSORS[key],
+        "explicit_error": held,
+        **interval,
+    }
     h = interval.get("reset_interval", 1)
     return Case(method, settings, by(t.cser, t.nothing, compress_of(key), h))
 
@@ -148,7 +167,9 @@ def variants(key: str) -> list[Case]:
     twice = {"sync_interval": 4, "outer_lr": 0.5**2, "error_decay": 0.9}
     return [
         Case(
-            "ef_sgd", {"compressor": compressor, "drop_rest": True}, by(t.ef_sgd, c, drop_rest=True)
+            "ef_sgd",
+            {"compressor": compressor, "drop_rest": True},
+            by(t.ef_sgd, c, drop_rest=True),
         ),
         Case(
             "ef_sgd",
@@ -195,13 +216,20 @@ CSER_CASES = [
     ("top_k", "top_k", 1, 0.9),
     ("int4", "int4", 3, 0.9),
 ]
-RELEASED_SWITCHES = ("average_parameters", "skip_gradient_at_reset", "decay_in_momentum_only")
+RELEASED_SWITCHES = (
+    "average_parameters",
+    "skip_gradient_at_reset",
+    "decay_in_momentum_only",
+)
 EACH_CHOICE = list(itertools.product((False, True), repeat=3))
 ALL_OR_NONE = [(False,) * 3, (True,) * 3]
 
 
 def csers(c2: str, c1: str, interval: int) -> dict[str, Any]:
-    compressors = {"gradient_compressor": COMPRESSORS[c2], "error_compressor": COMPRESSORS[c1]}
+    compressors = {
+        "gradient_compressor": COMPRESSORS[c2],
+        "error_compressor": COMPRESSORS[c1],
+    }
     return {**compressors, "reset_interval": interval}
 
 
@@ -225,13 +253,17 @@ def switched_release(method: str, c2: str, chosen: tuple[bool, ...]) -> Case:
     return Case(method, settings, by(t.cser_released, *masks, 3, *chosen))
 
 
-def released_cser(c2: str, c1: str, interval: int, method: str = "cser_released") -> Case:
+def released_cser(
+    c2: str, c1: str, interval: int, method: str = "cser_released"
+) -> Case:
     """The release with what need not be given, which is as its authors published it."""
     follow = by(released.cser, mask_of(SHARED[c2]), mask_of(SHARED[c1]), interval)
     return Case(method, csers(c2, c1, interval), follow)
 
 
-def released_qsparse(key: str, interval: int, keep_master: bool, momentum: float = 0.9) -> Case:
+def released_qsparse(
+    key: str, interval: int, keep_master: bool, momentum: float = 0.9
+) -> Case:
     settings = {
         "compressor": SHARED[key],
         "sync_interval": interval,
@@ -254,7 +286,11 @@ def as_released(key: str) -> list[Case]:
         released_qsparse(key, 1, keep_master=False),
         released_qsparse(key, 4, keep_master=False),
         released_qsparse(key, 4, keep_master=True),
-        Case("cser_released", csers("zero", key, 4), by(released.cser_pl, mask_of(SHARED[key]), 4)),
+        Case(
+            "cser_released",
+            csers("zero", key, 4),
+            by(released.cser_pl, mask_of(SHARED[key]), 4),
+        ),
         released_cser("zero", key, 1),  # CSEA
         released_cser(key, "block", 3),
     ]
@@ -263,7 +299,10 @@ def as_released(key: str) -> list[Case]:
 CSER_FAMILY = [
     *(case for values in CSER_CASES for case in cser(*values)),
     *(switched_release("cser_released", "blocks", chosen) for chosen in EACH_CHOICE),
-    *(switched_release("cser_released", "per_tensor", chosen) for chosen in ALL_OR_NONE),
+    *(
+        switched_release("cser_released", "per_tensor", chosen)
+        for chosen in ALL_OR_NONE
+    ),
     *(switched_release("mcser_released", "blocks", chosen) for chosen in ALL_OR_NONE),
     released_cser("blocks", "block", 3, "mcser_released"),
     *(case for key in ("per_tensor", "blocks", "zero") for case in as_released(key)),
@@ -323,12 +362,16 @@ NEIGHBOURS = [
 
 def mcser_by_adamw(c2: str, c1: str, held: bool) -> Case:
     follow = by(t.cser, compress_of(c2), compress_of(c1), 3)
-    return Case("mcser", csers(c2, c1, 3) | {"explicit_error": held}, follow, local=ADAMW)
+    return Case(
+        "mcser", csers(c2, c1, 3) | {"explicit_error": held}, follow, local=ADAMW
+    )
 
 
 def on_gradients(key: str, local: dict[str, Any]) -> Case:
     settings = {"compressor": COMPRESSORS[key], "error_feedback_on": "gradients"}
-    return Case("ef_sgd", settings, by(t.ef_on_gradients, compress_of(key)), local=local)
+    return Case(
+        "ef_sgd", settings, by(t.ef_on_gradients, compress_of(key)), local=local
+    )
 
 
 def ef_sgd(key: str, local: dict[str, Any]) -> Case:
@@ -348,7 +391,11 @@ LOCAL_STEPS = [
     mcser_by_adamw("blocks", "block", held=True),
     mcser_by_adamw("top_k", "random_k", held=True),
     *(ef_sgd(key, ADAMW) for key in ("blocks", "random_k", "top_k")),
-    *(on_gradients(key, local) for key in ("blocks", "random_k", "top_k") for local in ({}, ADAMW)),
+    *(
+        on_gradients(key, local)
+        for key in ("blocks", "random_k", "top_k")
+        for local in ({}, ADAMW)
+    ),
     moments((1, 1, 1)),
     moments((4, 4, 4)),  # Local Adam
     moments((2, 6, 12)),  # DES-LOC as it is recommended
@@ -356,7 +403,12 @@ LOCAL_STEPS = [
     Case("local_sgd", {"sync_interval": 4}, by(t.local_sgd, 4), local=MUON),
     Case(
         "diloco",
-        {"sync_interval": 6, "num_fragments": 3, "outer_lr": 0.7, "outer_momentum": 0.9},
+        {
+            "sync_interval": 6,
+            "num_fragments": 3,
+            "outer_lr": 0.7,
+            "outer_momentum": 0.9,
+        },
         by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0),
         local=MUON,
     ),
@@ -372,12 +424,16 @@ for definition in definitions():
 @pytest.mark.parametrize(
     "case",
     CASES,
-    ids=[f"{case.method}-{number} {case.settings}" for number, case in enumerate(CASES)],
+    ids=[
+        f"{case.method}-{number} {case.settings}" for number, case in enumerate(CASES)
+    ],
 )
 def test_each_method_is_what_its_definition_says(case: Case) -> None:
     common = {"momentum": case.momentum} if "local_step" not in case.local else {}
     common |= case.local
-    problem = make_problem({key: value for key, value in common.items() if key != "rate"})
+    problem = make_problem(
+        {key: value for key, value in common.items() if key != "rate"}
+    )
     assert_follows(case.method, case.settings, case.definition(problem), **common)
 
 

@@ -52,7 +52,8 @@ Run = tuple[str, str, dict[str, Any], dict[str, Any], Types]
 def runs() -> Iterator[Run]:
     """Those of the contract, each switch alone, outer steps without momentum, and AdamW where
     errors are fed back."""
-    yield from (run for run in RUNS if run[:2] != ("ef_sgd", "zero"))  # which trains nothing
+    # It trains nothing
+    yield from (run for run in RUNS if run[:2] != ("ef_sgd", "zero"))
     for name in NAMES:
         for switch in switches(name):
             yield name, "blocks", {switch: True}, {}, torch.float64
@@ -61,11 +62,29 @@ def runs() -> Iterator[Run]:
             yield name, "blocks", {}, common, torch.float32
         yield name, "top_k", {}, ADAMW, torch.float64
     for name in ("diloco", "streaming_diloco", "noloco"):
-        yield name, "identity", {"outer_momentum": 0.9, "outer_lr": 0.4}, {}, torch.float64
+        yield (
+            name,
+            "identity",
+            {"outer_momentum": 0.9, "outer_lr": 0.4},
+            {},
+            torch.float64,
+        )
         yield name, "identity", {"outer_momentum": 0.0}, {}, torch.float64
-        yield name, "identity", {}, {"communication_dtype": torch.bfloat16}, torch.float32
+        yield (
+            name,
+            "identity",
+            {},
+            {"communication_dtype": torch.bfloat16},
+            torch.float32,
+        )
     yield "streaming_diloco", "identity", {"delay": 0, "merge": 0.0}, {}, torch.float64
-    yield "streaming_diloco", "identity", {"delay": 3, "merge": 0.0, "bits": 8}, {}, torch.float64
+    yield (
+        "streaming_diloco",
+        "identity",
+        {"delay": 3, "merge": 0.0, "bits": 8},
+        {},
+        torch.float64,
+    )
 
 
 CASES = list(runs())
@@ -83,7 +102,9 @@ def freeze(model: nn.Module, is_frozen: bool = True) -> None:
         parameter.requires_grad_(not is_frozen)
 
 
-def one_step(optimizer: DistributedOptimizer, model: nn.Module, rank: int, step: int) -> None:
+def one_step(
+    optimizer: DistributedOptimizer, model: nn.Module, rank: int, step: int
+) -> None:
     optimizer.zero_grad()
     batch_loss(model, step, rank).backward()  # type: ignore[no-untyped-call]
     for parameter in parts(model)[0]:
@@ -100,7 +121,9 @@ def held(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Tensor]
     """What the optimiser holds for the frozen tensors beside the parameters, by name."""
     found: dict[str, list[Tensor]] = {}
     for each in optimizer.replicas:
-        for tensor, window in zip(each.flat.tensors, each.flat.layout.tensors, strict=True):
+        for tensor, window in zip(
+            each.flat.tensors, each.flat.layout.tensors, strict=True
+        ):
             if any(tensor is frozen for frozen in parts(model)[0]):
                 for key, buffer in each.buffers.items():
                     found.setdefault(key, []).append(window.view(buffer).clone())
@@ -152,12 +175,16 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
         assert not changed, changed
         freeze(model, False)
         train(optimizer, model, rank, AFTER)
-        assert optimizer.traffic.training() == optimizer.expected_traffic(AFTER[-1]).training()
+        assert (
+            optimizer.traffic.training()
+            == optimizer.expected_traffic(AFTER[-1]).training()
+        )
         return seen, others, torch.equal(values(frozen), seen[-1])
 
     types = dtype if isinstance(dtype, tuple) else (dtype,)
     tolerance = max(
-        {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.03}[each] for each in types
+        {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.03}[each]
+        for each in types
     )
     everyones = workers(work, NUM_WORKERS)
     for seen, others, is_still_frozen in everyones:
@@ -166,7 +193,8 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
         if name not in AVERAGING:
             assert all(torch.equal(seen[0], each) for each in seen[1:])
     means = [
-        torch.stack(rows).mean(0) for rows in zip(*(seen for seen, *_ in everyones), strict=True)
+        torch.stack(rows).mean(0)
+        for rows in zip(*(seen for seen, *_ in everyones), strict=True)
     ]
     for mean in means[1:]:
         torch.testing.assert_close(mean, means[0], rtol=0, atol=tolerance)
@@ -183,7 +211,9 @@ def test_workers_that_freeze_other_parameters_are_told_so() -> None:
         train(optimizer, model, collectives.rank, range(2, 10))
 
     workers(lambda collectives: train_on(collectives, {0, 1, 2}), 3)
-    with pytest.raises(ValueError, match=r"frozen parameters = \[\[1, 2\]\] on rank 1[;)].*thaw"):
+    with pytest.raises(
+        ValueError, match=r"frozen parameters = \[\[1, 2\]\] on rank 1[;)].*thaw"
+    ):
         workers(lambda collectives: train_on(collectives, {1}), 3)
 
     def work(collectives: Collectives) -> None:
@@ -199,11 +229,17 @@ def test_workers_that_freeze_other_parameters_are_told_so() -> None:
         workers(work, 2)
 
 
-@pytest.mark.parametrize("name", ["ef_sgd", "qsparse_local_sgd", "sparse_loco", "ef21_sgdm"])
-def test_what_is_unsent_of_a_frozen_parameter_takes_no_place_in_a_message(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["ef_sgd", "qsparse_local_sgd", "sparse_loco", "ef21_sgdm"]
+)
+def test_what_is_unsent_of_a_frozen_parameter_takes_no_place_in_a_message(
+    name: str,
+) -> None:
     """However large it is: top-k chooses among the others."""
     model = make_model()
-    optimizer = make_optimizer(name, model, own_settings(name, [TopK(10)], 1), momentum=0.0)
+    optimizer = make_optimizer(
+        name, model, own_settings(name, [TopK(10)], 1), momentum=0.0
+    )
     train(optimizer, model, 0, [1, 2])
     others = parts(model)[1]
     buffers = optimizer.replicas[0].buffers
@@ -222,7 +258,13 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
 ):
     """Streaming DiLoCo sends after step 4 what arrives after step 6; here each average takes the
     model's place."""
-    own = {"sync_interval": 4, "delay": 2, "merge": 0.0, "outer_lr": 1.0, "outer_momentum": 0.0}
+    own = {
+        "sync_interval": 4,
+        "delay": 2,
+        "merge": 0.0,
+        "outer_lr": 1.0,
+        "outer_momentum": 0.0,
+    }
 
     def work(collectives: Collectives, frozen_at: set[int]) -> list[Tensor]:
         model = make_model()
@@ -265,4 +307,6 @@ def test_a_master_copy_goes_on_from_what_a_parameter_was_when_it_was_frozen() ->
         parameter.requires_grad_(not 7 <= step <= 12)
         parameter.grad = torch.ones(8) if parameter.requires_grad else None
         optimizer.step()
-        assert parameter.eq(-step if step <= 6 else -6 if step <= 12 else -7).all(), step
+        assert parameter.eq(-step if step <= 6 else -6 if step <= 12 else -7).all(), (
+            step
+        )

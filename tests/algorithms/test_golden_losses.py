@@ -29,14 +29,19 @@ from tests.algorithms.problems import (
 
 FILE = Path(__file__).with_name("golden_losses.json")
 UPDATED = os.environ.get("UPDATE_GOLDEN")
-NUM_STEPS, INTERVAL, WORLD_SIZE = 20, 4, 3
+NUM_STEPS = 20
+INTERVAL = 4
+WORLD_SIZE = 3
 KEYS = ["blocks", "per_tensor", "top_k", "qsgd"]
 ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.02}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cser_pl, adamw": ("cser_pl", ADAMW),
     "diloco, adamw": ("diloco", ADAMW),
     "ef_sgd on gradients": ("ef_sgd", {"error_feedback_on": "gradients"}),
-    "ef_sgd on gradients, adamw": ("ef_sgd", {"error_feedback_on": "gradients", **ADAMW}),
+    "ef_sgd on gradients, adamw": (
+        "ef_sgd",
+        {"error_feedback_on": "gradients", **ADAMW},
+    ),
     "ef_sgd, adamw": ("ef_sgd", ADAMW),
     "mcser, adamw": ("mcser", ADAMW),
     "sgd, adamw": ("sgd", ADAMW),
@@ -69,7 +74,10 @@ def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
             optimizer.step()
         return sequence
 
-    return [sum(column) / WORLD_SIZE for column in zip(*workers(work, WORLD_SIZE), strict=True)]
+    return [
+        sum(column) / WORLD_SIZE
+        for column in zip(*workers(work, WORLD_SIZE), strict=True)
+    ]
 
 
 def all_losses(named: str) -> Losses:
@@ -84,7 +92,10 @@ def write(golden: dict[str, Losses]) -> None:
     """Write a line for each list, so that a diff shows which of them changed."""
     methods = []
     for name in sorted(golden):
-        lists = [f"  {json.dumps(key)}: {json.dumps(golden[name][key])}" for key in golden[name]]
+        lists = [
+            f"  {json.dumps(key)}: {json.dumps(golden[name][key])}"
+            for key in golden[name]
+        ]
         methods.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lists) + "\n }")
     FILE.write_text("{\n" + ",\n".join(methods) + "\n}\n")
 
@@ -96,7 +107,9 @@ def test_losses_are_what_they_were(name: str) -> None:
         GOLDEN[name] = now
         write(GOLDEN)
     if name not in GOLDEN:
-        pytest.fail(f"{name} is new: record its losses with UPDATE_GOLDEN={name} (see above)")
+        pytest.fail(
+            f"{name} is new: record its losses with UPDATE_GOLDEN={name} (see above)"
+        )
     assert now.keys() == GOLDEN[name].keys()
     for key, sequence in now.items():
         assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key

@@ -13,13 +13,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
+    PowerSGDState,
+    powerSGD_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms import SGD, PowerSGD, ProcessGroupCollectives
 from cser_bench.algorithms.powersgd import seen_at_rank
 
-WORLD_SIZE, NUM_STEPS, NUM_FULL_STEPS = 2, 6, 2
+WORLD_SIZE = 2
+NUM_STEPS = 6
+NUM_FULL_STEPS = 2
 RANK = 2
 LEARNING_RATE = 0.05
 Steps = list[dict[str, Tensor]]
@@ -33,7 +38,11 @@ def model_of() -> nn.Module:
 
 
 def train(
-    module: nn.Module, plain: nn.Module, optimizer: torch.optim.Optimizer, rank: int, first: int
+    module: nn.Module,
+    plain: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rank: int,
+    first: int,
 ) -> Steps:
     """Take steps from `first` on, on this worker's own batches."""
     after = []
@@ -78,12 +87,17 @@ def powersgd_steps(rank: int) -> tuple[Steps, Steps]:
         for name, parameter in model.named_parameters():
             parameter.copy_(hooked[NUM_FULL_STEPS - 1][name])
     optimizer = PowerSGD(
-        model.parameters(), lr=LEARNING_RATE, rank=RANK, collectives=ProcessGroupCollectives()
+        model.parameters(),
+        lr=LEARNING_RATE,
+        rank=RANK,
+        collectives=ProcessGroupCollectives(),
     )
     (replica,) = optimizer.replicas
     low = seen_at_rank(replica.flat.layout, RANK)
     rights = low.factors(replica.common["right_factors"], "columns")
-    by_shape = {values.shape[-2:]: values.reshape(values.shape[-2:]) for values in drawn}
+    by_shape = {
+        values.shape[-2:]: values.reshape(values.shape[-2:]) for values in drawn
+    }
     assert len(by_shape) == len(rights) == 2
     for right in rights:
         right.copy_(by_shape[right.shape])
@@ -105,7 +119,9 @@ def fp16_steps(rank: int) -> tuple[Steps, Steps]:
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     method = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=WORLD_SIZE)
+    dist.init_process_group(
+        "gloo", init_method=method, rank=rank, world_size=WORLD_SIZE
+    )
     found = {"powersgd": powersgd_steps(rank), "fp16": fp16_steps(rank)}
     if rank == 0:
         torch.save(found, folder / "found.pt")
@@ -115,7 +131,9 @@ def process(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Steps, Steps]]:
     folder = tmp_path_factory.mktemp("hooks")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["torch", "torch._dynamo"]
+    )
     mp.start_processes(process, (folder,), nprocs=WORLD_SIZE, start_method="forkserver")
     steps: dict[str, tuple[Steps, Steps]] = torch.load(folder / "found.pt")
     return steps
@@ -140,7 +158,9 @@ def test_powersgd_is_its_hook_from_where_that_compresses(
     assert apart(ours, hooked) < 1e-5 * moved(hooked)
 
 
-def test_sgd_with_messages_in_fp16_is_the_fp16_hook(found: dict[str, tuple[Steps, Steps]]) -> None:
+def test_sgd_with_messages_in_fp16_is_the_fp16_hook(
+    found: dict[str, tuple[Steps, Steps]],
+) -> None:
     """Both round each gradient to fp16 and add in fp16: a few units in the last place apart."""
     hooked, ours = found["fp16"]
     assert moved(hooked) > 0

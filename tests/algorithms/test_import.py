@@ -28,7 +28,9 @@ assert group() is None, gc.get_referrers(group())
 @pytest.mark.whole
 def test_a_group_ends_where_it_is_destroyed() -> None:
     """Else its threads may abort a process that has finished, whatever its optimiser is."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -49,7 +51,9 @@ assert everything["MCSER"] is MCSER and "harness" not in everything and "core" n
 
 @pytest.mark.whole
 def test_optimisers_can_be_imported_from_the_top() -> None:
-    done = subprocess.run([sys.executable, "-c", NAMES], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -57,5 +61,10 @@ def test_all_are_the_names_that_the_package_gives() -> None:
     """But for the function `algorithms`, which would hide the folder."""
     tree = ast.parse((ROOT / "algorithms" / "__init__.py").read_text())
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    given = {alias.asname for node in imports for alias in node.names if alias.asname == alias.name}
+    given = {
+        alias.asname
+        for node in imports
+        for alias in node.names
+        if alias.asname == alias.name
+    }
     assert set(algorithms.__all__) == given - {"algorithms", "__version__"}

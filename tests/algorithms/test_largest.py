@@ -100,4 +100,6 @@ def test_a_message_says_what_it_said(name: str) -> None:
 
 def test_a_short_vector_has_the_order_of_torch_topk_too() -> None:
     numbers = normal()[: largest.LEAST_NUMEL - 1].abs()
-    assert torch.equal(places_of_largest(numbers, 1000), numbers.topk(1000, sorted=False).indices)
+    assert torch.equal(
+        places_of_largest(numbers, 1000), numbers.topk(1000, sorted=False).indices
+    )

@@ -61,7 +61,11 @@ def test_scripts_have_a_local_step_by_its_file_alone(sign_step: None) -> None:
     """Two workers, of whom each steps by its own gradient, and then they average."""
     rows = torch.nn.Parameter(torch.zeros(2, 3))
     optimizer = LocalSGD(
-        [rows], lr=0.5, sync_interval=1, local_step="sign", collectives=StackedCollectives(2)
+        [rows],
+        lr=0.5,
+        sync_interval=1,
+        local_step="sign",
+        collectives=StackedCollectives(2),
     )
     rows.grad = torch.tensor([[3.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
     optimizer.step()

@@ -18,12 +18,17 @@ def test_it_is_torchs_muon_and_adamw_up_to_the_bfloat16_of_its_iteration() -> No
                 optimizer.step()
         return flat_parameters(model)
 
-    ours, theirs = make_model(torch.float32), make_model(torch.float32)
-    weights, biases = list(theirs.parameters())[::2], list(theirs.parameters())[1::2]
+    ours = make_model(torch.float32)
+    theirs = make_model(torch.float32)
+    weights = list(theirs.parameters())[::2]
+    biases = list(theirs.parameters())[1::2]
     common = {"lr": 0.02, "weight_decay": 0.05}
-    muon = torch.optim.Muon(weights, momentum=0.9, adjust_lr_fn="match_rms_adamw", **common)
+    muon = torch.optim.Muon(
+        weights, momentum=0.9, adjust_lr_fn="match_rms_adamw", **common
+    )
     adam = torch.optim.AdamW(biases, betas=MUON["betas"], eps=MUON["eps"], **common)
-    expected, start = steps(theirs, muon, adam), flat_parameters(ours)
+    expected = steps(theirs, muon, adam)
+    start = flat_parameters(ours)
     found = steps(ours, SGD(ours.parameters(), **MUON))
     assert (found - expected).norm() < 0.05 * (expected - start).norm()
 
@@ -49,7 +54,8 @@ def test_a_gpu_iterates_in_bits_that_it_has_units_for(
 @pytest.mark.parametrize("condition", [10.0, 1e3])
 def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -> None:
     """The matrix has norm 1, and singular values that fall by the condition number."""
-    rows, columns = 64, 512
+    rows = 64
+    columns = 512
     draws = torch.Generator().manual_seed(1)
     left, right = (
         torch.linalg.qr(torch.randn(size, rows, generator=draws).double()).Q
@@ -59,7 +65,8 @@ def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -
     matrix = (matrix / matrix.norm())[None]
     exact = iterated(matrix)
     fp16, bfloat16 = (
-        (iterated(matrix.to(each)) - exact).norm() for each in (torch.float16, torch.bfloat16)
+        (iterated(matrix.to(each)) - exact).norm()
+        for each in (torch.float16, torch.bfloat16)
     )
     assert fp16 < 0.5 * bfloat16
     assert bfloat16 < 0.2 * exact.norm()
@@ -69,19 +76,26 @@ def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() 
     """Steps of Muon have a spectral norm of about 0.2 eta sqrt(max(rows, columns)), the first of
     AdamW +- eta."""
     parameters = [
-        nn.Parameter(torch.zeros(shape)) for shape in ((4, 3, 2, 2), (1, 5, 6), (7, 1), (4, 12))
+        nn.Parameter(torch.zeros(shape))
+        for shape in ((4, 3, 2, 2), (1, 5, 6), (7, 1), (4, 12))
     ]
-    free, kept = {"params": parameters[:3]}, {"params": parameters[3:], "muon": False}
+    free = {"params": parameters[:3]}
+    kept = {"params": parameters[3:], "muon": False}
     optimizer = SGD([free, kept], lr=0.1, local_step="muon")
     for number, each in enumerate(parameters):
-        each.grad.copy_(torch.randn(each.shape, generator=torch.Generator().manual_seed(number)))  # type: ignore[union-attr]
+        each.grad.copy_(
+            torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
+        )  # type: ignore[union-attr]
     optimizer.step()
     for each in parameters[1:]:
         torch.testing.assert_close(
             each.detach().abs(), torch.full_like(each, 0.1), rtol=1e-4, atol=0
         )
-    values = torch.linalg.svdvals(parameters[0].detach().view(4, 12)) / (0.1 * 0.2 * 12**0.5)
-    assert (values > 0.5).all() and (values < 1.5).all()
+    values = torch.linalg.svdvals(parameters[0].detach().view(4, 12)) / (
+        0.1 * 0.2 * 12**0.5
+    )
+    assert (values > 0.5).all()
+    assert (values < 1.5).all()
 
 
 def test_embeddings_and_the_output_are_left_to_adamw() -> None:
@@ -89,18 +103,24 @@ def test_embeddings_and_the_output_are_left_to_adamw() -> None:
     text = nn.Sequential(nn.Embedding(9, 4), *body, nn.Linear(4, 9, bias=False))
     groups = muon_groups(text)
     assert [each["muon"] for each in groups] == [False, True, False]
-    assert [each for group in groups for each in group["params"]] == list(text.parameters())
+    assert [each for group in groups for each in group["params"]] == list(
+        text.parameters()
+    )
     # A matrix that is no output may have as many rows as an embedding.
-    assert [each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(4, 9), *body))] == [
-        False,
-        True,
+    assert [
+        each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(4, 9), *body))
+    ] == [False, True]
+    assert [len(each["params"]) for each in muon_groups(nn.Sequential(*body))] == [
+        2,
+        1,
+        1,
     ]
-    assert [len(each["params"]) for each in muon_groups(nn.Sequential(*body))] == [2, 1, 1]
-    assert [each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(9, 4), *body))] == [
-        False,
-        True,
-    ]
+    assert [
+        each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(9, 4), *body))
+    ] == [False, True]
     assert (
-        DiLoCo(groups, lr=0.1, sync_interval=2, local_step="muon").param_groups[1]["momentum"]
+        DiLoCo(groups, lr=0.1, sync_interval=2, local_step="muon").param_groups[1][
+            "momentum"
+        ]
         == 0.95
     )

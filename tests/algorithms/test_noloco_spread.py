@@ -74,9 +74,16 @@ def spreads(settings: Settings, seed: int, num_meetings: int) -> list[float]:
     """The squared spread of the method's own workers, which train nothing, after each meeting."""
     n, size, rate, momentum = settings
     x = nn.Parameter(torch.zeros(n, 8, dtype=torch.float64))
-    own = {"sync_interval": 1, "group_size": size, "outer_lr": rate, "outer_momentum": momentum}
+    own = {
+        "sync_interval": 1,
+        "group_size": size,
+        "outer_lr": rate,
+        "outer_momentum": momentum,
+    }
     optimizer = NoLoCo([x], lr=1.0, collectives=StackedCollectives(n), seed=seed, **own)  # type: ignore[arg-type]
-    start = torch.randn(n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    start = torch.randn(
+        n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     found: list[float] = []
     for step in range(num_meetings):
         # A first gradient takes the workers apart.
@@ -88,13 +95,16 @@ def spreads(settings: Settings, seed: int, num_meetings: int) -> list[float]:
 
 @pytest.mark.parametrize("settings", FEW)
 def test_the_closed_form_is_the_mean_over_all_meetings(settings: Settings) -> None:
-    assert spread_factor(*settings) == pytest.approx(over_all_meetings(settings), rel=1e-9)
+    assert spread_factor(*settings) == pytest.approx(
+        over_all_meetings(settings), rel=1e-9
+    )
 
 
 @pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:noloco. with outer_lr")
 @pytest.mark.parametrize(
-    "settings", [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)]
+    "settings",
+    [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)],
 )
 def test_the_methods_own_workers_spread_by_the_closed_form(settings: Settings) -> None:
     begin = 8
@@ -105,16 +115,25 @@ def test_the_methods_own_workers_spread_by_the_closed_form(settings: Settings) -
 
 
 @pytest.mark.parametrize("settings", [*DRIFTING, *MEETING])
-def test_settings_by_which_workers_drift_apart_are_warned_of(settings: Settings) -> None:
+def test_settings_by_which_workers_drift_apart_are_warned_of(
+    settings: Settings,
+) -> None:
     n, size, rate, momentum = settings
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         x = nn.Parameter(torch.zeros(n, 8))
-        own = {"sync_interval": 1, "group_size": size, "outer_lr": rate, "outer_momentum": momentum}
+        own = {
+            "sync_interval": 1,
+            "group_size": size,
+            "outer_lr": rate,
+            "outer_momentum": momentum,
+        }
         NoLoCo([x], lr=1.0, collectives=StackedCollectives(n), **own)  # type: ignore[arg-type]
     expected = (
         f"groups of {size} grows {spread_factor(*settings):.3f} times a meeting without "
         "end, as a root mean square over draws"
     )
-    assert [expected in str(each.message) for each in said] == [True] * (settings in DRIFTING)
+    assert [expected in str(each.message) for each in said] == [True] * (
+        settings in DRIFTING
+    )
     assert (spread_factor(*settings) > 1) == (settings in DRIFTING)

@@ -49,7 +49,8 @@ BEYOND = [
 def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     dtype: torch.dtype, communication_dtype: torch.dtype, number: float
 ) -> None:
-    largest, inf = LARGEST[communication_dtype], float("inf")
+    largest = LARGEST[communication_dtype]
+    inf = float("inf")
     rows = torch.tensor(
         [[number, -number, 1.5, inf, -inf, inf], [0, 0, 2.5, 0, 0, -inf]], dtype=dtype
     )
@@ -57,10 +58,13 @@ def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     own, mean = sending.average(rows, Purpose.ERROR)
     mixed, pull = sending.mix_dense(rows, rounds_of("ring", 2)[0], Purpose.ERROR)
     expected = torch.tensor([largest, -largest, 1.5], dtype=dtype)
-    assert torch.equal(own[0, :3], expected) and torch.equal(mixed[0, :3], expected)
-    assert not own[0, 3:].isfinite().any() and not mixed[0, 3:].isfinite().any()
+    assert torch.equal(own[0, :3], expected)
+    assert torch.equal(mixed[0, :3], expected)
+    assert not own[0, 3:].isfinite().any()
+    assert not mixed[0, 3:].isfinite().any()
     means = torch.tensor([largest / 2, -largest / 2, 2.0], dtype=dtype)
-    assert torch.equal(mean[0, :3], means) and torch.equal(mixed[0, :3] + pull[0, :3], means)
+    assert torch.equal(mean[0, :3], means)
+    assert torch.equal(mixed[0, :3] + pull[0, :3], means)
     assert not mean[:, 3:].isfinite().any()
 
 
@@ -82,7 +86,9 @@ def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rou
     }
     own |= {"overwrite_master": True} if "overwrite_master" in own else {}
 
-    def moved(collectives: Collectives, communication_dtype: torch.dtype | None) -> Tensor:
+    def moved(
+        collectives: Collectives, communication_dtype: torch.dtype | None
+    ) -> Tensor:
         weight = nn.Parameter(torch.zeros(16, 1))
         optimizer = algorithm(
             [weight],
@@ -136,7 +142,8 @@ def test_stacked_workers_that_send_what_is_not_finite_are_named_once() -> None:
         UserWarning, match="what workers 0, 2 sent at step 2 is not finite"
     ) as warned:
         _, weight = stepped("ef_sgd", own)
-    assert len(warned) == 1 and warned[0].filename == __file__
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
     assert not weight.isfinite().all()
 
 
@@ -159,10 +166,8 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
     own = own_settings(name, [SHARED["identity"]], 2)
 
     def state(left_out: bool) -> tuple[dict[str, Any], int]:
-        first, second = (
-            nn.Parameter(torch.ones(2, 6)),
-            nn.Parameter(torch.ones(2, 5, dtype=torch.float64)),
-        )
+        first = nn.Parameter(torch.ones(2, 6))
+        second = nn.Parameter(torch.ones(2, 5, dtype=torch.float64))
         optimizer = algorithms()[name](
             [first, second],
             lr=0.1,
@@ -172,7 +177,10 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
             **own,
         )
         for step in range(1, 6):
-            first.grad, second.grad = torch.full_like(first, step), torch.full_like(second, step)
+            first.grad, second.grad = (
+                torch.full_like(first, step),
+                torch.full_like(second, step),
+            )
             if step == 3:
                 if not left_out:
                     continue
@@ -191,14 +199,17 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
         ].bits
 
     with pytest.warns(
-        UserWarning, match="all workers left step 3 out, since gradients of worker 1 are not finite"
+        UserWarning,
+        match="all workers left step 3 out, since gradients of worker 1 are not finite",
     ):
         left, _ = state(True)
     whole, _ = state(False)
     for key, value in whole.items():
-        assert torch.equal(value, left[key]) if isinstance(value, Tensor) else value == left[key], (
-            key
-        )
+        assert (
+            torch.equal(value, left[key])
+            if isinstance(value, Tensor)
+            else value == left[key]
+        ), key
 
 
 def test_a_worker_alone_may_leave_steps_out_and_is_not_told_what_it_sent() -> None:
@@ -211,7 +222,8 @@ def test_a_worker_alone_may_leave_steps_out_and_is_not_told_what_it_sent() -> No
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             optimizer.step()
-        assert len(warned) == skips and optimizer.num_steps == 1 - skips
+        assert len(warned) == skips
+        assert optimizer.num_steps == 1 - skips
         assert weight.isfinite().all() == skips
 
 
@@ -225,15 +237,20 @@ def test_a_step_that_ddp_has_averaged_in_vain_is_control() -> None:
             optimizer.zero_grad()
             (wrapped(torch.ones(1, 3)).sum() * factor).backward()
             optimizer.step()
-        assert optimizer.num_steps == 2 and optimizer.traffic[Purpose.CONTROL].bits == 8 * 32
+        assert optimizer.num_steps == 2
+        assert optimizer.traffic[Purpose.CONTROL].bits == 8 * 32
         assert optimizer.traffic.training() == optimizer.expected_traffic(2).training()
     finally:
         dist.destroy_process_group()
 
 
 def test_a_hook_that_keeps_what_is_not_finite_cannot_leave_steps_out() -> None:
-    with pytest.raises(ValueError, match=r"ddp_powersgd: its hook keeps .*skip_nonfinite"):
-        DDPPowerSGD([nn.Parameter(torch.zeros(8, 8))], lr=0.1, rank=1, skip_nonfinite=True)
+    with pytest.raises(
+        ValueError, match=r"ddp_powersgd: its hook keeps .*skip_nonfinite"
+    ):
+        DDPPowerSGD(
+            [nn.Parameter(torch.zeros(8, 8))], lr=0.1, rank=1, skip_nonfinite=True
+        )
 
 
 @pytest.mark.parametrize("overflowed", [0.0, 1.0])
@@ -243,7 +260,9 @@ def test_a_hook_that_an_overflow_spoils_refuses_a_scaler(overflowed: float) -> N
     optimizer = DDPPowerSGD([weight], lr=0.1, rank=1)
     weight.sum().backward()
     setattr(optimizer, "found_inf", torch.tensor([overflowed]))  # noqa: B010 (no field of it)
-    with pytest.raises(RuntimeError, match=r"ddp_powersgd: its hook keeps .*GradScaler"):
+    with pytest.raises(
+        RuntimeError, match=r"ddp_powersgd: its hook keeps .*GradScaler"
+    ):
         optimizer.step()
 
 
@@ -257,7 +276,13 @@ def test_adamw_on_parameters_in_fp16_is_that_on_fp32_but_for_their_rounding(
 ) -> None:
     """Gradients are of any size, also 0, and some are missing: no number may become NaN, or move
     far."""
-    common = {**ADAMW, "local_step": local_step, "lr": 0.01, "eps": 1e-8, "betas": (0.9, 0.999)}
+    common = {
+        **ADAMW,
+        "local_step": local_step,
+        "lr": 0.01,
+        "eps": 1e-8,
+        "betas": (0.9, 0.999),
+    }
     sizes = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 0.0])
 
     def moved(dtype: torch.dtype) -> Tensor:
@@ -269,8 +294,12 @@ def test_adamw_on_parameters_in_fp16_is_that_on_fp32_but_for_their_rounding(
         for step in range(8):
             gradient = (sizes * (-1 if step > 5 else 1)).half().to(dtype)
             for weight in weights:
-                weight.grad = None if step in (3, 4) else gradient.expand_as(weight).clone()
+                weight.grad = (
+                    None if step in (3, 4) else gradient.expand_as(weight).clone()
+                )
             optimizer.step()
         return torch.cat([weight.detach().float().view(-1) for weight in weights])
 
-    torch.testing.assert_close(moved(torch.float16), moved(torch.float32), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        moved(torch.float16), moved(torch.float32), rtol=0, atol=0.01
+    )

@@ -16,7 +16,16 @@ from tests.algorithms.following import first_q
 from tests.algorithms.transcription import Array, Problem
 
 # A convolution, vectors, matrices wide and tall, two of one shape, a scalar and a column.
-SHAPES: list[tuple[int, ...]] = [(4, 3, 2, 2), (5,), (6, 7), (9, 4), (), (6, 7), (3, 1), (1, 5)]
+SHAPES: list[tuple[int, ...]] = [
+    (4, 3, 2, 2),
+    (5,),
+    (6, 7),
+    (9, 4),
+    (),
+    (6, 7),
+    (3, 1),
+    (1, 5),
+]
 SIZES = [math.prod(shape) for shape in SHAPES]
 NUMEL = sum(SIZES)
 SEED = 5
@@ -40,12 +49,19 @@ def states(
     parts = zip(np.split(START, np.cumsum(SIZES)[:-1]), SHAPES, strict=True)
     rows = [np.array([part.reshape(shape)] * NUM_WORKERS) for part, shape in parts]
     parameters = [nn.Parameter(torch.from_numpy(each)) for each in rows]
-    given = {"lr": 0.1, "seed": SEED, "collectives": StackedCollectives(NUM_WORKERS), **given}
+    given = {
+        "lr": 0.1,
+        "seed": SEED,
+        "collectives": StackedCollectives(NUM_WORKERS),
+        **given,
+    }
     optimizer = PowerSGD(parameters, **given)
     for number in range(1, num_steps + 1):
         xs = enumerate(optimizer.flat.parameters.numpy().copy())
         optimizer.flat.gradients.copy_(
-            torch.from_numpy(np.array([gradient(x, number, worker) for worker, x in xs]))
+            torch.from_numpy(
+                np.array([gradient(x, number, worker) for worker, x in xs])
+            )
         )
         optimizer.step()
         assert optimizer.error is not None
@@ -60,7 +76,9 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
 def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     ones = np.ones(NUMEL)
-    problem = Problem(START, towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones)
+    problem = Problem(
+        START, towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones
+    )
     expected = transcription.powersgd(problem, SHAPES, rank, first_q(SEED))
     found = states(15, rank=rank, momentum=momentum, weight_decay=0.02)
     for own, wanted in zip(found, expected, strict=False):
@@ -76,9 +94,12 @@ def of_rank_one(x: Array, number: int, worker: int) -> Array:
     other directions."""
     gradient = towards_targets(x, number, worker)
     if number < 4:
-        for offset, size, shape in zip(np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False):
+        for offset, size, shape in zip(
+            np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False
+        ):
             gradient[
-                offset + (size // shape[0] if number == 1 and shape else 0) : offset + size
+                offset + (size // shape[0] if number == 1 and shape else 0) : offset
+                + size
             ] = 0
     return gradient
 
@@ -88,7 +109,9 @@ def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     """The smaller side of the greatest matrix is 6."""
     ones = np.ones(NUMEL)
     given = {"gradient": gradient, "momentum": 0.9, "weight_decay": 0.02}
-    sgd = transcription.sgd(Problem(START, gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones))
+    sgd = transcription.sgd(
+        Problem(START, gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones)
+    )
     full = list(states(12, rank=6, **given))
     for (xs, es), (wanted, _) in zip(full, sgd, strict=False):
         assert_same(xs, wanted)
@@ -114,6 +137,8 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
 
 def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
     *_, (xs, _) = states(
-        2, lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf), rank=2
+        2,
+        lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf),
+        rank=2,
     )
     assert not np.isfinite(xs).any()

@@ -21,7 +21,10 @@ KEY = 41110946149140371502579049581479416615
 INTEGERS = [4669931351255624814, 1927422963798753732]
 CHOSEN = [40, 103, 551]
 CHOSEN_MANY = [252, 254, 331]
-NORMAL = [[0.045874737203121185, -0.6580430269241333], [0.7310401201248169, 1.4066272974014282]]
+NORMAL = [
+    [0.045874737203121185, -0.6580430269241333],
+    [0.7310401201248169, 1.4066272974014282],
+]
 
 
 def test_the_numbers_never_change() -> None:
@@ -34,9 +37,13 @@ def test_the_numbers_never_change() -> None:
     assert draw.normal((2, 2), 7).tolist() == NORMAL
 
 
-def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor_move() -> None:
+def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor_move() -> (
+    None
+):
     def numbers(draw: Draw, *extra: int) -> tuple[Any, ...]:
-        uniform = torch.rand(4, generator=draw.generator(torch.device("cpu"), *extra)).tolist()
+        uniform = torch.rand(
+            4, generator=draw.generator(torch.device("cpu"), *extra)
+        ).tolist()
         many = [] if extra else draw.choose_many(1000, 30).tolist()
         return (
             draw.key(*extra),
@@ -47,9 +54,14 @@ def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor
         )
 
     def states() -> tuple[Any, ...]:
-        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+        return (
+            torch.get_rng_state().tolist(),
+            str(np.random.get_state()),
+            random.getstate(),
+        )
 
-    draw, before = Draw(3, 5, "error"), states()
+    draw = Draw(3, 5, "error")
+    before = states()
     others = [
         Draw(4, 5, "error"),
         Draw(3, 6, "error"),
@@ -73,7 +85,8 @@ def test_workers_whose_numpy_draws_otherwise_are_told_so(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PowerSGD's first factors, and random-k's coordinates, must be the same on all."""
-    draw_as_ever, is_another = getattr(Draw, method), threading.local()
+    draw_as_ever = getattr(Draw, method)
+    is_another = threading.local()
 
     def drawn(draw: Draw, *given: Any) -> torch.Tensor:
         numbers: torch.Tensor = draw_as_ever(draw, *given)
@@ -83,7 +96,8 @@ def test_workers_whose_numpy_draws_otherwise_are_told_so(
         if collectives.rank == 2:
             is_another.version = True
         with pytest.raises(
-            ValueError, match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages"
+            ValueError,
+            match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages",
         ):
             SGD([nn.Parameter(torch.zeros(4))], lr=0.1, collectives=collectives)
 
@@ -97,10 +111,14 @@ def test_choices_are_without_replacement_ascending_and_in_range(
 ) -> None:
     count = data.draw(st.integers(1, population))
     draw = Draw(seed, 1, "gradient")
-    for chosen in (draw.choose(population, count), draw.choose_many(population, count).tolist()):
+    for chosen in (
+        draw.choose(population, count),
+        draw.choose_many(population, count).tolist(),
+    ):
         assert len(chosen) == count
         assert chosen == sorted(set(chosen))
-        assert chosen[0] >= 0 and chosen[-1] < population
+        assert chosen[0] >= 0
+        assert chosen[-1] < population
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
@@ -111,6 +129,8 @@ def test_each_is_chosen_equally_often(count: int, many: bool) -> None:
     counts = np.zeros(7)
     for step in range(1500):
         draw = Draw(0, step, "gradient")
-        counts[draw.choose_many(7, count).numpy() if many else draw.choose(7, count)] += 1
+        counts[
+            draw.choose_many(7, count).numpy() if many else draw.choose(7, count)
+        ] += 1
     share = count / 7
     assert np.abs(counts - 1500 * share).max() < 5 * np.sqrt(1500 * share * (1 - share))

@@ -43,7 +43,9 @@ from tests.algorithms.problems import (
 
 
 def test_a_model_in_the_place_of_its_parameters_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"not the Linear itself; write SGD\(model.parameters\(\)"):
+    with pytest.raises(
+        TypeError, match=r"not the Linear itself; write SGD\(model.parameters\(\)"
+    ):
         SGD(nn.Linear(3, 2), lr=0.1)  # type: ignore[arg-type]
 
 
@@ -76,7 +78,9 @@ def test_compressors_out_of_range(make: Callable[[], Compressor], word: str) -> 
 
 
 @pytest.mark.parametrize(
-    "compressor", [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)], ids=str
+    "compressor",
+    [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)],
+    ids=str,
 )
 def test_a_model_too_small_for_the_ratio(compressor: Compressor) -> None:
     with pytest.raises(ValueError, match="10"):
@@ -94,11 +98,19 @@ OF_NO_KIND: dict[type, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_setting_of_the_wrong_kind_and_a_share_of_traffic_that_is_none(name: str) -> None:
-    own, declared = own_settings(name), algorithms()[name].declared.items()
-    defaults = {key: each.default for key, each in declared if each.default is not REQUIRED}
+def test_any_setting_of_the_wrong_kind_and_a_share_of_traffic_that_is_none(
+    name: str,
+) -> None:
+    own = own_settings(name)
+    declared = algorithms()[name].declared.items()
+    defaults = {
+        key: each.default for key, each in declared if each.default is not REQUIRED
+    }
     for key, value in (defaults | own).items():
-        wrong = [*OF_NO_KIND.get(type(value), []), *[0] * (type(value) is int and value != 0)]
+        wrong = [
+            *OF_NO_KIND.get(type(value), []),
+            *[0] * (type(value) is int and value != 0),
+        ]
         wrong = (
             ["block", None, TopK(1000), BlockSparsifier(1000)]
             if isinstance(value, Compressor)
@@ -108,10 +120,14 @@ def test_any_setting_of_the_wrong_kind_and_a_share_of_traffic_that_is_none(name:
             with pytest.raises(ValueError, match=rf"^{name}: .*{key}"):
                 make_optimizer(name, make_model(), own | {key: bad})
     for share in (0, -1, 1.5, True, "1/24", None, math.nan):
-        with pytest.raises(ValueError, match=f"{name}: share must be a number above 0 and up to 1"):
+        with pytest.raises(
+            ValueError, match=f"{name}: share must be a number above 0 and up to 1"
+        ):
             algorithms()[name].at_traffic(share, world_size=8)
     for world_size in (1, 8.0, True, None):
-        with pytest.raises(ValueError, match=f"{name}: world_size must be an integer from 2 up"):
+        with pytest.raises(
+            ValueError, match=f"{name}: world_size must be an integer from 2 up"
+        ):
             algorithms()[name].at_traffic(1 / 24, world_size=world_size)
 
 
@@ -137,15 +153,27 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
                 for key, each in algorithms()[name].declared.items()
                 if each.declared is Compressor
             )
-            yield name, {key: TopK(5), "communication_dtype": torch.float16}, "format of their own"
+            yield (
+                name,
+                {key: TopK(5), "communication_dtype": torch.float16},
+                "format of their own",
+            )
     for name in NAMES:
         if name not in TAKING_ADAMW:
             yield name, ADAMW, "leave local_step out"
     for plain in ("cser", "cser_released"):
         yield f"m{plain}", {"momentum": 0.0}, f"without .* is {plain}$"
     yield "sgd", ADAMW | {"local_step": "adam"}, "adamw, muon, sgd"
-    yield "sgd", ADAMW | {"momentum": 0.9}, "momentum belongs to local_step = 'muon' or 'sgd'"
-    yield "sgd", ADAMW | {"local_step": "sgd"}, "betas belongs to local_step = 'adamw' or 'muon'"
+    yield (
+        "sgd",
+        ADAMW | {"momentum": 0.9},
+        "momentum belongs to local_step = 'muon' or 'sgd'",
+    )
+    yield (
+        "sgd",
+        ADAMW | {"local_step": "sgd"},
+        "betas belongs to local_step = 'adamw' or 'muon'",
+    )
     yield "sgd", ADAMW | {"betas": 0.9}, "betas must be two numbers"
     yield "sgd", ADAMW | {"betas": (0.9, True)}, "betas must be a plain number"
     yield "sgd", ADAMW | {"eps": 0}, "eps"
@@ -157,7 +185,11 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
 @pytest.mark.parametrize(("name", "given", "words"), cases())
 def test_settings_that_cannot_be(name: str, given: dict[str, Any], words: str) -> None:
     own = own_settings(name)
-    common = {key: value for key, value in given.items() if key not in algorithms()[name].declared}
+    common = {
+        key: value
+        for key, value in given.items()
+        if key not in algorithms()[name].declared
+    }
     own |= {key: value for key, value in given.items() if key not in common}
     with pytest.raises(ValueError, match=words):
         make_optimizer(name, make_model(), own, **common)
@@ -170,7 +202,9 @@ def test_a_method_with_momentum_in_its_name_has_some() -> None:
         ("cser", 0.0),
         ("cser_released", 0.0),
     ):
-        optimizer = algorithms()[name](make_model().parameters(), lr=0.1, **own_settings(name))
+        optimizer = algorithms()[name](
+            make_model().parameters(), lr=0.1, **own_settings(name)
+        )
         assert optimizer.param_groups[0]["momentum"] == momentum
 
 
@@ -201,7 +235,9 @@ GROUPS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_it_out_of_range(
     common: Any, group: dict[str, Any], words: str
 ) -> None:
-    numbers = {key: value for key, value in ({"lr": 0.1} | common).items() if value is not None}
+    numbers = {
+        key: value for key, value in ({"lr": 0.1} | common).items() if value is not None
+    }
     for name in NAMES if not common else ["sgd", "diloco"]:
         momentum = {} if common else {"momentum": 0.9}
         make: Callable[[Any], DistributedOptimizer] = partial(
@@ -223,8 +259,18 @@ def torchs_groups(kind: str, **numbers: Any) -> list[dict[str, Any]]:
 
 def test_groups_of_another_rule_than_the_local_step_are_refused() -> None:
     make = partial(SGD, lr=0.1, local_step="adamw")
-    says_decay = "decoupled_weight_decay" in torchs_groups("Adam")[0]  # not in torch 2.6
-    for kind in ("NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "ASGD", "Rprop"):
+    # Not in torch 2.6
+    says_decay = "decoupled_weight_decay" in torchs_groups("Adam")[0]
+    for kind in (
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "Adadelta",
+        "Adagrad",
+        "RMSprop",
+        "ASGD",
+        "Rprop",
+    ):
         with pytest.raises(ValueError, match=rf"group 0 is of torch.optim's .*{kind}"):
             make(torchs_groups(kind))
     if says_decay:
@@ -241,7 +287,9 @@ def test_groups_of_torchs_sgd_are_taken_without_momentum_and_refused_by_a_method
     optimizer = SGD(torchs_groups("SGD", lr=0.1), lr=0.1)
     assert optimizer.param_groups[0]["nesterov"] is False
     with pytest.raises(ValueError, match=r"mcser: the momentum must not be 0"):
-        algorithms()["mcser"](torchs_groups("SGD", lr=0.1), lr=0.1, **own_settings("mcser"))
+        algorithms()["mcser"](
+            torchs_groups("SGD", lr=0.1), lr=0.1, **own_settings("mcser")
+        )
 
 
 @pytest.mark.parametrize(
@@ -267,17 +315,24 @@ def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(
 ) -> None:
     with pytest.raises(TypeError, match=words):
         DiLoCo(make_model().parameters(), **given)
-    with pytest.raises(TypeError, match=r"^SGD takes all but the parameters by name, as in SGD\("):
+    with pytest.raises(
+        TypeError, match=r"^SGD takes all but the parameters by name, as in SGD\("
+    ):
         SGD(make_model().parameters(), 0.1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"^model must be the torch.nn.Module .* not a OrderedDict"):
+    with pytest.raises(
+        TypeError, match=r"^model must be the torch.nn.Module .* not a OrderedDict"
+    ):
         SGD(make_model().parameters(), lr=0.1, model=make_model().state_dict())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="explicit_error"):
-        algorithms()["cser_released"](make_model().parameters(), lr=0.1, **own_settings("cser"))
+        algorithms()["cser_released"](
+            make_model().parameters(), lr=0.1, **own_settings("cser")
+        )
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains")
 def test_what_cannot_be_parameters() -> None:
-    weight, half = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))
+    weight = nn.Parameter(torch.zeros(4))
+    half = nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))
     for tensors, words in (
         ([], "every group is empty"),
         ([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], "complex64"),
@@ -293,12 +348,22 @@ def test_what_cannot_be_parameters() -> None:
     with pytest.raises(ValueError, match="ddp: parameters must have one type"):
         DDP(make_model(SHORT).parameters(), lr=0.1)
     two_types = [nn.Parameter(torch.zeros(64)), half]
-    with pytest.raises(ValueError, match=r"num_fragments = 8 is more .* of type torch.bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"num_fragments = 8 is more .* of type torch.bfloat16"
+    ):
         DiLoCo(two_types, lr=1.0, sync_interval=8, num_fragments=8)
     halves = [nn.Parameter(torch.zeros(64, dtype=torch.float16))]
-    with pytest.raises(ValueError, match=r"second_moment_interval .* or parameters in fp16"):
+    with pytest.raises(
+        ValueError, match=r"second_moment_interval .* or parameters in fp16"
+    ):
         algorithms()["local_sgd"](
-            halves, lr=0.1, local_step="adamw", sync_interval=2, second_moment_interval=2
+            halves,
+            lr=0.1,
+            local_step="adamw",
+            sync_interval=2,
+            second_moment_interval=2,
         )
-    with pytest.raises(ValueError, match="one_peer needs a power of two of workers, not 12"):
+    with pytest.raises(
+        ValueError, match="one_peer needs a power of two of workers, not 12"
+    ):
         rounds_of("one_peer", 12)

@@ -36,7 +36,9 @@ def rounded(method: str, settings: dict[str, Any], other: str, **more: Any) -> R
 
 def alone(method: str, settings: dict[str, Any]) -> Relation:
     """One worker has nobody to send to, so every compressor will do."""
-    return rounded(method, settings, "sgd", num_workers=1, compressors=tuple(COMPRESSORS))
+    return rounded(
+        method, settings, "sgd", num_workers=1, compressors=tuple(COMPRESSORS)
+    )
 
 
 RELATIONS = [
@@ -46,7 +48,9 @@ RELATIONS = [
     Relation("mcser", {}, "cser"),
     Relation("cser_released", OFF, "cser"),
     Relation(
-        "cser_released", {"gradient_compressor": Zero(), "decay_in_momentum_only": False}, "cser_pl"
+        "cser_released",
+        {"gradient_compressor": Zero(), "decay_in_momentum_only": False},
+        "cser_pl",
     ),
     Relation("mcser_released", {}, "cser_released"),
     Relation("cser_pl", {"reset_interval": 1}, "csea"),
@@ -61,11 +65,23 @@ RELATIONS = [
     rounded("streaming_diloco", {"delay": 0, "merge": 0}, "diloco"),
     rounded("sgd", {}, ON_ITS_MEAN_GRADIENT),
     rounded("ef21_sgdm", UNCOMPRESSED, ON_ITS_MEAN_GRADIENT),
-    rounded("ef21_sgdm", {**UNCOMPRESSED, "momentum": 0}, "sgd", other_settings={"momentum": 0}),
+    rounded(
+        "ef21_sgdm",
+        {**UNCOMPRESSED, "momentum": 0},
+        "sgd",
+        other_settings={"momentum": 0},
+    ),
     rounded("qsparse_local_sgd", UNCOMPRESSED, "local_sgd"),
     # But for what compressors draw, as the two draw for different purposes.
-    rounded("qsparse_local_sgd", {"sync_interval": 1}, "ef_sgd", compressors=("top_k", "sign")),
-    rounded("sparse_loco", {**UNCOMPRESSED, "outer_lr": 1, "error_decay": 1}, "local_sgd"),
+    rounded(
+        "qsparse_local_sgd",
+        {"sync_interval": 1},
+        "ef_sgd",
+        compressors=("top_k", "sign"),
+    ),
+    rounded(
+        "sparse_loco", {**UNCOMPRESSED, "outer_lr": 1, "error_decay": 1}, "local_sgd"
+    ),
     rounded(
         "noloco",
         {"group_size": NUM_WORKERS, "outer_momentum": 0},
@@ -84,7 +100,8 @@ RELATIONS = [
     *(
         rounded(name, dict(method.no_compression), "sgd")
         for name, method in algorithms().items()
-        if method.no_compression and name != "ef21_sgdm"  # which is another SGD, as said above
+        # another SGD, as said above
+        if method.no_compression and name != "ef21_sgdm"
     ),
 ]
 """Besides, test_definitions.py holds three to transcriptions of the other side, which is no method
@@ -102,7 +119,8 @@ def rest_of(relation: Relation) -> list[dict[str, Any]]:
     name = relation.method
     values = own_settings(name).items()
     is_open = any(
-        isinstance(value, Compressor) and key not in relation.settings for key, value in values
+        isinstance(value, Compressor) and key not in relation.settings
+        for key, value in values
     )
     tried = {key: COMPRESSORS[key] for key in relation.compressors}
     keys = named_compressors(name, tried) if is_open else ["identity"]
@@ -114,19 +132,33 @@ def rest_of(relation: Relation) -> list[dict[str, Any]]:
     ]
 
 
-def result(name: str, given: dict[str, Any], num_workers: int, exact: bool) -> list[Tensor]:
+def result(
+    name: str, given: dict[str, Any], num_workers: int, exact: bool
+) -> list[Tensor]:
     """Each worker's parameters, of a method that is given what it takes of these."""
-    own = {key: value for key, value in given.items() if key in algorithms()[name].declared}
+    own = {
+        key: value for key, value in given.items() if key in algorithms()[name].declared
+    }
     common = {"momentum": given["momentum"]} if "momentum" in given else {}
     return trained(
-        name, own, num_workers, RUN, torch.float32 if exact else torch.float64, seed=5, **common
+        name,
+        own,
+        num_workers,
+        RUN,
+        torch.float32 if exact else torch.float64,
+        seed=5,
+        **common,
     )
 
 
 def expected(relation: Relation, rest: dict[str, Any]) -> list[Tensor]:
     if relation.other == ON_ITS_MEAN_GRADIENT:
-        return [plain_sgd(relation.method, relation.num_workers, RUN)] * relation.num_workers
-    interval = {"sync_interval": rest["reset_interval"]} if "reset_interval" in rest else {}
+        return [
+            plain_sgd(relation.method, relation.num_workers, RUN)
+        ] * relation.num_workers
+    interval = (
+        {"sync_interval": rest["reset_interval"]} if "reset_interval" in rest else {}
+    )
     return result(
         relation.other,
         interval | rest | relation.other_settings,
@@ -136,12 +168,17 @@ def expected(relation: Relation, rest: dict[str, Any]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    "relation", RELATIONS, ids=lambda each: f"{each.method} {each.settings} is {each.other}"
+    "relation",
+    RELATIONS,
+    ids=lambda each: f"{each.method} {each.settings} is {each.other}",
 )
 def test_one_method_is_another(relation: Relation) -> None:
     for rest in rest_of(relation):
         found = result(
-            relation.method, rest | relation.settings, relation.num_workers, relation.exact
+            relation.method,
+            rest | relation.settings,
+            relation.num_workers,
+            relation.exact,
         )
         atol = 0 if relation.exact else 1e-12
         torch.testing.assert_close(found, expected(relation, rest), rtol=0, atol=atol)
@@ -154,9 +191,14 @@ def test_local_sgd_with_the_runs_length_is_one_average_at_the_end() -> None:
 
 
 def test_each_method_has_a_relation_and_settings_are_of_their_methods() -> None:
-    assert set(NAMES) <= {name for each in RELATIONS for name in (each.method, each.other)}
+    assert set(NAMES) <= {
+        name for each in RELATIONS for name in (each.method, each.other)
+    }
     for each in RELATIONS:
-        for name, settings in ((each.method, each.settings), (each.other, each.other_settings)):
+        for name, settings in (
+            (each.method, each.settings),
+            (each.other, each.other_settings),
+        ):
             assert name == ON_ITS_MEAN_GRADIENT or settings.keys() <= {
                 *algorithms()[name].declared,
                 "momentum",

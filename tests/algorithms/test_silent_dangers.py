@@ -48,7 +48,11 @@ from tests.algorithms.problems import (
     workers,
 )
 
-EACH = [*((name, torch.float64) for name in NAMES), ("diloco", ACCURATE), ("mcser", ACCURATE)]
+EACH = [
+    *((name, torch.float64) for name in NAMES),
+    ("diloco", ACCURATE),
+    ("mcser", ACCURATE),
+]
 
 
 def made(
@@ -76,7 +80,8 @@ def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
         before, late, apart = (make_model(dtype, seed) for seed in (5, 6, 7))
-        first, second = made(name, before, collectives), made(name, late, collectives)
+        first = made(name, before, collectives)
+        second = made(name, late, collectives)
         put(late, 5, dtype)
         for model, optimizer in ((before, first), (late, second)):
             train(optimizer, model, collectives.rank, range(1, 9))
@@ -105,24 +110,31 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
         momentum = held.get("momentum", torch.zeros(1)).clone()
         put(model, 20 + collectives.rank)
         optimizer.reanchor()
-        expected, held = (
-            flat_parameters(make_model(seed=20)),
-            optimizer.state_dict()["param_groups"][0]["flat"],
+        expected = flat_parameters(make_model(seed=20))
+        held = optimizer.state_dict()["param_groups"][0]["flat"]
+        assert torch.equal(flat_parameters(model), expected)
+        assert held["num_steps"] == 5
+        anchors = {"anchor", "mixed_estimates"} | (
+            {"estimate"} if name != "ef21_sgdm" else set()
         )
-        assert torch.equal(flat_parameters(model), expected) and held["num_steps"] == 5
-        anchors = {"anchor", "mixed_estimates"} | ({"estimate"} if name != "ef21_sgdm" else set())
         for key in anchors & held.keys():
             assert torch.equal(held[key][0], expected)
-        assert not any(held[key].any() for key in {"error", "accumulated"} & held.keys())
+        assert not any(
+            held[key].any() for key in {"error", "accumulated"} & held.keys()
+        )
         assert torch.equal(held.get("momentum", torch.zeros(1)), momentum)
         train(optimizer, model, collectives.rank, range(6, 9))
 
     workers(work, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, ACCURATE], ids=["one type", "two types"])
 @pytest.mark.parametrize(
-    "common", [{}, ADAMW, {"communication_dtype": torch.bfloat16}], ids=["sgd", "adamw", "bf16"]
+    "dtype", [torch.float64, ACCURATE], ids=["one type", "two types"]
+)
+@pytest.mark.parametrize(
+    "common",
+    [{}, ADAMW, {"communication_dtype": torch.bfloat16}],
+    ids=["sgd", "adamw", "bf16"],
 )
 @pytest.mark.parametrize("kind", SENT_LATE)
 def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(
@@ -133,19 +145,26 @@ def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(
 
     def work(collectives: Collectives) -> None:
         def make() -> tuple[DistributedOptimizer, nn.Module]:
-            model, end = make_model(dtype), copy.copy(collectives)
+            model = make_model(dtype)
+            end = copy.copy(collectives)
             end.traffic = Traffic()
-            return make_optimizer("streaming_diloco", model, SENT_LATE[kind], end, **common), model
+            return make_optimizer(
+                "streaming_diloco", model, SENT_LATE[kind], end, **common
+            ), model
 
         begins_anew(
-            make, lambda optimizer, model, step: train(optimizer, model, collectives.rank, [step])
+            make,
+            lambda optimizer, model, step: train(
+                optimizer, model, collectives.rank, [step]
+            ),
         )
 
     workers(work, 2)
 
 
 def test_a_state_says_what_does_not_arrive_any_more() -> None:
-    own, model = SENT_LATE["fragments"], make_model()
+    own = SENT_LATE["fragments"]
+    model = make_model()
     optimizer = make_optimizer("streaming_diloco", model, own)
     train(optimizer, model, 0, range(1, 5))
     put(model, 7)
@@ -160,8 +179,12 @@ def test_a_state_says_what_does_not_arrive_any_more() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "diloco", "mcser"])
-@pytest.mark.parametrize("dtype", [torch.float64, ACCURATE], ids=["one type", "two types"])
-def test_weights_that_are_loaded_in_the_middle_are_said_once(name: str, dtype: Types) -> None:
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, ACCURATE], ids=["one type", "two types"]
+)
+def test_weights_that_are_loaded_in_the_middle_are_said_once(
+    name: str, dtype: Types
+) -> None:
     model = make_model(dtype)
     optimizer = made(name, model)
     with warnings.catch_warnings():
@@ -185,10 +208,14 @@ def test_weights_that_are_loaded_in_the_middle_are_said_once(name: str, dtype: T
         train(optimizer, model, 0, [6])
         put(model, 22, dtype)
         train(optimizer, model, 0, [7])
-    assert len(said) == 1 and said[0].filename.endswith("problems.py"), "where step() was called"
+    assert len(said) == 1 and said[0].filename.endswith("problems.py"), (
+        "where step() was called"
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not algorithms()[name].workers_differ])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not algorithms()[name].workers_differ]
+)
 def test_workers_that_resume_from_different_models_are_told_so(name: str) -> None:
     def work(collectives: Collectives) -> str:
         model = make_model()
@@ -196,7 +223,8 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
         optimizer.load_state_dict(optimizer.state_dict())
         put(model, collectives.rank)
         with pytest.raises(
-            RuntimeError, match=r"the workers' parameters differ, .* optimizer.reanchor\(\)"
+            RuntimeError,
+            match=r"the workers' parameters differ, .* optimizer.reanchor\(\)",
         ):
             train(optimizer, model, collectives.rank, [1])
         optimizer.reanchor()
@@ -211,8 +239,11 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
     """Models are averaged at every step of it, and then at every fourth."""
 
     def work(collectives: Collectives) -> list[Tensor]:
-        model, seen = make_model(), []
-        optimizer = make_optimizer("local_sgd", model, {"sync_interval": 4}, collectives, **common)
+        model = make_model()
+        seen = []
+        optimizer = make_optimizer(
+            "local_sgd", model, {"sync_interval": 4}, collectives, **common
+        )
         for step in range(1, 13):
             optimizer.sync_interval = 1 if step <= 5 else 4  # type: ignore[attr-defined]
             train(optimizer, model, collectives.rank, [step])
@@ -220,7 +251,9 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
         return seen
 
     by_step = zip(*workers(work, 2), strict=True)
-    are_equal = [step for step, (one, two) in enumerate(by_step, 1) if torch.equal(one, two)]
+    are_equal = [
+        step for step, (one, two) in enumerate(by_step, 1) if torch.equal(one, two)
+    ]
     assert are_equal == [1, 2, 3, 4, 5, 8, 12]
 
 
@@ -229,18 +262,24 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "local_sgd", "mcser", "dpsgd"])
 @pytest.mark.parametrize("parted_at", [1, 2, 5])
-def test_workers_whose_learning_rates_part_are_told_so(name: str, parted_at: int) -> None:
+def test_workers_whose_learning_rates_part_are_told_so(
+    name: str, parted_at: int
+) -> None:
     """Within 22 steps, whenever it was; nobody is while they are alike."""
 
     def work(collectives: Collectives, lr_of_rank_1: float) -> None:
         model = make_model()
         optimizer = made(name, model, collectives)
         train(optimizer, model, collectives.rank, range(1, parted_at + 1))
-        optimizer.param_groups[0]["lr"] = lr_of_rank_1 if collectives.rank == 1 else 0.01
+        optimizer.param_groups[0]["lr"] = (
+            lr_of_rank_1 if collectives.rank == 1 else 0.01
+        )
         train(optimizer, model, collectives.rank, range(parted_at + 1, 23))
 
     workers(lambda collectives: work(collectives, 0.01), 3)
-    with pytest.raises(ValueError, match=r"lr of group 0 = 0.02 on rank 1[;)].*set it alike"):
+    with pytest.raises(
+        ValueError, match=r"lr of group 0 = 0.02 on rank 1[;)].*set it alike"
+    ):
         workers(lambda collectives: work(collectives, 0.02), 3)
 
 
@@ -253,7 +292,9 @@ def test_a_state_of_no_steps_that_one_worker_loads_is_told_to_all() -> None:
         put(model, 5)
         if collectives.rank == 1:
             optimizer.load_state_dict(optimizer.state_dict())
-        with pytest.raises(ValueError, match=r"loaded = False on rank 0; .* = True on rank 1"):
+        with pytest.raises(
+            ValueError, match=r"loaded = False on rank 0; .* = True on rank 1"
+        ):
             train(optimizer, model, collectives.rank, [1])
 
     workers(work, 2)
@@ -262,7 +303,9 @@ def test_a_state_of_no_steps_that_one_worker_loads_is_told_to_all() -> None:
 # Models that went on without the optimiser.
 
 
-def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_that_are_replaced_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A model from meta, a new head, and a conversion that makes new parameters."""
     for is_known in (False, True):
         with torch.device("meta"):
@@ -270,7 +313,8 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
         optimizer = SGD(model.parameters(), lr=0.1, model=model if is_known else None)
         model.to_empty(device="cpu")(torch.ones(1, 3)).sum().backward()
         with pytest.raises(
-            RuntimeError, match=r"on the meta device|another Parameter in place of number 0"
+            RuntimeError,
+            match=r"on the meta device|another Parameter in place of number 0",
         ):
             optimizer.step()
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
@@ -278,10 +322,13 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
     model[1] = nn.Linear(3, 5)  # type: ignore[operator]
     model(torch.ones(1, 3)).sum().backward()
     with pytest.warns(
-        UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"
+        UserWarning,
+        match=r"parameters 2, 3 have no gradient at the optimiser's first step",
     ):
         optimizer.step()
-    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
+    monkeypatch.setattr(
+        torch.__future__, "_overwrite_module_params_on_conversion", True
+    )
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     model.double()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
@@ -290,7 +337,9 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_process_that_trains_alone_is_told_so_unless_it_says_so_itself() -> None:
-    with pytest.warns(UserWarning, match=r"trains alone; call .*init_process_group\(\)") as said:
+    with pytest.warns(
+        UserWarning, match=r"trains alone; call .*init_process_group\(\)"
+    ) as said:
         SGD(make_model().parameters(), lr=0.1)
     assert said[0].filename == __file__
     with warnings.catch_warnings():
@@ -304,16 +353,27 @@ def test_a_process_that_trains_alone_is_told_so_unless_it_says_so_itself() -> No
 
 
 @pytest.mark.parametrize(
-    "act", [copy.copy, copy.deepcopy, pickle.dumps, lambda each: torch.save(each, io.BytesIO())]
+    "act",
+    [
+        copy.copy,
+        copy.deepcopy,
+        pickle.dumps,
+        lambda each: torch.save(each, io.BytesIO()),
+    ],
 )
-def test_an_optimiser_is_neither_copied_nor_pickled(act: Callable[[object], object]) -> None:
+def test_an_optimiser_is_neither_copied_nor_pickled(
+    act: Callable[[object], object],
+) -> None:
     with pytest.raises(
-        TypeError, match=r"DiLoCo cannot be copied or pickled, .*; save its state_dict\(\)"
+        TypeError,
+        match=r"DiLoCo cannot be copied or pickled, .*; save its state_dict\(\)",
     ):
         act(DiLoCo(make_model().parameters(), lr=0.1, sync_interval=2))
 
 
-def test_what_would_be_thrown_away_or_saved_as_ones_own_is_refused_inside_consensus() -> None:
+def test_what_would_be_thrown_away_or_saved_as_ones_own_is_refused_inside_consensus() -> (
+    None
+):
     model = make_model()
     optimizer = made("mcser", model)
     calls: list[Callable[[], object]] = [
@@ -340,7 +400,9 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
 
     def work(collectives: Collectives) -> None:
         model = make_model(torch.float32)
-        mask = torch.tensor([0.0, least, float("-inf"), 1.0 + collectives.rank], dtype=dtype)
+        mask = torch.tensor(
+            [0.0, least, float("-inf"), 1.0 + collectives.rank], dtype=dtype
+        )
         model.register_buffer("mask", mask)
         optimizer = made("local_sgd", model, collectives)
         train(optimizer, model, collectives.rank, [1])
@@ -349,23 +411,34 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
             for parameter in ema.parameters():
                 parameter.fill_(collectives.rank)
         with pytest.raises(
-            RuntimeError, match=r"another Parameter in place of number 0 .*averages=\[ema\]"
+            RuntimeError,
+            match=r"another Parameter in place of number 0 .*averages=\[ema\]",
         ):
             optimizer.consensus(ema).__enter__()
         with optimizer.consensus(model, averages=[ema]):
             assert all((parameter == 1.0).all() for parameter in ema.parameters())
-            assert model.mask.tolist() == ema.mask.tolist() == [0.0, least, float("-inf"), 2.0]
-        assert all((parameter == collectives.rank).all() for parameter in ema.parameters())
+            assert (
+                model.mask.tolist()
+                == ema.mask.tolist()
+                == [0.0, least, float("-inf"), 2.0]
+            )
+        assert all(
+            (parameter == collectives.rank).all() for parameter in ema.parameters()
+        )
 
     workers(work, 3)
 
 
-def test_what_is_counted_inside_consensus_and_buffers_that_are_expanded_are_put_back() -> None:
+def test_what_is_counted_inside_consensus_and_buffers_that_are_expanded_are_put_back() -> (
+    None
+):
     def work(collectives: Collectives) -> None:
         rank = collectives.rank
         model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
         model.register_buffer("scale", torch.full((1,), 1.0 + rank).expand(4))
-        optimizer = SGD(model.parameters(), lr=0.1, collectives=collectives, model=model)
+        optimizer = SGD(
+            model.parameters(), lr=0.1, collectives=collectives, model=model
+        )
         assert model.scale.tolist() == [1.0] * 4, "worker 0's"
         model(torch.ones(4, 3))
         before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -384,18 +457,28 @@ def test_what_is_counted_inside_consensus_and_buffers_that_are_expanded_are_put_
 
 @pytest.mark.parametrize(("name", "dtype"), EACH)
 def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> None:
-    own, numbers = own_settings(name, [SHARED["blocks"]], 3), {"lr": LR, "momentum": MOMENTUM}
+    own = own_settings(name, [SHARED["blocks"]], 3)
+    numbers = {"lr": LR, "momentum": MOMENTUM}
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        (at_once, later), rank = (make_model(dtype, 2) for _ in range(2)), collectives.rank
+        (at_once, later), rank = (
+            (make_model(dtype, 2) for _ in range(2)),
+            collectives.rank,
+        )
         whole = made(name, at_once, collectives)
         weights, biases = groups(list(later.parameters()))
         make = algorithms()[name]
         optimizer = make(
-            [weights], collectives=collectives, weight_decay=WEIGHT_DECAY, **own, **numbers
+            [weights],
+            collectives=collectives,
+            weight_decay=WEIGHT_DECAY,
+            **own,
+            **numbers,
         )
         with pytest.raises(ValueError, match="share memory"):
-            optimizer.add_param_group({"params": [nn.Parameter(weights["params"][0].detach())]})
+            optimizer.add_param_group(
+                {"params": [nn.Parameter(weights["params"][0].detach())]}
+            )
         optimizer.add_param_group(biases)
         for model, each in ((at_once, whole), (later, optimizer)):
             train(each, model, rank, range(1, 8))
@@ -410,7 +493,10 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
 
 
 def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None:
-    small = [nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(6, dtype=torch.float64))]
+    small = [
+        nn.Parameter(torch.zeros(64)),
+        nn.Parameter(torch.zeros(6, dtype=torch.float64)),
+    ]
     optimizer = EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
     small[1].grad = torch.ones_like(small[1])
     optimizer.step()
@@ -424,14 +510,22 @@ def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(name: str) -> None:
+def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(
+    name: str,
+) -> None:
     """As if it had been given at the start."""
     own = own_settings(name, [SHARED["blocks"]], 2)
     declared = algorithms()[name].declared.items()
-    numbers = [key for key, each in declared if each.declared is float and key != "outer_momentum"]
+    numbers = [
+        key
+        for key, each in declared
+        if each.declared is float and key != "outer_momentum"
+    ]
     changed: dict[str, Any] = dict.fromkeys(numbers, 0.6)
     changed |= {
-        key: BlockSparsifier(2) for key, value in own.items() if isinstance(value, BlockSparsifier)
+        key: BlockSparsifier(2)
+        for key, value in own.items()
+        if isinstance(value, BlockSparsifier)
     }
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
@@ -449,8 +543,12 @@ def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(name:
         assert torch.equal(at_once, later)
 
 
-@pytest.mark.parametrize("name", ["cser_released", "mcser_released", "qsparse_local_sgd"])
-def test_a_group_without_momentum_keeps_its_decay_beside_one_with_momentum(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["cser_released", "mcser_released", "qsparse_local_sgd"]
+)
+def test_a_group_without_momentum_keeps_its_decay_beside_one_with_momentum(
+    name: str,
+) -> None:
     """It steps as torch.optim.SGD does."""
     own = own_settings(name, [SHARED["identity"]], 1, decay_in_momentum_only=True)
     plain, other, ours = (nn.Parameter(torch.ones(6)) for _ in range(3))
@@ -465,12 +563,15 @@ def test_a_group_without_momentum_keeps_its_decay_beside_one_with_momentum(name:
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
 
 
-def test_a_first_step_without_gradients_is_warned_of_after_parameters_were_assigned() -> None:
+def test_a_first_step_without_gradients_is_warned_of_after_parameters_were_assigned() -> (
+    None
+):
     model = make_model()
     optimizer = SGD(model.parameters(), lr=0.1)
     model.load_state_dict(make_model(seed=1).state_dict(), assign=True)
     with pytest.warns(
-        UserWarning, match=r"no parameter has a gradient .* load_state_dict with assign=True"
+        UserWarning,
+        match=r"no parameter has a gradient .* load_state_dict with assign=True",
     ):
         train(optimizer, model, 0, [1])
 
@@ -482,14 +583,17 @@ def test_frozen_layers_may_be_thawed_later() -> None:
         UserWarning,
         match=r"parameter 0 does not require a gradient, nor do 1 more, yet they are sent",
     ):
-        optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, collectives=SoloCollectives())
+        optimizer = SGD(
+            model.parameters(), lr=0.1, momentum=0.9, collectives=SoloCollectives()
+        )
     start = [parameter.detach().clone() for parameter in model.parameters()]
     for step in (1, 2, 3):
         model[0].requires_grad_(step > 1)
         train(optimizer, model, 0, [step])
-        assert [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)] == [
-            step > 1
-        ] * 2 + [True] * 2
+        assert [
+            not torch.equal(*pair)
+            for pair in zip(model.parameters(), start, strict=True)
+        ] == [step > 1] * 2 + [True] * 2
 
 
 # Workers that have the same parameters in another order.
@@ -513,7 +617,10 @@ class Twins(nn.Module):
         return outputs.sum()
 
     def second_first(self) -> list[tuple[str, nn.Parameter]]:
-        return [*self.second.named_parameters("second"), *self.first.named_parameters("first")]
+        return [
+            *self.second.named_parameters("second"),
+            *self.first.named_parameters("first"),
+        ]
 
     def variance_first(self) -> nn.Module:
         mean = self.get_buffer("mean")
@@ -565,7 +672,10 @@ ORDERS: dict[str, tuple[Given, Given, str]] = {
     ),
     "buffers": (
         lambda model: {"params": model.named_parameters(), "model": model},
-        lambda model: {"params": model.named_parameters(), "model": model.variance_first()},
+        lambda model: {
+            "params": model.named_parameters(),
+            "model": model.variance_first(),
+        },
         "tensor 0 of the rest = mean, .* on ranks 0, 2; .* = variance, .* on rank 1",
     ),
     "a model on some": (
@@ -600,7 +710,9 @@ def test_another_order_on_one_worker_is_told_to_all(order: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["sgd", "mcser"])
-def test_another_order_without_names_is_seen_by_equal_values(name: str, dtype: torch.dtype) -> None:
+def test_another_order_without_names_is_seen_by_equal_values(
+    name: str, dtype: torch.dtype
+) -> None:
     own = own_settings(name, [SHARED["blocks"]], 3)
 
     def work(collectives: Collectives) -> str:
@@ -608,9 +720,12 @@ def test_another_order_without_names_is_seen_by_equal_values(name: str, dtype: t
         pairs = list(model.named_parameters())
         given = unnamed(model.second_first() if collectives.rank == 1 else pairs)
         with pytest.raises(
-            ValueError, match=r"parameter 0 has on rank 1 the values that \w+ parameter 2 has on"
+            ValueError,
+            match=r"parameter 0 has on rank 1 the values that \w+ parameter 2 has on",
         ) as told:
-            algorithms()[name](given, lr=0.1, momentum=0.9, collectives=collectives, **own)
+            algorithms()[name](
+                given, lr=0.1, momentum=0.9, collectives=collectives, **own
+            )
         return str(told.value)
 
     assert len(set(workers(work, 3))) == 1
@@ -620,7 +735,10 @@ def test_layers_that_begin_by_seeds_of_rank_and_layer_are_in_one_order() -> None
     """A worker's layer then begins as the next one of the worker before."""
 
     def work(collectives: Collectives) -> None:
-        layers = [nn.Parameter(torch.full((4,), float(collectives.rank + n))) for n in range(5)]
+        layers = [
+            nn.Parameter(torch.full((4,), float(collectives.rank + n)))
+            for n in range(5)
+        ]
         SGD(layers, lr=0.1, collectives=collectives)
         assert [layer[0].item() for layer in layers] == [0, 1, 2, 3, 4]
 
@@ -646,10 +764,13 @@ def test_workers_of_one_order_begin_from_worker_0s_values_whatever_theirs_are(
     given: str, seeds: tuple[int, int]
 ) -> None:
     """And all that was sent to see it is counted as control."""
-    usual, _, _ = ORDERS.get(given, (lambda model: {"params": model.parameters()}, None, ""))
+    usual, _, _ = ORDERS.get(
+        given, (lambda model: {"params": model.parameters()}, None, "")
+    )
 
     def work(collectives: Collectives) -> None:
-        model, seen = Twins(seeds[collectives.rank]), []
+        model = Twins(seeds[collectives.rank])
+        seen = []
 
         @contextmanager
         def observe(kind: object, group: str, num_bytes: int) -> Iterator[None]:
@@ -658,7 +779,9 @@ def test_workers_of_one_order_begin_from_worker_0s_values_whatever_theirs_are(
 
         collectives.observer = observe
         optimizer = SGD(lr=0.1, collectives=collectives, **usual(model))
-        for now, first in zip(model.parameters(), Twins(seeds[0]).parameters(), strict=True):
+        for now, first in zip(
+            model.parameters(), Twins(seeds[0]).parameters(), strict=True
+        ):
             assert torch.equal(now, first)
         assert optimizer.traffic[Purpose.CONTROL].gathered_bits == sum(seen) > 0
         assert optimizer.traffic.training_bits == 0
@@ -679,7 +802,8 @@ SCALED = [(name, dtype, clip) for name, dtype in EACH for clip in (False, True)]
 # Gradients of 16 bits are scaled, too, but torch does not take the scale out of them before the
 # step.
 @pytest.mark.parametrize(
-    ("name", "dtype", "clip"), [*SCALED, ("mcser", (torch.float16, torch.float32), False)]
+    ("name", "dtype", "clip"),
+    [*SCALED, ("mcser", (torch.float16, torch.float32), False)],
 )
 def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
     name: str, dtype: Types, clip: bool
@@ -713,4 +837,5 @@ def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
         assert num_steps == 8
         torch.testing.assert_close(parameters, expected, rtol=0, atol=tolerance)
     for parameters, num_steps in scaled_steps({2: 0, 5: 1}):
-        assert num_steps == 6 and parameters.isfinite().all()
+        assert num_steps == 6
+        assert parameters.isfinite().all()

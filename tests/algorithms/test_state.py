@@ -39,9 +39,13 @@ from tests.algorithms.problems import (
 )
 
 PAGE = (Path(__file__).parents[2] / "docs" / "in-your-own-script.md").read_text()
-WORLD_SIZE, INTERVAL, NUM_STEPS = 4, 3, 8
+WORLD_SIZE = 4
+INTERVAL = 3
+NUM_STEPS = 8
 """Steps that end between two synchronisations."""
-FACTORS = LowRank(Layout.of([each.detach() for each in ordered(make_model())]), 1).second_numel
+FACTORS = LowRank(
+    Layout.of([each.detach() for each in ordered(make_model())]), 1
+).second_numel
 """Numbers of PowerSGD's Q."""
 State = dict[str, Tensor]
 
@@ -54,7 +58,11 @@ def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
         flat = optimizer.state_dict()["param_groups"][0]["flat"] | {
             "parameters": optimizer.flat.parameters
         }
-        return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
+        return {
+            key: value.clone()
+            for key, value in flat.items()
+            if isinstance(value, Tensor)
+        }
 
     def work(collectives: Collectives) -> tuple[State, State]:
         model = make_model(seed=collectives.rank)
@@ -93,38 +101,54 @@ def line(name: str) -> str:
     cells = []
     for part in parts:
         assert part in whole or trained[0][part].numel() == FACTORS
-        facts = ["common"] * is_common(trained, part) + ["Σ r columns"] * (part not in whole)
+        facts = ["common"] * is_common(trained, part) + ["Σ r columns"] * (
+            part not in whole
+        )
         facts += [fact for fact in [beginning(begun, part)] if fact != "0"]
-        cells.append(part.replace("_", " ") + (f" ({', '.join(facts)})" if facts else ""))
-    return f"{' (agree)' if is_common(trained, 'parameters') else ''}: {', '.join(cells)}."
+        cells.append(
+            part.replace("_", " ") + (f" ({', '.join(facts)})" if facts else "")
+        )
+    return (
+        f"{' (agree)' if is_common(trained, 'parameters') else ''}: {', '.join(cells)}."
+    )
 
 
 @pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
 def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> None:
     """Its model is one worker's, the average."""
     first, other = (
-        stacked(name, own_settings(name), 3, num_steps)[0] for num_steps in (NUM_STEPS, 2)
+        stacked(name, own_settings(name), 3, num_steps)[0]
+        for num_steps in (NUM_STEPS, 2)
     )
-    consensus_checkpoint(tmp_path / "step-8", nn.ParameterList(first.flat.tensors), first, step=8)
-    assert load_checkpoint(tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other) == {
-        "step": 8
-    }
-    saved, held = (each.state_dict()["param_groups"][0]["flat"] for each in (first, other))
-    assert torch.equal(other.flat.parameters, first.flat.parameters) and saved.keys() == held.keys()
+    consensus_checkpoint(
+        tmp_path / "step-8", nn.ParameterList(first.flat.tensors), first, step=8
+    )
+    assert load_checkpoint(
+        tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other
+    ) == {"step": 8}
+    saved, held = (
+        each.state_dict()["param_groups"][0]["flat"] for each in (first, other)
+    )
+    assert torch.equal(other.flat.parameters, first.flat.parameters)
+    assert saved.keys() == held.keys()
     assert all(
         torch.equal(*pair)
         for pair in zip(saved.values(), held.values(), strict=True)
         if type(pair[0]) is Tensor
     )
     average = {
-        "model": nn.ParameterList(each[0].detach() for each in first.flat.tensors).state_dict()
+        "model": nn.ParameterList(
+            each[0].detach() for each in first.flat.tensors
+        ).state_dict()
     }
     dcp.load(average, checkpoint_id=tmp_path / "step-8", no_dist=True)
     for rows, one in zip(first.flat.tensors, average["model"].values(), strict=True):
         torch.testing.assert_close(one, rows.mean(0))
 
 
-def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_each_type() -> None:
+def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_each_type() -> (
+    None
+):
     own = own_settings("mcser", [TopK(10)], 3)
 
     def work(collectives: Collectives) -> Any:
@@ -133,15 +157,21 @@ def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_eac
         for step in range(1, 6):
             model[0].bias.requires_grad_(step > 2)  # type: ignore[union-attr]
             train(optimizer, model, collectives.rank, [step])
-        assert optimizer.error is not None and optimizer.error.shape == (1, NUM_PARAMETERS)
+        assert optimizer.error is not None
+        assert optimizer.error.shape == (1, NUM_PARAMETERS)
         return copy.deepcopy(optimizer.state_dict())
 
     states = workers(work, 2)
     common = common_state(copy.deepcopy(states))
     optimizer = make_optimizer("mcser", make_model(ACCURATE, 3), own, **ADAMW)
     optimizer.load_state_dict(copy.deepcopy(common))
-    flats = [state["param_groups"][0]["flat"] for state in (*states, optimizer.state_dict())]
-    for first, second, mean in (flats, [flat[OTHER_TYPES]["torch.float64"] for flat in flats]):
+    flats = [
+        state["param_groups"][0]["flat"] for state in (*states, optimizer.state_dict())
+    ]
+    for first, second, mean in (
+        flats,
+        [flat[OTHER_TYPES]["torch.float64"] for flat in flats],
+    ):
         assert (
             mean["tensor_steps"]
             == first["tensor_steps"]
@@ -157,16 +187,22 @@ def test_states_of_another_local_step_or_from_before_a_method_had_a_setting() ->
 
     def make(on: str = "updates", **common: Any) -> DistributedOptimizer:
         return make_optimizer(
-            "ef_sgd", make_model(), {"compressor": TopK(10), "error_feedback_on": on}, **common
+            "ef_sgd",
+            make_model(),
+            {"compressor": TopK(10), "error_feedback_on": on},
+            **common,
         )
 
-    with pytest.raises(ValueError, match="saved with local_step = None, this has 'adamw'"):
+    with pytest.raises(
+        ValueError, match="saved with local_step = None, this has 'adamw'"
+    ):
         make(**ADAMW).load_state_dict(make().state_dict())
     state = make().state_dict()
     del state["param_groups"][0]["flat"]["settings"]["error_feedback_on"]
     make().load_state_dict(copy.deepcopy(state))
     with pytest.raises(
-        ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"
+        ValueError,
+        match="saved with error_feedback_on = 'updates', this has 'gradients'",
     ):
         make("gradients").load_state_dict(state)
 
@@ -187,7 +223,9 @@ def compiled(model: nn.Module) -> nn.Module:
 
 @pytest.mark.whole
 @pytest.mark.parametrize("compiled_before", [False, True])
-def test_a_checkpoint_fits_the_model_compiled_or_not(compiled_before: bool, tmp_path: Path) -> None:
+def test_a_checkpoint_fits_the_model_compiled_or_not(
+    compiled_before: bool, tmp_path: Path
+) -> None:
     def make(seed: int) -> tuple[nn.Module, DistributedOptimizer]:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))

@@ -40,23 +40,38 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
             )
             assert mixing.num_messages == num_messages[kind]
         assert mixing.averages == (np.ptp(mixing.matrix) < 1e-12)
-        sent = {(sender, rank) for rank, senders in enumerate(mixing.senders) for sender in senders}
+        sent = {
+            (sender, rank)
+            for rank, senders in enumerate(mixing.senders)
+            for sender in senders
+        }
         assert sent == {
             (rank, receiver)
             for rank, receivers in enumerate(mixing.receivers)
             for receiver in receivers
         }
-        assert sent == {(j, i) for i, j in zip(*np.nonzero(mixing.matrix), strict=True) if i != j}
-        assert all(list(row) == sorted(row) for row in (*mixing.senders, *mixing.receivers))
+        assert sent == {
+            (j, i) for i, j in zip(*np.nonzero(mixing.matrix), strict=True) if i != j
+        }
+        assert all(
+            list(row) == sorted(row) for row in (*mixing.senders, *mixing.receivers)
+        )
         for axis in (0, 1):
-            np.testing.assert_allclose(mixing.matrix.sum(axis=axis), 1, rtol=0, atol=1e-15)
+            np.testing.assert_allclose(
+                mixing.matrix.sum(axis=axis), 1, rtol=0, atol=1e-15
+            )
 
 
 @pytest.mark.parametrize("n", [4, 8, 16, 32])
 def test_spectral_gaps(n: int) -> None:
     """A ring's eigenvalues are 1/3 + 2/3 cos(2 pi k / n)."""
     ring = max(abs(1 / 3 + 2 / 3 * math.cos(2 * math.pi * k / n)) for k in range(1, n))
-    gaps = {"ring": 1 - ring, "exponential": 2 / (1 + math.log2(n)), "complete": 1, "one_peer": 1}
+    gaps = {
+        "ring": 1 - ring,
+        "exponential": 2 / (1 + math.log2(n)),
+        "complete": 1,
+        "one_peer": 1,
+    }
     for kind, gap in gaps.items():
         assert spectral_gap(rounds_of(kind, n)) == pytest.approx(gap)  # type: ignore[arg-type]
 
@@ -86,6 +101,8 @@ def test_when_workers_are_known_to_agree(name: str) -> None:
     assert not says(4, 7, topology="ring")
     assert not says(4, 7, torch.float16)
     other: dict[str, Any] = (
-        {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
+        {"gamma": 0.5}
+        if "gamma" in own_settings(name)
+        else {"order": "combine_while_adapt"}
     )
     assert not says(4, 7, **other)

@@ -61,7 +61,10 @@ def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     size = num_samples // num_clusters
     # Cluster by cluster, so that numbers of 64 bits are not all held at once.
-    clusters = [(0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32) for centre in centres]
+    clusters = [
+        (0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32)
+        for centre in centres
+    ]
     labels = np.repeat(np.arange(NUM_CLASSES), size * clusters_per_class)
     of_data = random.Random(SEED)
     shards = list(range(num_samples))
@@ -105,7 +108,9 @@ def scores(x: list[Vectors], inputs: Vectors) -> tuple[Vectors, Vectors]:
     return units, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def gradients(x: list[Vectors], inputs: Vectors, labels: NDArray[np.int64]) -> list[Vectors]:
+def gradients(
+    x: list[Vectors], inputs: Vectors, labels: NDArray[np.int64]
+) -> list[Vectors]:
     """Gradient of the mean cross-entropy."""
     units, logarithms = scores(x, inputs)
     wrong = (np.exp(logarithms) - np.eye(NUM_CLASSES)[labels]) / len(labels)
@@ -121,7 +126,9 @@ def trained_alone(
     moments = [[np.zeros_like(vector) for vector in x] for _ in BETAS]
     for count, rate in enumerate(rates, 1):
         here = problem.batches(first + count - 1)[worker]
-        found = gradients(x, problem.inputs[here].astype(np.float64), problem.labels[here])
+        found = gradients(
+            x, problem.inputs[here].astype(np.float64), problem.labels[here]
+        )
         for vector, gradient, mean, square in zip(x, found, *moments, strict=True):
             mean += (1 - BETAS[0]) * (gradient - mean)
             square += (1 - BETAS[1]) * (gradient**2 - square)
@@ -147,7 +154,8 @@ def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
     for first in range(0, len(rates), SYNC_INTERVAL):
         own_rates = rates[first : first + SYNC_INTERVAL]
         moved = [
-            trained_alone(x, problem, worker, first, own_rates) for worker in range(NUM_WORKERS)
+            trained_alone(x, problem, worker, first, own_rates)
+            for worker in range(NUM_WORKERS)
         ]
         for number, vector in enumerate(x):
             pseudo_gradient = sum(vector - own[number] for own in moved) / NUM_WORKERS
@@ -163,12 +171,16 @@ def losses_by_diloco(
     problem: Problem, hidden: int, dtype: torch.dtype, device: str = "cpu"
 ) -> list[float]:
     parameters = [
-        nn.Parameter(parameter.to(device, dtype).repeat(NUM_WORKERS, *[1] * parameter.dim()))
+        nn.Parameter(
+            parameter.to(device, dtype).repeat(NUM_WORKERS, *[1] * parameter.dim())
+        )
         for parameter in initial(hidden)
     ]
 
     def logits(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
-        first, first_bias, second, second_bias = (parameter[worker] for parameter in parameters)
+        first, first_bias, second, second_bias = (
+            parameter[worker] for parameter in parameters
+        )
         inputs = torch.from_numpy(problem.inputs[here]).to(device, dtype)
         return (inputs @ first.T + first_bias).relu() @ second.T + second_bias
 
@@ -178,8 +190,13 @@ def losses_by_diloco(
 
     def scored() -> float:
         with torch.no_grad():
-            parts = [problem.scored[at : at + 1000] for at in range(0, len(problem.scored), 1000)]
-            return sum(float(loss(0, part)) * len(part) for part in parts) / len(problem.scored)
+            parts = [
+                problem.scored[at : at + 1000]
+                for at in range(0, len(problem.scored), 1000)
+            ]
+            return sum(float(loss(0, part)) * len(part) for part in parts) / len(
+                problem.scored
+            )
 
     found = [scored()]
     rates = iter(learning_rates())
@@ -212,7 +229,9 @@ def test_diloco_has_the_losses_of_their_arithmetic() -> None:
     problem = drawn(num_samples=16_000, clusters_per_class=2, num_scored=1000)
     by_hand = losses_by_hand(problem, hidden=60)
     assert by_hand[-1] < by_hand[0] - 0.01
-    assert losses_by_diloco(problem, 60, torch.float64) == pytest.approx(by_hand, rel=1e-12)
+    assert losses_by_diloco(problem, 60, torch.float64) == pytest.approx(
+        by_hand, rel=1e-12
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="takes minutes without a GPU")

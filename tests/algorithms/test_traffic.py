@@ -43,7 +43,11 @@ MOMENTS = {"sync_interval": 2, "first_moment_interval": 6, "second_moment_interv
 def message(key: str, count: int) -> Entry:
     """So many messages of a compressor that all workers take."""
     bits = count * MESSAGE_BITS[key]
-    return Entry(bits, count if bits else 0, bits if isinstance(COMPRESSORS[key], Gathered) else 0)
+    return Entry(
+        bits,
+        count if bits else 0,
+        bits if isinstance(COMPRESSORS[key], Gathered) else 0,
+    )
 
 
 def model(numbers: int, num_syncs: int) -> dict[str, Entry]:
@@ -56,7 +60,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
     for key in MESSAGE_BITS:
         for name, counts in COUNTS.items():
             if key in named_compressors(name, COMPRESSORS):
-                released = {"skip_gradient_at_reset": True} if "released" in name else {}
+                released = (
+                    {"skip_gradient_at_reset": True} if "released" in name else {}
+                )
                 own = own_settings(name, [COMPRESSORS[key]], 4, **released)
                 yield (
                     name,
@@ -66,7 +72,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
                     {purpose: message(key, count) for purpose, count in counts.items()},
                 )
         later = message(key, 12)  # the first message of EF21 is whole
-        total = Entry(whole.bits + later.bits, 1 + later.collectives, later.gathered_bits)
+        total = Entry(
+            whole.bits + later.bits, 1 + later.collectives, later.gathered_bits
+        )
         yield "ef21_sgdm", {"compressor": COMPRESSORS[key]}, 2, 13, {"gradient": total}
         for kind, count in NEIGHBOURS.items():
             bits = 5 * count * MESSAGE_BITS[key]
@@ -75,7 +83,13 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
                 if not (name == "dpsgd" and key != "identity") and not (
                     name == "choco_sgd" and kind == "one_peer"
                 ):
-                    yield name, own_settings(name, [COMPRESSORS[key]], 4, topology=kind), 8, 5, sent
+                    yield (
+                        name,
+                        own_settings(name, [COMPRESSORS[key]], 4, topology=kind),
+                        8,
+                        5,
+                        sent,
+                    )
     for name in ("dpsgd", "choco_sgd", "deep_squeeze"):
         yield (
             name,
@@ -85,7 +99,13 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
             {},
         )  # one worker has nobody to send to
     yield "ef21_sgdm", {"compressor": COMPRESSORS["block"]}, 2, 1, {"gradient": whole}
-    yield "sgd_accumulate", {"accumulation_steps": 4}, 2, 13, {"gradient": message("identity", 3)}
+    yield (
+        "sgd_accumulate",
+        {"accumulation_steps": 4},
+        2,
+        13,
+        {"gradient": message("identity", 3)},
+    )
     for (interval, fragments), num_steps, numbers, num_syncs in (
         ((4, 1), 13, 3 * 51, 3),
         ((6, 3), 13, 2 * 51, 6),
@@ -109,18 +129,32 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
         (3, 30 + 27 + 9),
         (9, 40 + 27 + 9),
     ):  # of 6 x 4 and 3 x 6; 9 are in none
-        yield "powersgd", {"rank": rank}, 2, 5, {"gradient": Entry(5 * 32 * numbers, 10)}
+        yield (
+            "powersgd",
+            {"rank": rank},
+            2,
+            5,
+            {"gradient": Entry(5 * 32 * numbers, 10)},
+        )
     yield "local_sgd", MOMENTS, 2, 13, model((6 + 2 + 1) * NUM_PARAMETERS, 6 + 2 + 1)
 
 
-@pytest.mark.parametrize(("name", "own", "num_workers", "num_steps", "expected"), cases())
+@pytest.mark.parametrize(
+    ("name", "own", "num_workers", "num_steps", "expected"), cases()
+)
 def test_what_is_sent_is_what_a_hand_counts(
     name: str, own: Any, num_workers: int, num_steps: int, expected: dict[str, Entry]
 ) -> None:
-    optimizer, _ = stacked(name, own, num_workers, num_steps, **(ADAMW if own is MOMENTS else {}))
-    entries = {purpose: Entry() for purpose in ("gradient", "error", "model")} | expected
+    optimizer, _ = stacked(
+        name, own, num_workers, num_steps, **(ADAMW if own is MOMENTS else {})
+    )
+    entries = {
+        purpose: Entry() for purpose in ("gradient", "error", "model")
+    } | expected
     assert (
-        optimizer.traffic.training() == entries == optimizer.expected_traffic(num_steps).training()
+        optimizer.traffic.training()
+        == entries
+        == optimizer.expected_traffic(num_steps).training()
     )
     assert optimizer.expected_traffic(0) == Traffic()
 
@@ -162,4 +196,6 @@ def test_a_logger_gets_plain_numbers_with_their_units() -> None:
         "training_bits": 384,
         "training_collectives": 3,
     }
-    assert numbers.keys() == Traffic().as_dict().keys(), "a logger's columns stay the same"
+    assert numbers.keys() == Traffic().as_dict().keys(), (
+        "a logger's columns stay the same"
+    )

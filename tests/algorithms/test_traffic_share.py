@@ -34,9 +34,14 @@ WORKERS = (2, 4, 8, 16, 32)
 
 
 def made(
-    name: str, own: dict[str, Any], collectives: Collectives | None = None, **common: Any
+    name: str,
+    own: dict[str, Any],
+    collectives: Collectives | None = None,
+    **common: Any,
 ) -> DistributedOptimizer:
-    num_rows = collectives.world_size if isinstance(collectives, StackedCollectives) else None
+    num_rows = (
+        collectives.world_size if isinstance(collectives, StackedCollectives) else None
+    )
     shape = (NUMEL,) if num_rows is None else (num_rows, NUMEL)
     parameters = [nn.Parameter(torch.zeros(shape))]
     collectives = collectives or SoloCollectives()
@@ -52,7 +57,12 @@ def message_bytes(compressor: Compressor) -> int:
     if isinstance(compressor, Encoded):
         return compressor.encode(vector, draw, 0).numel()
     assert isinstance(compressor, package.Identity | BlockSparsifier | RandomK)
-    return 4 * compressor.support(package.core.layout.Layout.of([vector]), draw).payload_numel
+    return (
+        4
+        * compressor.support(
+            package.core.layout.Layout.of([vector]), draw
+        ).payload_numel
+    )
 
 
 def ring_all_reduce(size: float, num_workers: int) -> float:
@@ -70,7 +80,9 @@ def all_gather(size: float, num_workers: int) -> float:
 def two_stages(size: float, num_workers: int) -> float:
     """Bytes that a worker sends: to each other one that one's share of its message, and then the sum of its own."""
     others = range(num_workers - 1)
-    return sum(size / num_workers for _ in others) + sum(size / num_workers for _ in others)
+    return sum(size / num_workers for _ in others) + sum(
+        size / num_workers for _ in others
+    )
 
 
 WAYS = [
@@ -84,7 +96,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize("num_workers", WORKERS)
-@pytest.mark.parametrize(("compressor", "carried"), WAYS, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("compressor", "carried"), WAYS, ids=lambda value: str(value)[:20]
+)
 def test_it_is_what_a_link_carries_over_what_it_carries_for_ddp(
     compressor: Compressor, carried: Any, num_workers: int
 ) -> None:
@@ -97,7 +111,9 @@ def test_it_is_what_a_link_carries_over_what_it_carries_for_ddp(
     assert there.traffic_share() == optimizer.traffic_share(num_workers)
 
 
-def test_that_of_top_k_grows_with_the_workers_and_no_other_does_that_is_added_on_its_way() -> None:
+def test_that_of_top_k_grows_with_the_workers_and_no_other_does_that_is_added_on_its_way() -> (
+    None
+):
     def shares(compressor: Compressor) -> list[float]:
         optimizer = made("ef_sgd", {"compressor": compressor})
         return [optimizer.traffic_share(num_workers) for num_workers in WORKERS]
@@ -112,16 +128,24 @@ def test_that_of_top_k_grows_with_the_workers_and_no_other_does_that_is_added_on
 def test_it_is_of_all_messages_in_the_long_run() -> None:
     assert made("sgd", {}).traffic_share(8) == 1
     assert made("alone", {}).traffic_share(8) == 0
-    assert made("local_sgd", {"sync_interval": 8}).traffic_share(3) == pytest.approx(1 / 8)
+    assert made("local_sgd", {"sync_interval": 8}).traffic_share(3) == pytest.approx(
+        1 / 8
+    )
     settings = {
         "gradient_compressor": BlockSparsifier(192),
         "error_compressor": TopK(16),
         "reset_interval": 24,
     }
-    assert made("mcser", settings).traffic_share(8) == pytest.approx(1 / 192 + 8 / 16 / 24)
+    assert made("mcser", settings).traffic_share(8) == pytest.approx(
+        1 / 192 + 8 / 16 / 24
+    )
     # EF21's first message is whole, and the only one.
-    assert made("ef21_sgdm", {"compressor": TopK(192)}).traffic_share(8) == pytest.approx(1 / 24)
-    short = made("ef_sgd", {"compressor": RandomK(24)}, communication_dtype=torch.float16)
+    assert made("ef21_sgdm", {"compressor": TopK(192)}).traffic_share(
+        8
+    ) == pytest.approx(1 / 24)
+    short = made(
+        "ef_sgd", {"compressor": RandomK(24)}, communication_dtype=torch.float16
+    )
     assert short.traffic_share(8) == pytest.approx(1 / 48)
 
 
@@ -129,15 +153,23 @@ def test_among_neighbours_it_is_known_of_the_workers_that_there_are() -> None:
     """A message to a neighbour crosses a link once."""
     ring = {"topology": "ring", "order": "adapt_then_combine"}
     there = made("dpsgd", ring, StackedCollectives(8))
-    assert there.traffic_share() == there.traffic_share(8) == pytest.approx(2 / (2 * 7 / 8))
+    assert (
+        there.traffic_share()
+        == there.traffic_share(8)
+        == pytest.approx(2 / (2 * 7 / 8))
+    )
     for optimizer in (there, made("dpsgd", ring)):
-        with pytest.raises(ValueError, match=r"^dpsgd: .* neighbours .*; ask where there are 16"):
+        with pytest.raises(
+            ValueError, match=r"^dpsgd: .* neighbours .*; ask where there are 16"
+        ):
             optimizer.traffic_share(16)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, -8, 2.0, "8", True])
 def test_of_no_number_of_workers_it_is_refused(num_workers: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ef_sgd: world_size must be an integer from 2 up, not"):
+    with pytest.raises(
+        ValueError, match=r"^ef_sgd: world_size must be an integer from 2 up, not"
+    ):
         made("ef_sgd", {"compressor": TopK(24)}).traffic_share(num_workers)
 
 
@@ -159,7 +191,9 @@ def test_an_optimiser_shows_it(name: str) -> None:
     if name == "alone":
         assert "nothing is sent" in said
         return
-    (share,) = re.findall(r", ([\d.e-]+) of DDP's traffic in fp32, worker 0 of 8\)$", said)
+    (share,) = re.findall(
+        r", ([\d.e-]+) of DDP's traffic in fp32, worker 0 of 8\)$", said
+    )
     assert float(share) == pytest.approx(optimizer.traffic_share(8), rel=1e-3)
 
 
@@ -175,11 +209,17 @@ def test_the_documents_have_them() -> None:
         for num_workers, number in zip(workers, numbers.split(" | "), strict=True):
             over, _, under = number.partition("/")
             said = float(over) / float(under or 1)
-            assert said == pytest.approx(optimizer.traffic_share(num_workers), rel=0.01), words
+            assert said == pytest.approx(
+                optimizer.traffic_share(num_workers), rel=0.01
+            ), words
 
 
 def test_a_report_computes_what_links_carry_as_methods_do() -> None:
     """Reports load no torch, and so have a formula of their own."""
     for num_workers in (2, 3, 8, 32):
-        by_methods = carried(num_workers, all_reduced=3.0, gathered=0.25, to_neighbours=1.5)
-        assert link_models(4.75, 0.25, 1.5, num_workers) == pytest.approx(by_methods, rel=1e-15)
+        by_methods = carried(
+            num_workers, all_reduced=3.0, gathered=0.25, to_neighbours=1.5
+        )
+        assert link_models(4.75, 0.25, 1.5, num_workers) == pytest.approx(
+            by_methods, rel=1e-15
+        )

@@ -55,13 +55,23 @@ DPSGD(params, lr=0.1, topology="rings", order="adapt_then_combine")  # wrong
 
 @pytest.mark.whole
 @pytest.mark.timeout(600)
-def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_path: Path) -> None:
-    script, example = tmp_path / "script.py", tmp_path / "my_method.py"
+def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.py"
+    example = tmp_path / "my_method.py"
     script.write_text(SCRIPT)
     example.write_text(shown(METHOD))
     # From the checkout and with its settings, so that what `make check` found out of PyTorch is
     # used again.
-    words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"]
+    words = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        "--hide-error-context",
+    ]
     words += [str(script), str(example)]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     told = subprocess.run(
@@ -69,10 +79,16 @@ def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_pat
     )
     errors = [line for line in told.stdout.splitlines() if ": error:" in line]
     wrong = [
-        number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")
+        number
+        for number, line in enumerate(SCRIPT.splitlines(), 1)
+        if line.endswith("# wrong")
     ]
-    assert {int(line.split(":")[1]) for line in errors} == set(wrong), told.stdout + told.stderr
-    assert not any(example.name in line for line in errors), "nor in the documented method"
+    assert {int(line.split(":")[1]) for line in errors} == set(wrong), (
+        told.stdout + told.stderr
+    )
+    assert not any(example.name in line for line in errors), (
+        "nor in the documented method"
+    )
 
 
 def test_every_package_tells_type_checkers_that_it_has_types() -> None:

@@ -14,7 +14,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from cser_bench.algorithms import BlockSparsifier, DistributedOptimizer, SoloCollectives, algorithms
+from cser_bench.algorithms import (
+    BlockSparsifier,
+    DistributedOptimizer,
+    SoloCollectives,
+    algorithms,
+)
 from tests.algorithms.problems import NAMES, TAKING_ADAMW, make_model, own_settings
 
 # Numbers of 16 bits.
@@ -23,9 +28,14 @@ from tests.algorithms.problems import NAMES, TAKING_ADAMW, make_model, own_setti
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_of_16_bits_move(name: str, dtype: torch.dtype) -> None:
-    for common in ({"momentum": 0.9}, *([{"local_step": "adamw"}] if name in TAKING_ADAMW else [])):
+    for common in (
+        {"momentum": 0.9},
+        *([{"local_step": "adamw"}] if name in TAKING_ADAMW else []),
+    ):
         parameter = nn.Parameter(torch.ones(100, dtype=dtype))
-        optimizer = algorithms()[name]([parameter], lr=0.2, **common, **own_settings(name))
+        optimizer = algorithms()[name](
+            [parameter], lr=0.2, **common, **own_settings(name)
+        )
         for _ in range(3):
             optimizer.zero_grad()
             parameter.square().sum().backward()
@@ -44,11 +54,16 @@ def test_several_processes_without_a_group_are_refused(
 
     def make(**more: Any) -> DistributedOptimizer:
         return algorithms()[name](
-            make_model().parameters(), lr=0.1, momentum=0.9, **own_settings(name), **more
+            make_model().parameters(),
+            lr=0.1,
+            momentum=0.9,
+            **own_settings(name),
+            **more,
         )
 
     with pytest.raises(
-        RuntimeError, match=r"WORLD_SIZE is 4 .* call torch.distributed.init_process_group\(\)"
+        RuntimeError,
+        match=r"WORLD_SIZE is 4 .* call torch.distributed.init_process_group\(\)",
     ):
         make()
     assert make(collectives=SoloCollectives()).collectives.world_size == 1
@@ -61,7 +76,8 @@ def test_several_processes_without_a_group_are_refused(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_and_parameters_may_be_empty_or_have_gaps(name: str) -> None:
-    weight, empty = nn.Parameter(torch.ones(4, 6)[:, ::2]), nn.Parameter(torch.zeros(0, 3))
+    weight = nn.Parameter(torch.ones(4, 6)[:, ::2])
+    empty = nn.Parameter(torch.zeros(0, 3))
     given = [{"params": []}, {"params": [weight, empty]}, {"params": []}]
     optimizer = algorithms()[name](given, lr=0.1, momentum=0.9, **own_settings(name))
     (weight.sum() + empty.sum()).backward()
@@ -91,15 +107,16 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
         for name in NAMES:
             make: Callable[..., object] = algorithms()[name]
             if kind == "zero":
-                make, said = (
-                    partial(ZeroRedundancyOptimizer, optimizer_class=make),
-                    "ZeroRedundancyOptimizer each worker would have other",
-                )
-                if not own_settings(name):  # nothing tells these; of one worker it has all
+                make = partial(ZeroRedundancyOptimizer, optimizer_class=make)
+                said = "ZeroRedundancyOptimizer each worker would have other"
+                # Nothing tells these; of one worker it has all
+                if not own_settings(name):
                     continue
             with pytest.raises(ValueError, match=said):
                 make(model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
-        assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+        assert all(
+            torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)
+        )
     finally:
         dist.destroy_process_group()
 
@@ -107,7 +124,8 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_sparse_gradients_count_in_full(name: str) -> None:
     dense, sparse = (
-        nn.Embedding(6, 2, sparse=flag, _weight=torch.ones(6, 2)) for flag in (False, True)
+        nn.Embedding(6, 2, sparse=flag, _weight=torch.ones(6, 2))
+        for flag in (False, True)
     )
     for table in (dense, sparse):
         optimizer = algorithms()[name](
@@ -117,9 +135,8 @@ def test_sparse_gradients_count_in_full(name: str) -> None:
             table.zero_grad()
             table(torch.tensor([1, 4])).square().sum().backward()
             optimizer.step()
-    assert torch.equal(dense.weight, sparse.weight) and not torch.equal(
-        dense.weight, torch.ones(6, 2)
-    )
+    assert torch.equal(dense.weight, sparse.weight)
+    assert not torch.equal(dense.weight, torch.ones(6, 2))
 
 
 # What people read.
@@ -128,9 +145,13 @@ def test_sparse_gradients_count_in_full(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_says_what_it_is(name: str) -> None:
     own: dict[str, Any] = own_settings(name, [BlockSparsifier(4)], 3)
-    optimizer = algorithms()[name]([nn.Parameter(torch.zeros(64, 32))], lr=0.1, momentum=0.9, **own)
+    optimizer = algorithms()[name](
+        [nn.Parameter(torch.zeros(64, 32))], lr=0.1, momentum=0.9, **own
+    )
     said = repr(optimizer)
-    assert "\n" not in said and f"{type(optimizer).__name__}(" in said and "d = 2,048" in said
+    assert "\n" not in said
+    assert f"{type(optimizer).__name__}(" in said
+    assert "d = 2,048" in said
     assert all(f"{key}={value!r}" in said for key, value in own.items())
     ratio = optimizer.overall_ratio()
     alone = name == "alone" or bool({"topology", "group_size"} & own.keys())

@@ -25,7 +25,9 @@ def test_calls_of_torch_are_passed_over(num_wrappers: int) -> None:
 
 def test_a_step_that_another_hook_wraps_warns_at_its_own_line() -> None:
     weights = torch.nn.Parameter(torch.ones(3))
-    optimizer = SGD([weights], lr=0.1, collectives=SoloCollectives(), skip_nonfinite=True)
+    optimizer = SGD(
+        [weights], lr=0.1, collectives=SoloCollectives(), skip_nonfinite=True
+    )
     optimizer.register_step_pre_hook(lambda *_: None)
     weights.grad = torch.full((3,), torch.nan)
     with pytest.warns(UserWarning, match="left step 1 out") as said:

@@ -59,7 +59,9 @@ def updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vecto
     return updates_of(problem, momenta, xs, problem.gradients(xs, step))
 
 
-def updates_of(problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vectors) -> Vectors:
+def updates_of(
+    problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vectors
+) -> Vectors:
     """g <- g + lambda x;  m <- beta m + g;  p = eta (beta m + g), for each worker."""
     if problem.adam is not None:
         return problem.adam.updates(problem, gradients, xs)
@@ -76,10 +78,23 @@ class AdamW:
     """
 
     def __init__(
-        self, zero: Vectors, betas: tuple[float, float], eps: float, mu: float, shapes: Shapes
+        self,
+        zero: Vectors,
+        betas: tuple[float, float],
+        eps: float,
+        mu: float,
+        shapes: Shapes,
     ) -> None:
-        self.m, self.v, self.t, self.eps, self.shapes = zero.copy(), zero.copy(), 0, eps, shapes
-        self.b1 = np.where(np.arange(zero.shape[1]) < sum(map(math.prod, shapes)), mu, betas[0])
+        self.m, self.v, self.t, self.eps, self.shapes = (
+            zero.copy(),
+            zero.copy(),
+            0,
+            eps,
+            shapes,
+        )
+        self.b1 = np.where(
+            np.arange(zero.shape[1]) < sum(map(math.prod, shapes)), mu, betas[0]
+        )
         self.b2 = betas[1]
 
     def updates(self, problem: Problem, gradients: Vectors, xs: Vectors) -> Vectors:
@@ -87,14 +102,18 @@ class AdamW:
         self.m = self.b1 * self.m + (1 - self.b1) * gradients
         self.v = self.b2 * self.v + (1 - self.b2) * gradients**2
         direction = (
-            self.m / (1 - self.b1**self.t) / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
+            self.m
+            / (1 - self.b1**self.t)
+            / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
         )
         u = self.b1 * self.m + (1 - self.b1) * gradients
         offset = 0
         for shape in self.shapes:
             here = slice(offset, offset + math.prod(shape))
             for own, direction_of in zip(u[:, here], direction[:, here], strict=True):
-                direction_of[:] = 0.2 * max(shape) ** 0.5 * polar(own.reshape(shape)).reshape(-1)
+                direction_of[:] = (
+                    0.2 * max(shape) ** 0.5 * polar(own.reshape(shape)).reshape(-1)
+                )
             offset = here.stop
         return problem.eta * (problem.decay * xs + direction)
 
@@ -109,7 +128,9 @@ def polar(u: Array) -> Array:
     return x if u.shape[0] <= u.shape[1] else x.T
 
 
-def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
+def released_updates(
+    problem: Problem, momenta: Vectors, xs: Vectors, step: int
+) -> Vectors:
     """m <- beta m + (g + lambda x);  p = eta (beta m + g): the decay is missing in the direct
     term."""
     g = problem.gradients(xs, step)
@@ -117,7 +138,9 @@ def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int)
     return problem.eta * (problem.beta * momenta + g)
 
 
-def psync(v: Vectors, compress: Compress, step: int, purpose: str) -> tuple[Vectors, Vectors]:
+def psync(
+    v: Vectors, compress: Compress, step: int, purpose: str
+) -> tuple[Vectors, Vectors]:
     """r = v - C(v);  v' = mean(C(v)) + r."""
     sent = compress(step, purpose, v)
     r = v - sent
@@ -148,7 +171,10 @@ def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]
 
 
 def ef_sgd(
-    problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
+    problem: Problem,
+    compress: Compress,
+    drop_rest: bool = False,
+    decay_apart: bool = False,
 ) -> Iterator[State]:
     x = problem.start.copy()
     v = 0 * problem.start
@@ -179,12 +205,20 @@ def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
         e = e + problem.gradients(problem.everywhere(x), t)
         sent = compress(t, "gradient", e)
         e = e - sent
-        x = x - updates_of(problem, m, problem.everywhere(x), problem.everywhere(mean(sent)))[0]
+        x = (
+            x
+            - updates_of(
+                problem, m, problem.everywhere(x), problem.everywhere(mean(sent))
+            )[0]
+        )
         yield problem.everywhere(x), e
 
 
 def powersgd(
-    problem: Problem, shapes: Shapes, rank: int, first_q: Callable[[int, int, int], Array]
+    problem: Problem,
+    shapes: Shapes,
+    rank: int,
+    first_q: Callable[[int, int, int], Array],
 ) -> Iterator[State]:
     """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's
     orthogonalisation.
@@ -212,7 +246,12 @@ def powersgd(
                 for gi, ei in zip(gradients, e, strict=True)
             ]
             p = gram_schmidt(
-                mean([matrix @ q.get(number, first_q(number, columns, r)) for matrix in matrices])
+                mean(
+                    [
+                        matrix @ q.get(number, first_q(number, columns, r))
+                        for matrix in matrices
+                    ]
+                )
             )
             own_q = [matrix.T @ p for matrix in matrices]
             q[number] = mean(own_q)
@@ -247,7 +286,9 @@ def local_sgd(
     for t in count(1):
         x = x - updates(problem, m, x, t)
         moments = [] if problem.adam is None else [problem.adam.m, problem.adam.v]
-        for period, vectors in zip((interval, *moment_intervals), (x, *moments), strict=False):
+        for period, vectors in zip(
+            (interval, *moment_intervals), (x, *moments), strict=False
+        ):
             if t % period == 0:
                 vectors[:] = mean(vectors)
         yield x.copy(), []
@@ -369,7 +410,9 @@ def streaming_diloco(
             if (t, f) in under_way:
                 gradient = under_way.pop((t, f))
                 velocity[here] = outer_momentum * velocity[here] + gradient
-                theta[here] = theta[here] - outer_lr * (gradient + outer_momentum * velocity[here])
+                theta[here] = theta[here] - outer_lr * (
+                    gradient + outer_momentum * velocity[here]
+                )
                 x[:, here] = merge * x[:, here] + (1 - merge) * theta[here]
         yield x.copy(), [] if compress is None else e.copy()
 
@@ -420,7 +463,9 @@ def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
         yield x, []
 
 
-def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
+def cser(
+    problem: Problem, c2: Compress, c1: Compress, interval: int
+) -> Iterator[State]:
     x = problem.everywhere(problem.start)
     m = problem.zeros()
     e = problem.zeros()
@@ -469,11 +514,17 @@ def dpsgd(
     m = problem.zeros()
     for t in count(1):
         p = updates(problem, m, x, t)
-        x = mixed(weights(t), x) - p if combine_while_adapt else mixed(weights(t), x - p)
+        x = (
+            mixed(weights(t), x) - p
+            if combine_while_adapt
+            else mixed(weights(t), x - p)
+        )
         yield x, []
 
 
-def choco_sgd(problem: Problem, w: Array, compress: Compress, gamma: float) -> Iterator[State]:
+def choco_sgd(
+    problem: Problem, w: Array, compress: Compress, gamma: float
+) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
     x = problem.everywhere(problem.start)
     m = problem.zeros()
@@ -576,12 +627,16 @@ def quantised_blocks(bits: int, size: int) -> Compress:
 
     def block(part: Array) -> Array:
         if bits == 1:
-            return np.where(part >= 0, 1.0, -1.0) * single(np.mean(np.abs(part), keepdims=True))
+            return np.where(part >= 0, 1.0, -1.0) * single(
+                np.mean(np.abs(part), keepdims=True)
+            )
         scale = single(np.max(np.abs(part), keepdims=True) / (2 ** (bits - 1) - 1))
         return scale * np.rint(part / np.where(scale > 0, scale, 1.0))
 
     def one(v: Array) -> Array:
-        return np.concatenate([block(v[start : start + size]) for start in range(0, len(v), size)])
+        return np.concatenate(
+            [block(v[start : start + size]) for start in range(0, len(v), size)]
+        )
 
     return lambda step, purpose, v: np.array([one(vi) for vi in v])
 
@@ -623,8 +678,12 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
                 continue
             exact = levels * part / norm
             low = np.floor(exact)
-            level = np.where(uniform[start : start + bucket] >= 1 - (exact - low), low + 1, low)
-            result[start : start + bucket] = norm * np.clip(level, -levels, levels) / levels
+            level = np.where(
+                uniform[start : start + bucket] >= 1 - (exact - low), low + 1, low
+            )
+            result[start : start + bucket] = (
+                norm * np.clip(level, -levels, levels) / levels
+            )
         return result
 
     return lambda step, purpose, v: np.array(
@@ -642,9 +701,15 @@ def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
     bins = 2**bits if bits < 32 else 0
 
     def one(v: Array) -> Array:
-        chunks = [np.arange(start, min(start + chunk, len(v))) for start in range(0, len(v), chunk)]
+        chunks = [
+            np.arange(start, min(start + chunk, len(v)))
+            for start in range(0, len(v), chunk)
+        ]
         sent = np.concatenate(
-            [each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]] for each in chunks]
+            [
+                each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]]
+                for each in chunks
+            ]
         )
         result = np.zeros_like(v)
         if not bins or len(sent) == 1:
@@ -652,10 +717,15 @@ def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
             return result
         values = v[sent]
         middle = np.mean(v[sent])
-        edges = middle + (np.arange(1, bins) - bins / 2 - 0.5) * 6 * np.std(values, ddof=1) / bins
+        edges = (
+            middle
+            + (np.arange(1, bins) - bins / 2 - 0.5) * 6 * np.std(values, ddof=1) / bins
+        )
         number = np.searchsorted(edges, values, side="right")
         for each in set(number.tolist()):
-            result[sent[number == each]] = single(np.mean(values[number == each], keepdims=True))
+            result[sent[number == each]] = single(
+                np.mean(values[number == each], keepdims=True)
+            )
         return result
 
     return lambda step, purpose, v: np.array([one(vi) for vi in v])

@@ -52,7 +52,9 @@ from tests.algorithms.problems import (
 
 GUIDE = Path(__file__).parents[2] / "docs" / "in-your-own-script.md"
 WORLD_SIZE = 4
-LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 0.02
+LR = 0.05
+MOMENTUM = 0.9
+WEIGHT_DECAY = 0.02
 BLOCK = BlockSparsifier(4)
 FLATTENED = StateDictOptions(flatten_optimizer_state_dict=True)
 PAIR: list[dist.ProcessGroup] = []
@@ -77,7 +79,9 @@ class Net(nn.Module):
         nn.ModuleList([self.head, self.other]).to(heads_dtype)
 
     def forward(self, images: Tensor, both: bool = True) -> Tensor:
-        hidden = self.norm(self.conv(images)).tanh().mean((2, 3)).to(self.head.weight.dtype)
+        hidden = (
+            self.norm(self.conv(images)).tanh().mean((2, 3)).to(self.head.weight.dtype)
+        )
         scores: Tensor = self.head(hidden)
         return scores + self.other(hidden) if both else scores
 
@@ -91,7 +95,12 @@ def loss_of(model: nn.Module, step: int, rank: int, both: bool = True) -> Tensor
 
 
 def make(
-    name: str, model: nn.Module, /, interval: int = 3, compressor: Compressor = BLOCK, **more: Any
+    name: str,
+    model: nn.Module,
+    /,
+    interval: int = 3,
+    compressor: Compressor = BLOCK,
+    **more: Any,
 ) -> Any:
     common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
     return algorithms()[name](
@@ -107,7 +116,9 @@ def train(optimizer: DistributedOptimizer, model: nn.Module, steps: range) -> No
 
 
 def values(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1).clone() for parameter in model.parameters()])
+    return torch.cat(
+        [parameter.detach().reshape(-1).clone() for parameter in model.parameters()]
+    )
 
 
 def everyones(tensor: Tensor) -> list[Tensor]:
@@ -156,7 +167,8 @@ def moved_parameters_are_taken_back(name: str) -> None:
             move(model)
         train(optimizer, model, range(6, 8))
         weight = model.conv.weight
-        assert weight.grad is not None and weight.grad.stride() == weight.stride()
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
         assert move is not to_channels_last or weight.is_contiguous(
             memory_format=torch.channels_last
         )
@@ -176,7 +188,11 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
         (
             nn.Module.bfloat16,
             2,
-            ("parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser"),
+            (
+                "parameter 0 is torch.bfloat16",
+                "was torch.float64",
+                "then make the optimiser",
+            ),
         ),
         (assign, 0, ("another Parameter in place of number 0", "assign=False")),
     ):
@@ -185,7 +201,11 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
         train(optimizer, model, range(1, num_steps + 1))
         change(model)
         loss_of(model, 3, dist.get_rank()).backward()
-        for action in (optimizer.step, optimizer.state_dict, optimizer.consensus().__enter__):
+        for action in (
+            optimizer.step,
+            optimizer.state_dict,
+            optimizer.consensus().__enter__,
+        ):
             with refused(RuntimeError, *words):
                 action()
 
@@ -213,8 +233,15 @@ def interrupted(name: str) -> tuple[dict[str, Any], Tensor]:
 def resumed_in_any_order(name: str) -> None:
     """Also by torch's own functions, which keep all or are refused."""
     state, expected = interrupted(name)
-    orders = ["model, make, load", "make, model, load", "make, load, model", "make, torchs"]
-    for order in [*orders, "make, load"] if algorithms()[name].workers_differ else orders:
+    orders = [
+        "model, make, load",
+        "make, model, load",
+        "make, load, model",
+        "make, torchs",
+    ]
+    for order in (
+        [*orders, "make, load"] if algorithms()[name].workers_differ else orders
+    ):
         model = Net(7)
         for word in order.split(", "):
             if word == "make":
@@ -232,13 +259,16 @@ def resumed_in_any_order(name: str) -> None:
         train(optimizer, model, range(8, 13))
         assert torch.equal(values(model), expected), order
     with refused(ValueError, "a worker's own", "without flatten_optimizer_state_dict"):
-        set_optimizer_state_dict(model, make(name, model), state["flattened"], options=FLATTENED)
+        set_optimizer_state_dict(
+            model, make(name, model), state["flattened"], options=FLATTENED
+        )
 
 
 def states_that_do_not_belong_together_are_refused(name: str) -> None:
     """Another worker's, and of workers that went on from different steps."""
     state, _ = interrupted(name)
-    rank, box = dist.get_rank(), [state]
+    rank = dist.get_rank()
+    box = [state]
     dist.broadcast_object_list(box)
     if rank == 0 or algorithms()[name].state_is_common:
         make(name, Net()).load_state_dict(box[0]["optimizer"])
@@ -269,24 +299,29 @@ def a_state_of_other_settings_is_refused(name: str) -> None:
     if kinds_taken(name):
         with refused(ValueError, "ratio=4", "ratio=2"):
             make(name, Net(), compressor=BlockSparsifier(2)).load_state_dict(state)
-    for key in [key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3]:
+    for key in [
+        key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3
+    ]:
         with refused(ValueError, f"{key} = 3", "has 5"):
             make(name, Net(), interval=5).load_state_dict(state)
     with refused(ValueError, "communication_dtype = None", "torch.float32"):
         make(name, Net(), communication_dtype=torch.float32).load_state_dict(state)
 
 
-def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(name: str) -> None:
-    rank, folder = dist.get_rank(), Path("checkpoints") / name
+def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(
+    name: str,
+) -> None:
+    rank = dist.get_rank()
+    folder = Path("checkpoints") / name
     model = Net(rank)
     optimizer = make(name, model)
     train(optimizer, model, range(1, 8))
-    own, average = (
-        optimizer.state_dict()["param_groups"][0]["flat"],
-        sum(everyones(values(model))) / WORLD_SIZE,
-    )
+    own = optimizer.state_dict()["param_groups"][0]["flat"]
+    average = sum(everyones(values(model))) / WORLD_SIZE
     means = {
-        key: sum(everyones(own[key])) / WORLD_SIZE for key in own if isinstance(own[key], Tensor)
+        key: sum(everyones(own[key])) / WORLD_SIZE
+        for key in own
+        if isinstance(own[key], Tensor)
     }
     consensus_checkpoint(folder, model, optimizer, rank=rank, none={})
     train(optimizer, model, range(8, 13))
@@ -294,7 +329,10 @@ def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(name: 
     plain = {"model": Net(5).state_dict()}
     dcp.load(plain, checkpoint_id=folder)
     assert_close(
-        torch.cat([plain["model"][key].reshape(-1) for key, _ in model.named_parameters()]), average
+        torch.cat(
+            [plain["model"][key].reshape(-1) for key, _ in model.named_parameters()]
+        ),
+        average,
     )
 
     again = Net(7)
@@ -302,18 +340,23 @@ def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(name: 
     assert load_checkpoint(folder, again, resumed) == {"rank": rank, "none": {}}
     train(resumed, again, range(8, 13))
     assert all(
-        torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items()
+        torch.equal(value, model.state_dict()[key])
+        for key, value in again.state_dict().items()
     )
 
     if rank < 2:
         model = Net(7)
         fewer = make(name, model, collectives=ProcessGroupCollectives(PAIR[0]))
         if not algorithms()[name].state_is_common:
-            with refused(ValueError, "4 workers'", "here are 2", "consensus_checkpoint()"):
+            with refused(
+                ValueError, "4 workers'", "here are 2", "consensus_checkpoint()"
+            ):
                 fewer.load_state_dict(optimizer.state_dict())
         assert load_checkpoint(folder, model, fewer) == {"rank": 0, "none": {}}
         assert_close(values(model), average)
-        held = fewer.state_dict()["param_groups"][0]["flat"] | {"parameters": average.unsqueeze(0)}
+        held = fewer.state_dict()["param_groups"][0]["flat"] | {
+            "parameters": average.unsqueeze(0)
+        }
         for key, mean in means.items():
             assert_close(held[key], mean)
         assert torch.equal(model.norm.running_mean, plain["model"]["norm.running_mean"])  # type: ignore[arg-type]
@@ -333,11 +376,15 @@ def consensus_averages_buffers_too(name: str) -> None:
     with optimizer.consensus(model):
         assert_close(model.norm.running_mean, mean)  # type: ignore[arg-type]
         gathered = everyones(
-            torch.cat([value.double().reshape(-1) for value in model.state_dict().values()])
+            torch.cat(
+                [value.double().reshape(-1) for value in model.state_dict().values()]
+            )
         )
         assert all(torch.equal(gathered[0], other) for other in gathered)
     assert_close(optimizer.consensus(model)(model.norm.running_mean.clone)(), mean)  # type: ignore[operator]
-    assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, own[key]) for key, value in model.state_dict().items()
+    )
 
 
 def frozen_weights_and_buffers_start_equal(name: str) -> None:
@@ -362,7 +409,8 @@ def workers_that_differ_are_told_so(name: str) -> None:
     with refused(ValueError, "seed = 0 on rank 0", "seed = 3 on rank 3"):
         make(name, Net(), seed=rank)
     with refused(
-        ValueError, "skip_nonfinite = False on ranks 0, 2, 3; skip_nonfinite = True on rank 1"
+        ValueError,
+        "skip_nonfinite = False on ranks 0, 2, 3; skip_nonfinite = True on rank 1",
     ):
         make(name, Net(), skip_nonfinite=rank == 1)
     with refused(ValueError, "0.05", "on ranks 0, 1, 3", "0.5", "on rank 2"):
@@ -370,7 +418,9 @@ def workers_that_differ_are_told_so(name: str) -> None:
     if kinds_taken(name):
         with refused(ValueError, "ratio=4", "on ranks 0, 1, 2", "ratio=2", "on rank 3"):
             make(name, Net(), compressor=BlockSparsifier(2) if rank == 3 else BLOCK)
-    for key in [key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3]:
+    for key in [
+        key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3
+    ]:
         with refused(ValueError, f"{key} = 3 on ranks 0, 1, 3", f"{key} = 5 on rank 2"):
             make(name, Net(), interval=5 if rank == 2 else 3)
     with refused(ValueError, "float64", "float32 on cpu", "rank 1"):
@@ -386,13 +436,19 @@ def workers_that_differ_are_told_so(name: str) -> None:
     if rank == 1:
         heads = [other_weight, other_bias, weight, bias]
     with refused(
-        ValueError, "4 = head.weight", "on ranks 0, 2, 3", "4 = other.weight", "on rank 1"
+        ValueError,
+        "4 = head.weight",
+        "on ranks 0, 2, 3",
+        "4 = other.weight",
+        "on rank 1",
     ):
         algorithms()[name](
             [*trunk, *heads], lr=LR, momentum=MOMENTUM, **own_settings(name, [BLOCK])
         )
     other = next(each for each in ("sgd", "local_sgd") if each != name)
-    with refused(ValueError, f"method = {name} on ranks", f"method = {other} on rank 1"):
+    with refused(
+        ValueError, f"method = {name} on ranks", f"method = {other} on rank 1"
+    ):
         make(other if rank == 1 else name, Net())
     train(make(name, model := Net()), model, range(1, 3))
 
@@ -407,8 +463,11 @@ def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
         return optimizer, model
 
     optimizer, model = made()
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
-    for loss in (1.0, 2.0 - 2 * rank):  # each worker's own: only worker 0's is worse than before
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=0
+    )
+    # Each worker's own: only worker 0's is worse than before
+    for loss in (1.0, 2.0 - 2 * rank):
         plateau.step(loss)
     words = (
         "all workers must enter consensus() together and alike",
@@ -421,7 +480,9 @@ def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
         consensus_checkpoint("never", model, optimizer)
     optimizer.param_groups[0]["lr"] = LR
     model.conv.requires_grad_(rank != 2)
-    with refused(CollectiveError, "frozen parameters = [[0, 1]] on rank 2", "freeze and thaw"):
+    with refused(
+        CollectiveError, "frozen parameters = [[0, 1]] on rank 2", "freeze and thaw"
+    ):
         optimizer.consensus().__enter__()
     model.conv.requires_grad_(True)
     optimizer.num_steps += rank == 3
@@ -433,20 +494,26 @@ def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
     if optimizer.workers_differ:
         optimizer.consensus().__enter__()
     else:
-        words = ("sum of the bits of all parameters = ", "on rank 1", "optimizer.reanchor() on all")
+        words = (
+            "sum of the bits of all parameters = ",
+            "on rank 1",
+            "optimizer.reanchor() on all",
+        )
         with refused(CollectiveError, *words):
             optimizer.consensus().__enter__()
 
     optimizer, model = made(skip_nonfinite=True)
     optimizer.param_groups[0]["momentum"] = 0.8 if rank == 1 else MOMENTUM
     with refused(
-        ValueError, "momentum of group 0 = 0.9 on ranks 0, 2, 3; momentum of group 0 = 0.8"
+        ValueError,
+        "momentum of group 0 = 0.9 on ranks 0, 2, 3; momentum of group 0 = 0.8",
     ):
         optimizer.step()
     optimizer = make(name, model := Net())
     optimizer.param_groups[0]["lr"] = 0.1 if rank == 1 else LR
     with refused(
-        ValueError, "lr of group 0 = 0.05 on ranks 0, 2, 3; lr of group 0 = 0.1 on rank 1"
+        ValueError,
+        "lr of group 0 = 0.05 on ranks 0, 2, 3; lr of group 0 = 0.1 on rank 1",
     ):
         train(optimizer, model, range(1, 2))
 
@@ -476,7 +543,9 @@ def a_ddp_that_sends_nothing_changes_nothing(name: str) -> None:
     ends = []
     for in_ddp in (False, True):
         optimizer = make(name, model := Net())
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False) if in_ddp else model
+        wrapped = (
+            DistributedDataParallel(model, broadcast_buffers=False) if in_ddp else model
+        )
         if in_ddp:
             wrapped.register_comm_hook(None, noop_hook)
         train(optimizer, wrapped, range(1, 9))
@@ -497,13 +566,13 @@ def what_one_worker_leaves_out_others_train(name: str) -> None:
         if dist.get_rank() != 1 or step < 6:
             loss_of(model, step, dist.get_rank(), both=dist.get_rank() != 1).backward()
         optimizer.step()
-    assert (
-        optimizer.num_steps == 8
-        and optimizer.traffic.training() == optimizer.expected_traffic(8).training()
-    )
+    assert optimizer.num_steps == 8
+    assert optimizer.traffic.training() == optimizer.expected_traffic(8).training()
     with optimizer.consensus():
         inside = everyones(values(model))
-    common = [inside] if optimizer.workers_differ else [inside, everyones(values(model))]
+    common = (
+        [inside] if optimizer.workers_differ else [inside, everyones(values(model))]
+    )
     assert all(torch.equal(same[0], other) for same in common for other in same)
     assert name not in JOINT or not torch.equal(
         model.other.weight, Net(dtype=torch.float32).other.weight
@@ -523,10 +592,13 @@ def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list
         for step in range(1, 9):
             optimizer.zero_grad()
             loss = loss_of(model, step, dist.get_rank())
-            (loss * float("nan") if (step, dist.get_rank()) == (2, 1) else loss).backward()
+            (
+                loss * float("nan") if (step, dist.get_rank()) == (2, 1) else loss
+            ).backward()
             optimizer.step()
     assert (
-        optimizer.traffic.training() == optimizer.expected_traffic(optimizer.num_steps).training()
+        optimizer.traffic.training()
+        == optimizer.expected_traffic(optimizer.num_steps).training()
     )
     return optimizer, values(model), [str(each.message) for each in warned]
 
@@ -536,8 +608,12 @@ def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
     for _ in range(2):
         optimizer, _, said = with_nan(name)
         bits = [optimizer.expected_traffic(step).training_bits for step in range(9)]
-        sent_at = next((step for step in range(2, 9) if bits[step] > bits[step - 1]), None)
-        if sent_at is None or (dist.get_rank() != 1 and name in ("noloco", "qsr") and not said):
+        sent_at = next(
+            (step for step in range(2, 9) if bits[step] > bits[step - 1]), None
+        )
+        if sent_at is None or (
+            dist.get_rank() != 1 and name in ("noloco", "qsr") and not said
+        ):
             assert said == []
             continue
         (words,) = said
@@ -553,12 +629,15 @@ def a_step_that_is_not_finite_is_skipped_by_all(name: str) -> None:
     without = make(name, model := Net())
     train(without, model, range(1, 2))
     train(without, model, range(3, 9))
-    assert torch.equal(skipped, values(model)) and optimizer.num_steps == 7
+    assert torch.equal(skipped, values(model))
+    assert optimizer.num_steps == 7
     (words,) = said
     assert words.startswith(
         f"{name}: all workers left step 2 out, since gradients of worker 1 are not finite"
     )
-    control, usual = (each.traffic[Purpose.CONTROL].bits for each in (optimizer, without))
+    control, usual = (
+        each.traffic[Purpose.CONTROL].bits for each in (optimizer, without)
+    )
     assert control - usual == 8 * 72
 
 
@@ -624,7 +703,9 @@ CASES: dict[str, Callable[[], None]] = {
 def the_guide_runs_as_it_stands() -> None:
     """Its snippets, after a few steps of a script; a checkpoint is read after the model has gone
     on."""
-    model = nn.Sequential(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
+    model = nn.Sequential(
+        nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2)
+    )
     optimizer = algorithms()["mcser"](
         model.parameters(),
         lr=0.1,
@@ -647,7 +728,9 @@ def the_guide_runs_as_it_stands() -> None:
     }
     saved = values(model)
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        for code in re.findall("```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL):
+        for code in re.findall(
+            "```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL
+        ):
             save, load, restore = code.partition("if newest")
             exec(save, names)
             if load:

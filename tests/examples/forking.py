@@ -45,7 +45,11 @@ def environment(rank: int, port: int) -> dict[str, str]:
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
     }
-    return dict.fromkeys(of_worker, str(rank)) | dict.fromkeys(of_all, str(NUM_WORKERS)) | others
+    return (
+        dict.fromkeys(of_worker, str(rank))
+        | dict.fromkeys(of_all, str(NUM_WORKERS))
+        | others
+    )
 
 
 def free_port() -> int:
@@ -81,7 +85,8 @@ def become(request: dict[str, Any], rank: int, port: int) -> None:
 def next_script() -> str | None:
     """Serve until there is no more to do, which is None; in a worker the script to run."""
     for line in sys.stdin:
-        request, port = json.loads(line), free_port()
+        request = json.loads(line)
+        port = free_port()
         workers = []
         for rank in range(NUM_WORKERS):
             worker = os.fork()

@@ -15,9 +15,18 @@ from torch import nn
 from torch.distributed import init_process_group, destroy_process_group
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-out_dir, max_iters = sys.argv[1], 16
-eval_interval, eval_iters, learning_rate, weight_decay, beta1, beta2 = 4, 2, 1e-2, 0.1, 0.9, 0.95
-wandb_log, always_save_checkpoint, compile, init_from = False, False, True, 'scratch'
+out_dir = (sys.argv[1])
+max_iters = (16)
+eval_interval = (4)
+eval_iters = (2)
+learning_rate = (1e-2)
+weight_decay = (0.1)
+beta1 = (0.9)
+beta2 = (0.95)
+wandb_log = (False)
+always_save_checkpoint = (False)
+compile = (True)
+init_from = ('scratch')
 ddp = int(os.environ.get('RANK', -1)) != -1
 init_process_group(backend='gloo')
 ddp_rank = int(os.environ['RANK'])
@@ -53,7 +62,8 @@ def estimate_loss():
     return {'val': torch.stack(losses).mean()}
 
 
-iter_num, best_val_loss = 0, 1e9
+iter_num = (0)
+best_val_loss = (1e9)
 model = GPT()
 scaler = torch.amp.GradScaler('cpu', enabled=False)
 optimizer = model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), device_type)

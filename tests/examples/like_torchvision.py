@@ -57,7 +57,8 @@ def made_up(num_images, seed):
 def main(args):
     torch.distributed.init_process_group(backend="gloo")
     args.distributed, args.world_size, device = True, torch.distributed.get_world_size(), torch.device("cpu")
-    dataset, dataset_test = made_up(512, 1), made_up(128, 2)
+    dataset = (made_up(512, 1))
+    dataset_test = (made_up(128, 2))
     train_sampler = torch.utils.data.distributed.DistributedSampler(dataset)
     test_sampler = torch.utils.data.distributed.DistributedSampler(dataset_test, shuffle=False)
     data_loader = DataLoader(dataset, batch_size=args.batch_size, sampler=train_sampler)

@@ -38,7 +38,13 @@ from cser_bench.algorithms.core.checkpoints import METADATA
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
-LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema": 7, "nanogpt": 5}
+LAST = {
+    "plain": 7,
+    "transformers_trainer": 7,
+    "lightning_trainer": 8,
+    "timm_ema": 7,
+    "nanogpt": 5,
+}
 """Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first
 one's."""
 SHARDED = "fsdp2_compressed_gradients"
@@ -49,7 +55,12 @@ OWN_METHOD = "growing_local_sgd"
 """The example that is no script, which tests/harness/test_own_methods.py tries."""
 OWN_OPTIMIZER = "torch_local_sgd"
 """Likewise, which tests/algorithms/test_check_optimizers.py tries."""
-LIKE = {"like_nanogpt": 8, "like_torchvision": 8, "like_accelerate": 5, "like_fabric": 5}
+LIKE = {
+    "like_nanogpt": 8,
+    "like_torchvision": 8,
+    "like_accelerate": 5,
+    "like_fabric": 5,
+}
 """The same of the scripts here that the guide's differences change."""
 NEEDS = {
     "transformers_trainer": "accelerate",
@@ -76,9 +87,12 @@ class Launcher:
             words, env=environment(), stdin=pipe, stdout=pipe, text=True
         )
 
-    def __call__(self, folder: Path, script: str, *arguments: object) -> tuple[str, list[int]]:
+    def __call__(
+        self, folder: Path, script: str, *arguments: object
+    ) -> tuple[str, list[int]]:
         """What a script of these tests' printed, and the workers' exit statuses."""
-        assert self._server.stdin and self._server.stdout
+        assert self._server.stdin
+        assert self._server.stdout
         output = folder / "output"
         output.write_text("")
         words = [str(ROOT / "tests/examples" / script), *map(str, arguments)]
@@ -102,7 +116,10 @@ def launch() -> Iterator[Launcher]:
 
 def logged(log: Path) -> list[list[dict[str, Any]]]:
     """What each rank wrote."""
-    lines = [Path(f"{log}-{rank}.jsonl").read_text().splitlines() for rank in range(NUM_WORKERS)]
+    lines = [
+        Path(f"{log}-{rank}.jsonl").read_text().splitlines()
+        for rank in range(NUM_WORKERS)
+    ]
     return [[json.loads(each) for each in rank] for rank in lines]
 
 
@@ -111,7 +128,9 @@ def start(
 ) -> tuple[str, list[int], list[list[dict[str, Any]]]]:
     """What a script printed, its exit statuses, and what each rank saw at each `consensus()`."""
     log = folder / f"attempt-{attempt}"
-    said, statuses = launch(folder, "watched.py", log, killed_after, script, folder / "saved")
+    said, statuses = launch(
+        folder, "watched.py", log, killed_after, script, folder / "saved"
+    )
     return said, statuses, logged(log)
 
 
@@ -119,7 +138,9 @@ def losses(said: str) -> list[float]:
     """Those that were evaluated, which are printed as `loss 0.25` or `'eval_loss': '0.25'`."""
     return [
         float(number)
-        for number in re.findall(r"\b(?:eval_)?loss(?: |': ')(\d+\.\d+)(?!.*learning_rate)", said)
+        for number in re.findall(
+            r"\b(?:eval_)?loss(?: |': ')(\d+\.\d+)(?!.*learning_rate)", said
+        )
     ]
 
 
@@ -165,29 +186,39 @@ def test_an_example_or_a_script_changed_as_the_guide_has_it(
 @pytest.mark.whole
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(
-    not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook"
+    not hasattr(FSDPModule, "set_custom_reduce_scatter"),
+    reason="an older FSDP2 has no such hook",
 )
 def test_gradients_of_fsdp2_are_compressed(tmp_path: Path, launch: Launcher) -> None:
     """What is applied is the mean, less what the rounding loses, which fed back is nothing in the
     long run."""
     script = ROOT / f"examples/{SHARDED}.py"
-    said, statuses = launch(tmp_path, "watched_reduce_scatter.py", tmp_path / "log", script)
+    said, statuses = launch(
+        tmp_path, "watched_reduce_scatter.py", tmp_path / "log", script
+    )
     assert statuses == [0, 0], said
     slices = [
         (20 * 512 + 512) / 2,
         (6 * 512 + 6) / 2,
     ]  # of 5 rows FSDP makes 6, which 2 ranks can share
     for rank in logged(tmp_path / "log"):
-        seen = [(each["bits"], each["is_fed_back"], each["payload_bits"]) for each in rank]
+        seen = [
+            (each["bits"], each["is_fed_back"], each["payload_bits"]) for each in rank
+        ]
         assert seen == [
-            (bits, is_fed_back, 60 * NUM_WORKERS * math.ceil(numel / 256) * (32 + 256 * bits))
+            (
+                bits,
+                is_fed_back,
+                60 * NUM_WORKERS * math.ceil(numel / 256) * (32 + 256 * bits),
+            )
             for bits, is_fed_back in ((4, False), (1, False), (1, True))
             for numel in slices
         ]
         for each in rank:
             assert each["lost"] < 1e-5 if each["is_fed_back"] else each["lost"] > 1e-3
     whole, four_bits, one_bit, fed_back = losses(said)
-    assert whole < 0.4 and abs(four_bits - whole) < 0.01
+    assert whole < 0.4
+    assert abs(four_bits - whole) < 0.01
     assert abs(fed_back - whole) < abs(one_bit - whole)
 
 
@@ -197,7 +228,8 @@ def test_ddp_with_the_hook_ends_with_what_its_docstring_shows_and_goes_on(
     tmp_path: Path, launch: Launcher
 ) -> None:
     """It goes on from the last epoch that both workers saved, to the bit: all is in one bucket."""
-    script, saved = ROOT / f"examples/{HOOK}.py", tmp_path / "saved"
+    script = ROOT / f"examples/{HOOK}.py"
+    saved = tmp_path / "saved"
     words = ("watched.py", tmp_path / "log", 0, script, saved)
     said, statuses = launch(tmp_path, *words)
     assert statuses == [0, 0], said
@@ -206,28 +238,40 @@ def test_ddp_with_the_hook_ends_with_what_its_docstring_shows_and_goes_on(
     assert [sent, by_ddp] == shown[1:]
     [accuracy] = re.findall(r"accuracy (\d\.\d{3})$", scores)
     assert float(accuracy) == pytest.approx(float(shown[0][-5:]), abs=0.05)
-    num_sent = 4 * 63 * (1797 // 192) * (4 + 4)  # as the plain loop sends, whose network this is
+    # As the plain loop sends, whose network this is
+    num_sent = 4 * 63 * (1797 // 192) * (4 + 4)
     assert sent == f"each worker sent:    {num_sent:,} bytes in {4 * 63} steps"
-    states = [torch.load(saved / "epoch-4" / f"{rank}.pt") for rank in range(NUM_WORKERS)]
+    states = [
+        torch.load(saved / "epoch-4" / f"{rank}.pt") for rank in range(NUM_WORKERS)
+    ]
     (saved / "epoch-3" / "1.pt").unlink()
     shutil.rmtree(saved / "epoch-4")
     said_then, statuses = launch(tmp_path, *words)
     assert statuses == [0, 0], said_then
-    assert [line for line in said_then.splitlines() if "epoch" in line] == said.splitlines()[2:4]
+    assert [
+        line for line in said_then.splitlines() if "epoch" in line
+    ] == said.splitlines()[2:4]
     for rank, before in enumerate(states):
         after = torch.load(saved / "epoch-4" / f"{rank}.pt")
         for name, error in before["hook"]["errors"].items():
             assert torch.equal(error, after["hook"]["errors"][name])
     weights = [state["model"]["0.weight"] for state in states]
     errors = [state["hook"]["errors"]["0.weight"] for state in states]
-    assert torch.equal(*weights) and not torch.equal(*errors)
+    assert torch.equal(*weights)
+    assert not torch.equal(*errors)
 
 
 @pytest.mark.whole
-def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path: Path) -> None:
+def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(
+    tmp_path: Path,
+) -> None:
     """Scores are other ones on other processors; what is sent is the same everywhere."""
     script = ROOT / "examples/plain.py"
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
+    launcher = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={NUM_WORKERS}",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, str(script)],
         cwd=tmp_path,
@@ -244,9 +288,12 @@ def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path:
     assert float(accuracy) == pytest.approx(float(shown[0][-5:]), abs=0.05)
     # A linear layer of 20 to 64, batch normalisation, and one of 64 to 5; of 4,000 samples a
     # worker has half, in batches of 32 and a smaller last one.
-    num_parameters, num_steps = 20 * 64 + 64 + 2 * 64 + 64 * 5 + 5, 4 * 63
-    num_sent = num_steps * (num_parameters // 192) * (4 + 4)  # each number in fp32, and its place
-    num_by_ddp = num_steps * num_parameters * 4  # two workers' rings carry a message once
+    num_parameters = 20 * 64 + 64 + 2 * 64 + 64 * 5 + 5
+    num_steps = 4 * 63
+    # Each number in fp32, and its place
+    num_sent = num_steps * (num_parameters // 192) * (4 + 4)
+    # Two workers' rings carry a message once
+    num_by_ddp = num_steps * num_parameters * 4
     assert sent == f"each worker sent:    {num_sent:,} bytes in {num_steps} steps"
     assert by_ddp.startswith(f"DDP would have sent: {num_by_ddp:,} bytes in fp32, ")
     assert by_ddp.endswith(f" {num_by_ddp / num_sent:.1f} times as much")
@@ -254,14 +301,23 @@ def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path:
 
 def test_the_page_on_examples_has_each_with_its_command() -> None:
     page = (ROOT / "examples" / "README.md").read_text()
-    rows = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|.*? \| `(.*?)` \|", page, re.MULTILINE)
-    assert {name for name, _ in rows} == {path.name for path in (ROOT / "examples").glob("*.py")}
+    rows = re.findall(
+        r"^\| \[(\w+\.py)\]\(\1\) \|.*? \| `(.*?)` \|", page, re.MULTILINE
+    )
+    assert {name for name, _ in rows} == {
+        path.name for path in (ROOT / "examples").glob("*.py")
+    }
     assert all(command.endswith(f"examples/{name}") for name, command in rows)
 
 
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys() | {SHARDED, HOOK, OWN_METHOD, OWN_OPTIMIZER}
+    assert {path.stem for path in files} == LAST.keys() | {
+        SHARDED,
+        HOOK,
+        OWN_METHOD,
+        OWN_OPTIMIZER,
+    }
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
@@ -286,15 +342,21 @@ def difference(name: str) -> list[str]:
 
 
 def test_each_frameworks_page_is_in_the_guides_table() -> None:
-    linked = re.findall(r"^\| \[\w+\]\(frameworks/(\w+)\.md\)", GUIDE.read_text(), re.MULTILINE)
+    linked = re.findall(
+        r"^\| \[\w+\]\(frameworks/(\w+)\.md\)", GUIDE.read_text(), re.MULTILINE
+    )
     assert linked == list(DIFFERENCES.values())
     assert {path.stem for path in FRAMEWORKS.glob("*.md")} == set(linked)
 
 
 def test_the_guide_counts_the_lines_of_its_differences() -> None:
     """In the table are those that were added to a framework's own script."""
-    rows = re.findall(r"^\| \[(\w+)\].*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE)
-    counted = {f"like_{framework.lower()}": int(num_lines) for framework, num_lines in rows}
+    rows = re.findall(
+        r"^\| \[(\w+)\].*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE
+    )
+    counted = {
+        f"like_{framework.lower()}": int(num_lines) for framework, num_lines in rows
+    }
     for name in LIKE:
         added = [line for line in difference(name) if line.startswith("+")]
         assert counted[name] == len(added), name
@@ -314,27 +376,43 @@ def changed(name: str, folder: Path) -> Path:
     return path
 
 
-def test_nanogpts_own_checkpoint_has_what_its_sampling_and_resuming_read(tmp_path: Path) -> None:
+def test_nanogpts_own_checkpoint_has_what_its_sampling_and_resuming_read(
+    tmp_path: Path,
+) -> None:
     page = (FRAMEWORKS / "nanogpt.md").read_text()
     [line] = re.findall(r"^    (optimizer\.consensus.*)$", page, re.MULTILINE)
     model = nn.Linear(2, 2)
     numbers: dict[str, Any] = {"iter_num": 4, "best_val_loss": 0.5}
-    kept = {"model_args": {"n_layer": 2}, "config": {"dataset": "openwebtext"}, **numbers}
-    names = {"os": os, "torch": torch, "raw_model": model, "out_dir": str(tmp_path), **kept}
+    kept = {
+        "model_args": {"n_layer": 2},
+        "config": {"dataset": "openwebtext"},
+        **numbers,
+    }
+    names = {
+        "os": os,
+        "torch": torch,
+        "raw_model": model,
+        "out_dir": str(tmp_path),
+        **kept,
+    }
     names["optimizer"] = SGD(model.parameters(), lr=0.1, collectives=SoloCollectives())
     exec(line, names | {"master_process": False})
     assert not (tmp_path / "ckpt.pt").exists()
     exec(line, names | {"master_process": True})
     saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
-    assert torch.equal(saved.pop("model")["weight"], model.weight) and saved == kept
+    assert torch.equal(saved.pop("model")["weight"], model.weight)
+    assert saved == kept
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENCES if name not in LIKE])
 def test_the_guides_differences_are_lines_of_the_examples(name: str) -> None:
     """In their order."""
     lines = iter((ROOT / f"examples/{name}.py").read_text().splitlines())
-    kept = [line for line in difference(name) if not line.startswith("-") and line != "..."]
-    assert kept and [line for line in kept if line[1:] not in lines] == []
+    kept = [
+        line for line in difference(name) if not line.startswith("-") and line != "..."
+    ]
+    assert kept
+    assert [line for line in kept if line[1:] not in lines] == []
 
 
 @pytest.mark.parametrize("name", ["EMAWeightAveraging", "StochasticWeightAveraging"])
@@ -349,7 +427,9 @@ def test_lightnings_averages_of_each_workers_own_are_refused(name: str) -> None:
     exec(definitions, names)
     settings = {"swa_lrs": 0.1} if name.startswith("Stochastic") else {}
     trainer = SimpleNamespace(callbacks=[getattr(callbacks, name)(**settings)])
-    with pytest.raises(ValueError, match=rf"{name} would validate and keep each worker's own"):
+    with pytest.raises(
+        ValueError, match=rf"{name} would validate and keep each worker's own"
+    ):
         names["ConsensusStrategy"]().setup_optimizers(trainer)
 
 
@@ -362,9 +442,17 @@ def test_readme_shows_what_the_plain_loop_ends_with() -> None:
 
 def test_readme_quotes_the_plain_loop() -> None:
     """What is left of its difference is in that script, line by line and in that order."""
-    shown = (ROOT / "README.md").read_text().split("```diff\n")[1].split("```")[0].splitlines()
+    shown = (
+        (ROOT / "README.md")
+        .read_text()
+        .split("```diff\n")[1]
+        .split("```")[0]
+        .splitlines()
+    )
     lines = iter((ROOT / "examples/plain.py").read_text().splitlines())
-    assert [line for line in shown if not line.startswith("-") and line[1:] not in lines] == []
+    assert [
+        line for line in shown if not line.startswith("-") and line[1:] not in lines
+    ] == []
 
 
 def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
@@ -378,7 +466,9 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
     newest = newest_checkpoint(tmp_path)
     assert newest == tmp_path / "step-10"
     assert load_checkpoint(newest, model, optimizer) == {"step": 10}
-    with pytest.raises(FileNotFoundError, match="step-11 is no checkpoint, or not whole"):
+    with pytest.raises(
+        FileNotFoundError, match="step-11 is no checkpoint, or not whole"
+    ):
         load_checkpoint(tmp_path / "step-11", model, optimizer)
     with pytest.raises(ValueError, match=r"holds no 'schedule', but \['step'\]"):
         load_checkpoint(newest, model, optimizer, schedule=ConstantLR(optimizer))
@@ -395,20 +485,22 @@ def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an
     tmp_path: Path,
 ) -> None:
     draws = [random.random, np.random.random, lambda: torch.rand(1).item()]
-    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    model = nn.Linear(2, 2)
+    other = nn.Linear(2, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     consensus_checkpoint(tmp_path / "step-1", model, optimizer, step=1)
     drawn = [draw() for draw in draws]
     assert load_checkpoint(tmp_path / "step-1", model, optimizer) == {"step": 1}
     assert [draw() for draw in draws] == drawn
-    assert load_checkpoint(tmp_path / "step-1", other) == {"step": 1} and torch.equal(
-        other.weight, model.weight
-    )
+    assert load_checkpoint(tmp_path / "step-1", other) == {"step": 1}
+    assert torch.equal(other.weight, model.weight)
     assert [draw() for draw in draws] != drawn
 
 
 @pytest.mark.whole
-def test_a_worker_that_cannot_write_its_checkpoint_stops_all_of_them(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_write_its_checkpoint_stops_all_of_them(
+    tmp_path: Path,
+) -> None:
     """At once, each by an error: none waits for one that has raised."""
 
     def train(collectives: Collectives) -> str:
@@ -423,5 +515,6 @@ def test_a_worker_that_cannot_write_its_checkpoint_stops_all_of_them(tmp_path: P
         return "saved"
 
     ended = run_workers(train, 2)
-    assert ended[0] == "OSError" and ended[1] != "saved"
+    assert ended[0] == "OSError"
+    assert ended[1] != "saved"
     assert newest_checkpoint(tmp_path) is None

@@ -25,18 +25,18 @@ import torch
 from cser_bench.algorithms import DistributedOptimizer
 
 RANK = os.environ["RANK"]
-LOG, OTHERS, KILLED_AFTER = (
-    f"{sys.argv[1]}-{RANK}.jsonl",
-    f"{sys.argv[1]}-0.jsonl",
-    int(sys.argv[2]),
-)
+LOG = f"{sys.argv[1]}-{RANK}.jsonl"
+OTHERS = f"{sys.argv[1]}-0.jsonl"
+KILLED_AFTER = int(sys.argv[2])
 consensus = DistributedOptimizer.consensus
 seen: list[str] = []
 
 
 def digest(state: Any) -> str:
     """Return a digest of numbers and names alone: pickled bytes also tell which equal objects are one."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=bits).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(state, sort_keys=True, default=bits).encode()
+    ).hexdigest()
 
 
 def bits(tensor: torch.Tensor) -> list[Any]:
@@ -50,10 +50,14 @@ def bits(tensor: torch.Tensor) -> list[Any]:
 def watched(self: DistributedOptimizer, *given: Any, **named: Any) -> Iterator[None]:
     with consensus(self, *given, **named):
         modules = [*given[:1], *named.get("averages", [])]
-        inside = digest([self.flat.parameters, *(module.state_dict() for module in modules)])
+        inside = digest(
+            [self.flat.parameters, *(module.state_dict() for module in modules)]
+        )
         yield
     seen.append(
-        json.dumps({"step": self.num_steps, "inside": inside, "own": digest(self.state_dict())})
+        json.dumps(
+            {"step": self.num_steps, "inside": inside, "own": digest(self.state_dict())}
+        )
         + "\n"
     )
     with open(LOG, "w") as log:

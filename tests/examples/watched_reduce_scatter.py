@@ -38,7 +38,11 @@ class Watched:
         self.exact, self.applied = torch.zeros(()).double(), torch.zeros(()).double()
 
     def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
     ) -> None:
         self.exact = self.exact + mean_of_own_slice(input_tensor.view(group.size(), -1))
         self.inner(output_tensor, input_tensor, group, op)
@@ -50,7 +54,9 @@ class Watched:
             "bits": self.inner.compressor.bits,
             "payload_bits": self.inner.payload_bits,
             "is_fed_back": self.inner.error is not None,
-            "lost": float((self.exact - self.applied - kept).abs().max() / self.exact.abs().max()),
+            "lost": float(
+                (self.exact - self.applied - kept).abs().max() / self.exact.abs().max()
+            ),
         }
 
 

@@ -52,7 +52,9 @@ CSER = {
 }
 
 
-def small_config(algorithm: str = "sgd", table: Table | None = None, **changes: Any) -> RunConfig:
+def small_config(
+    algorithm: str = "sgd", table: Table | None = None, **changes: Any
+) -> RunConfig:
     """A run of 40 steps: scores after 20 and 40, a look at the loss after 25 too."""
     given: Table = {
         "task": {"name": "blobs"},
@@ -85,13 +87,17 @@ def settings_of(name: str, compressor: Table) -> Table:
 
     All others are what the method itself says that it is to be tried with.
     """
-    method, table = methods()[name], Table()
+    method = methods()[name]
+    table = Table()
     stated = {**(method.no_compression or {}), **method.tried_with}
     for key, setting in method.declared.items():
-        kind, required = setting.declared, setting.is_required
+        kind = setting.declared
+        required = setting.is_required
         if required:
             is_compressor = isinstance(kind, type) and issubclass(kind, Compressor)
-            table[key] = dict(compressor) if is_compressor else 3 if kind is int else stated[key]
+            table[key] = (
+                dict(compressor) if is_compressor else 3 if kind is int else stated[key]
+            )
     return table
 
 
@@ -127,7 +133,8 @@ def attempt_in_threads(
     `asked`: by rank, the function that a worker asks whether to stop.
     """
 
-    turn, make = threading.Lock(), training.trainable
+    turn = threading.Lock()
+    make = training.trainable
 
     def made_in_turn(config: RunConfig, device: torch.device) -> nn.Module:
         with turn:  # nn.Module draws from a generator that all threads share
@@ -137,7 +144,9 @@ def attempt_in_threads(
         prepare_thread()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training, "trainable", made_in_turn)
-            run_workers(lambda own: train(job, own, asked(own.rank)), job.run.config.num_workers)
+            run_workers(
+                lambda own: train(job, own, asked(own.rank)), job.run.config.num_workers
+            )
 
     return recorded(job, work)
 
@@ -151,7 +160,9 @@ class DoctoredSamples(TensorSamples):
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
-        for number, batch in enumerate(super().training_batches(indices, seed, rank, first_step)):
+        for number, batch in enumerate(
+            super().training_batches(indices, seed, rank, first_step)
+        ):
             self.hook(rank, first_step + number)
             yield batch
 
@@ -162,7 +173,9 @@ class DoctoredBlobs(Blobs):
 
     hook: Hook = lambda rank, step: None
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> DoctoredSamples:
+    def load(
+        self, data: Path | None, spec: TaskSpec, device: torch.device
+    ) -> DoctoredSamples:
         samples = super().load(data, spec, device)
         tensors = {each.name: getattr(samples, each.name) for each in fields(samples)}
         return DoctoredSamples(**tensors, hook=self.hook)
@@ -283,7 +296,12 @@ def environment() -> dict[str, str]:
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` and keep what it says."""
     return subprocess.run(
-        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
+        words,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
 
 
@@ -295,14 +313,20 @@ class CommandLine:
 
     def out(self, *words: str | Path, code: int = 0) -> str:
         """What a command prints that ends with this code; it complains of nothing if that is 0."""
-        ended, said = main(list(map(str, words))), self._capsys.readouterr()
+        ended = main(list(map(str, words)))
+        said = self._capsys.readouterr()
         assert ended == code and (code or not said.err), said
         return said.out
 
     def refused(self, *words: str | Path, code: int = 2) -> str:
         """The one sentence with which a command refuses."""
-        ended, said = main(list(map(str, words))), self._capsys.readouterr()
-        assert ended == code and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+        ended = main(list(map(str, words)))
+        said = self._capsys.readouterr()
+        assert (
+            ended == code
+            and said.err.startswith("error: ")
+            and said.err.count("\n") == 1
+        ), said
         return said.err.strip().removeprefix("error: ")
 
 
@@ -318,13 +342,18 @@ class Quiet:
     @property
     def ends(self) -> dict[str, str | None]:
         lines = [
-            each.partition("] ")[2].partition(": ") for each in self.said if each.startswith("[")
+            each.partition("] ")[2].partition(": ")
+            for each in self.said
+            if each.startswith("[")
         ]
         verdicts = {
             name.replace(" seed", ""): verdict.removeprefix("FAILED, ")
             for name, _, verdict in lines
         }
-        return {name: None if verdict == "done" else verdict for name, verdict in verdicts.items()}
+        return {
+            name: None if verdict == "done" else verdict
+            for name, verdict in verdicts.items()
+        }
 
 
 def launch_options(
@@ -346,7 +375,10 @@ def launch_options(
 def only(spec: Table, row: str, **changes: Any) -> Table:
     """The spec with this row alone and one seed."""
     rows = [each | changes for each in spec["rows"] if each["row"] == row]
-    return spec | {"rows": rows, "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]}}
+    return spec | {
+        "rows": rows,
+        "statistics": spec["statistics"] | {"baseline": row, "seeds": [1]},
+    }
 
 
 class Killed(BaseException):
@@ -369,7 +401,9 @@ def killed_at(moment: int) -> Iterator[list[str]]:
             with lock:
                 if len(done) >= moment:
                     if name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode):
-                        os.ftruncate(arguments[0], max(0, os.fstat(arguments[0]).st_size - 10))
+                        os.ftruncate(
+                            arguments[0], max(0, os.fstat(arguments[0]).st_size - 10)
+                        )
                     done.append("killed")
                     raise Killed(f"killed before change {moment}, {name}")
                 done.append(name)

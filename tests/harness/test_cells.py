@@ -22,7 +22,12 @@ WIDE = {"widths": [8, 16]}
 CELLS = [
     {"cell": "narrow-10", "num_steps": 10},
     {"cell": "narrow-20", "num_steps": 20},
-    {"cell": "wide-10", "model_options": WIDE, "num_steps": 10, "learning_rates": [0.02, 0.2]},
+    {
+        "cell": "wide-10",
+        "model_options": WIDE,
+        "num_steps": 10,
+        "learning_rates": [0.02, 0.2],
+    },
     {"cell": "wide-40", "model_options": WIDE, "num_steps": 40, "seeds": [1]},
     {"cell": "narrow-40", "num_steps": 40},
 ]
@@ -64,17 +69,24 @@ def plan_after(
         if place.name not in scores:
             return None
         return SimpleNamespace(
-            test_accuracy=scores[place.name], test_loss=None, metrics=None, train_loss=0.0
+            test_accuracy=scores[place.name],
+            test_loss=None,
+            metrics=None,
+            train_loss=0.0,
         )
 
     monkeypatch.setattr(tuning, "read_result", result)
     while True:
         trials = make_plan(spec, folder, tuning=True)
-        asked = {run.run_id: run for run in trials.runs if not run.row.startswith(untuned)}
+        asked = {
+            run.run_id: run for run in trials.runs if not run.row.startswith(untuned)
+        }
         if asked.keys() <= scores.keys():
             return trials, make_plan(spec, folder)
         for run in asked.values():
-            apart = math.log(run.config.learning_rate / best(run.row.partition("@")[0], run.config))
+            apart = math.log(
+                run.config.learning_rate / best(run.row.partition("@")[0], run.config)
+            )
             scores[run.run_id] = 1 - abs(apart) / 100
 
 
@@ -102,7 +114,9 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
     ]
     sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
     assert (sizes["sgd"], sizes["sgd@narrow-20"]) == ((742, 30), (742, 20))
-    assert sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
+    assert (
+        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
+    )
     assert sizes["sgd@wide-10"][1] == 10
     configs = {run.row: run.config for run in plan.runs}
     assert configs["sgd@wide-10"].model.options == WIDE
@@ -117,16 +131,28 @@ def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
 ) -> None:
     """The grid of trials goes on until the best is no end; what is between follows from what was
     chosen."""
-    middle = {"cell": "middle-20", "model_options": {"widths": [6, 12]}, "num_steps": 20}
-    trials, plan = plan_after(gridded(cells=[*CELLS, middle]), tmp_path, monkeypatch, by_law)
+    middle = {
+        "cell": "middle-20",
+        "model_options": {"widths": [6, 12]},
+        "num_steps": 20,
+    }
+    trials, plan = plan_after(
+        gridded(cells=[*CELLS, middle]), tmp_path, monkeypatch, by_law
+    )
     sizes = {row.row: row.num_parameters for row in plan.experiment.rows}
-    narrow, inside, wide = (sizes[f"sgd@{cell}"] for cell in ("narrow-10", "middle-20", "wide-10"))
+    narrow, inside, wide = (
+        sizes[f"sgd@{cell}"] for cell in ("narrow-10", "middle-20", "wide-10")
+    )
     share = math.log(inside / narrow) / math.log(wide / narrow)
     assert 0.2 < share < 0.8
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
     tried = {row.row.partition("_lr")[0] for row in trials.experiment.rows}
     assert tried == {f"{row}@{corner}" for row in ("sgd", "cser") for corner in CORNERS}
-    first = [row.learning_rate for row in trials.experiment.rows if row.tunes == "sgd@wide-10"][:2]
+    first = [
+        row.learning_rate
+        for row in trials.experiment.rows
+        if row.tunes == "sgd@wide-10"
+    ][:2]
     assert first == [0.02, 0.2], "a cell's own rates to begin with"
     for row in ("sgd", "cser"):
         corner = {name: rates[f"{row}@{name}"] for name in CORNERS}
@@ -152,12 +178,16 @@ def test_rates_go_on_beyond_the_corners_as_between_them(
     """Two corners that differ in length alone, 10 and 40 steps, whose best rates are 0.1 and
     0.01."""
     table = gridded(
-        cells=[*CELLS, {"cell": "other", "num_steps": steps}], rows=small_spec()["rows"][:1]
+        cells=[*CELLS, {"cell": "other", "num_steps": steps}],
+        rows=small_spec()["rows"][:1],
     )
     del table["rows"][0]["learning_rate"]
     table["rows"][0] |= {"corners": ["narrow-10", "narrow-40"]}
     _, plan = plan_after(
-        table, tmp_path, monkeypatch, lambda row, config: 0.1 if config.num_steps == 10 else 0.01
+        table,
+        tmp_path,
+        monkeypatch,
+        lambda row, config: 0.1 if config.num_steps == 10 else 0.01,
     )
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
     power = math.log(steps / 10) / math.log(40 / 10)
@@ -178,7 +208,8 @@ def test_between_three_lengths_the_two_nearest_give_the_rate(
     beyond 40.
     """
     table = gridded(
-        cells=[*CELLS, {"cell": "other", "num_steps": steps}], rows=small_spec()["rows"][:1]
+        cells=[*CELLS, {"cell": "other", "num_steps": steps}],
+        rows=small_spec()["rows"][:1],
     )
     del table["rows"][0]["learning_rate"]
     table["rows"][0] |= {
@@ -223,15 +254,25 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
     }
     table["tuning"] |= {"num_trials": None, "corners": ["narrow-10", "narrow-40"]}
     del table["tuning"]["num_trials"]
-    table["cells"] = [CELLS[0], {"cell": "narrow-15", "num_steps": 15}, CELLS[1], CELLS[4]]
+    table["cells"] = [
+        CELLS[0],
+        {"cell": "narrow-15", "num_steps": 15},
+        CELLS[1],
+        CELLS[4],
+    ]
     table["rows"] = table["rows"][:2]
 
     def best(row: str, config: RunConfig) -> float:
-        fits = config.settings.get("reset_interval") in (None, 2 if config.num_steps == 10 else 5)
+        fits = config.settings.get("reset_interval") in (
+            None,
+            2 if config.num_steps == 10 else 5,
+        )
         return 0.1 if fits else 0.0001
 
     _, plan = plan_after(table, tmp_path, monkeypatch, best)
-    intervals = {row.row: row.settings.get("reset_interval") for row in plan.experiment.rows}
+    intervals = {
+        row.row: row.settings.get("reset_interval") for row in plan.experiment.rows
+    }
     assert [intervals[f"cser@narrow-{steps}"] for steps in (10, 15, 40)] == [2, 2, 5]
 
 
@@ -241,17 +282,29 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
     table = gridded()
     table["statistics"]["floor"] = "cser"
     _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned=("cser",))
-    assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {"sgd", "ef_sgd"}
+    assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {
+        "sgd",
+        "ef_sgd",
+    }
     assert plan.experiment.floor is None
     assert len(plan.left_out) == 1
     assert plan.left_out[0].startswith("cser is left out: row 'cser@narrow-10'")
     table["statistics"]["declared"] = "before all"
-    contrast = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "?"}
+    contrast = {
+        "row": "cser",
+        "reference": "sgd",
+        "kind": "superiority",
+        "question": "?",
+    }
     with pytest.raises(
         SpecError, match=r"row 'cser@narrow-10' has no learning_rate, and the tuning"
     ):
         plan_after(
-            table | {"contrasts": [contrast]}, tmp_path, monkeypatch, by_law, untuned=("cser",)
+            table | {"contrasts": [contrast]},
+            tmp_path,
+            monkeypatch,
+            by_law,
+            untuned=("cser",),
         )
 
 
@@ -267,7 +320,9 @@ def test_corners_that_are_no_grid_are_refused(
         plan_after(table, tmp_path, monkeypatch, by_law)
 
 
-def test_a_star_chooses_a_row_in_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_star_chooses_a_row_in_all_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trials, plan = plan_after(gridded(), tmp_path, monkeypatch, by_law)
     assert {run.row for run in plan.only(["cser@*"], []).runs} == {
         f"cser@{cell['cell']}" for cell in CELLS

@@ -117,12 +117,17 @@ def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
 
     def work(collectives: Collectives) -> None:
         rank = collectives.rank
-        folder = tmp_path / f"machine-{rank}" if rank and apart == "folder" else tmp_path
+        folder = (
+            tmp_path / f"machine-{rank}" if rank and apart == "folder" else tmp_path
+        )
         name = f"attempt-{rank}" if apart == "attempt" else "attempt"
-        checkpoint.save(folder, 10, {"value": torch.tensor([10.0, rank])}, collectives, name)
+        checkpoint.save(
+            folder, 10, {"value": torch.tensor([10.0, rank])}, collectives, name
+        )
 
     with pytest.raises(
-        CheckpointError, match=r"step 10 is not whole: rank 0 sees no file of rank 1 in .*--results"
+        CheckpointError,
+        match=r"step 10 is not whole: rank 0 sees no file of rank 1 in .*--results",
     ):
         run_workers(work, 2)
     assert load(tmp_path) == (5, 5.0)
@@ -131,12 +136,19 @@ def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
 def test_run_whose_checkpoint_is_refused_fails_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job, write = job_for(small_config("cser", CSER), tmp_path), worker_files.write_durably
-    lost = lambda path, content: None if path.name == "rank-1.pt" else write(path, content)  # noqa: E731
+    job = job_for(small_config("cser", CSER), tmp_path)
+    write = worker_files.write_durably
+
+    def lost(path: Path, content: object) -> None:
+        if path.name != "rank-1.pt":
+            write(path, content)
+
     monkeypatch.setattr(worker_files, "write_durably", lost)
     assert not attempt_in_threads(job)
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "data" and "is not whole" in failure.message and not failure.traceback
+    assert failure.kind == "data"
+    assert "is not whole" in failure.message
+    assert not failure.traceback
     assert capsys.readouterr().out == f"cser seed 1: {failure.message}\n"
     assert saved_step(job.folder) is None
 
@@ -184,7 +196,9 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> 
         with pytest.raises(CheckpointError, match=words):
             load(tmp_path, world_size)
     rewrite(tmp_path / "step-000000005" / "manifest.json", version=7)
-    with pytest.raises(CheckpointError, match="version 7, this program writes 1; delete it"):
+    with pytest.raises(
+        CheckpointError, match="version 7, this program writes 1; delete it"
+    ):
         load(tmp_path)
 
 
@@ -248,7 +262,8 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(
         assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
     # Two workers write in an order of their own, so the same moment may be one worker's or the
     # other's.
-    assert len(found) > 10 and (found[0], found[-1]) == (old, (15, 15.0))
+    assert len(found) > 10
+    assert (found[0], found[-1]) == (old, (15, 15.0))
 
 
 # Killed at any moment
@@ -265,7 +280,8 @@ def launched(
     `kill`: the rank of a process that is killed as soon as there is a checkpoint of this step, or
         of a later one.
     """
-    display, start = Quiet(), launch.start
+    display = Quiet()
+    start = launch.start
 
     def doomed(*arguments: Any) -> Any:
         active = start(*arguments)
@@ -294,7 +310,8 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
 ) -> None:
     spec = changed(only(small_spec(), "cser"), "evaluation.per_epoch", 10)
     plan = make_plan(
-        load_spec(write_spec(tmp_path, changed(spec, "training.num_epochs", 4))), tmp_path
+        load_spec(write_spec(tmp_path, changed(spec, "training.num_epochs", 4))),
+        tmp_path,
     )
     (run,) = plan.runs
     folder = tmp_path / "small" / run.run_id
@@ -302,17 +319,20 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
         failures, said = launched(plan, tmp_path, kill)
         assert failures == 1, said
         failure = read_record(folder / "failure.json", Failure)
-        assert (
-            failure.kind == "oom" and "was killed" in failure.message and "batch" in failure.message
-        )
+        assert failure.kind == "oom"
+        assert "was killed" in failure.message
+        assert "batch" in failure.message
     assert launched(plan, tmp_path) == (0, {"cser 1": None})
     resumed = [attempt.resumed_from_step for attempt in read_run(folder).run.attempts]
-    assert resumed == sorted(resumed) and resumed[-1] >= 60
+    assert resumed == sorted(resumed)
+    assert resumed[-1] >= 60
     whole = done(run.config, tmp_path / "whole", checkpoint_minutes=60.0)
     assert comparable(folder) == comparable(whole.folder)
 
 
-def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(
+    tmp_path: Path,
+) -> None:
     # 30 steps, with scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's
     # losses after 25.
     config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
@@ -321,12 +341,20 @@ def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: P
         assert attempt_stacked(whole)
     # A heartbeat more or less makes the number differ a little from attempt to attempt.
     last = len(changes) - 1
-    for moment in [*random.Random(SEED).sample(range(last), 16), last - 2, last - 1, last]:
+    for moment in [
+        *random.Random(SEED).sample(range(last), 16),
+        last - 2,
+        last - 1,
+        last,
+    ]:
         broken = job_for(config, tmp_path / str(moment))
         with killed_at(moment), suppress(Killed):
             attempt_stacked(broken)
         if not is_done(broken.folder):
             done(config, tmp_path / str(moment))
-        assert comparable(broken.folder) == comparable(whole.folder), (moment, changes[moment])
+        assert comparable(broken.folder) == comparable(whole.folder), (
+            moment,
+            changes[moment],
+        )
         assert not [path.name for path in broken.folder.rglob(".*")]
         shutil.rmtree(broken.folder)

@@ -38,14 +38,20 @@ ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
 @pytest.mark.whole
-def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
-    path, results, printed = (write_spec(tmp_path, small_spec()), tmp_path / "results", {})
+def test_run_report_and_status_agree_with_the_raw_records(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    path = write_spec(tmp_path, small_spec())
+    results = tmp_path / "results"
+    printed = {}
     folder = results / "small"
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
         done = call(command(name, path, *more), tmp_path)
         assert done.returncode == 0, done.stderr
         printed[name] = done.stdout
-    ended = [line.split("] ") for line in printed["run"].splitlines() if line.startswith("[")]
+    ended = [
+        line.split("] ") for line in printed["run"].splitlines() if line.startswith("[")
+    ]
     assert sorted(said for _, said in ended) == sorted(
         f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2)
     )
@@ -56,24 +62,32 @@ def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: C
         table = {line["run_id"]: line for line in csv.DictReader(file)}
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
     for place in folder.glob("*/result.json"):
-        run, result = (
-            json.loads(place.with_name("run.json").read_text()),
-            json.loads(place.read_text()),
-        )
-        training = {key: result["traffic"][key] for key in ("gradient", "error", "model")}
+        run = json.loads(place.with_name("run.json").read_text())
+        result = json.loads(place.read_text())
+        training = {
+            key: result["traffic"][key] for key in ("gradient", "error", "model")
+        }
         assert training == result["expected_traffic"]
         reported = table[run["run_id"]]
-        assert int(reported["bits"]) == sum(entry["bits"] for entry in training.values())
+        assert int(reported["bits"]) == sum(
+            entry["bits"] for entry in training.values()
+        )
         assert (reported["row"], int(reported["seed"]), reported["status"]) == (
             run["row"],
             run["seed"],
             "done",
         )
-        assert float(reported["score"]) == pytest.approx(result["test_accuracy"], rel=1e-12)
+        assert float(reported["score"]) == pytest.approx(
+            result["test_accuracy"], rel=1e-12
+        )
         scores[run["row"]].append(100 * result["test_correct"] / result["test_count"])
     for row, label in ROWS.items():
-        assert label in page and len(scores[row]) == 2 and f"{fmean(scores[row]):.2f}" in page
-    assert counts(cli.out("status", path, "--results", results)) == {row: [2, 0] for row in ROWS}
+        assert label in page
+        assert len(scores[row]) == 2
+        assert f"{fmean(scores[row]):.2f}" in page
+    assert counts(cli.out("status", path, "--results", results)) == {
+        row: [2, 0] for row in ROWS
+    }
 
 
 def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
@@ -102,10 +116,10 @@ def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
         ]
     assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
     path = write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist"))
-    assert "6 runs" in output and "6 runs" in cli.out(
-        "plan", path, "--results", tmp_path / "results"
-    )
-    assert "gradient compressor: block (ratio 8)" in output and "reset interval: 3" in output
+    assert "6 runs" in output
+    assert "6 runs" in cli.out("plan", path, "--results", tmp_path / "results")
+    assert "gradient compressor: block (ratio 8)" in output
+    assert "reset interval: 3" in output
     assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
 
 
@@ -117,7 +131,9 @@ def test_a_plan_fits_the_terminal_and_keeps_every_word(
     whole = cli.out("plan", path)
     monkeypatch.setenv("COLUMNS", str(width))
     folded = cli.out("plan", path)
-    assert max(map(len, folded.splitlines())) <= width < max(map(len, whole.splitlines()))
+    assert (
+        max(map(len, folded.splitlines())) <= width < max(map(len, whole.splitlines()))
+    )
     words = set(whole.split())
     rules = {word for word in words if set(word) == {"-"}}
     assert words - rules <= set(folded.split())
@@ -134,7 +150,8 @@ def test_make_lists_its_targets_within_80_columns() -> None:
         start_new_session=True,  # Without a terminal, whose width it would take.
     )
     lines = listed.stdout.splitlines()
-    assert listed.returncode == 0 and max(map(len, lines)) <= 80
+    assert listed.returncode == 0
+    assert max(map(len, lines)) <= 80
     assert any(line.startswith("make reproduce ") for line in lines)
 
 
@@ -143,7 +160,9 @@ def counts(output: str) -> dict[str, list[int]]:
     lines = [line.split() for line in output.splitlines()]
     assert lines[0] == ["row", "done", "missing"]
     return {
-        line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS
+        line[0]: [int(number) for number in line[1:]]
+        for line in lines
+        if line and line[0] in ROWS
     }
 
 
@@ -167,22 +186,31 @@ def test_status_knows_that_runs_ship(
 ) -> None:
     """Where none was run: in the checkout that the tests are of someone may have."""
     (tmp_path / "results" / "reference").mkdir(parents=True)
-    (tmp_path / "results" / "reference" / "gpt_text").symlink_to(SHIPPED / "reference" / "gpt_text")
+    (tmp_path / "results" / "reference" / "gpt_text").symlink_to(
+        SHIPPED / "reference" / "gpt_text"
+    )
     monkeypatch.chdir(tmp_path)
     said = cli.out("status", "gpt_text")
-    assert said.startswith("30 of 30 runs ship with the project, in results/reference/gpt_text")
+    assert said.startswith(
+        "30 of 30 runs ship with the project, in results/reference/gpt_text"
+    )
     assert "missing" not in said
 
 
-def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
-    path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
-    assert counts(cli.out("status", path, "--results", results)) == {row: [0, 2] for row in ROWS}
-    assert (
-        "results/small" in cli.refused("report", path, "--results", results)
-        and not results.exists()
-    )
+def test_status_of_nothing_and_of_a_damaged_plan(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    path = write_spec(tmp_path, small_spec())
+    results = tmp_path / "results"
+    assert counts(cli.out("status", path, "--results", results)) == {
+        row: [0, 2] for row in ROWS
+    }
+    assert "results/small" in cli.refused("report", path, "--results", results)
+    assert not results.exists()
     (results / "small").mkdir(parents=True)
-    (results / "small" / "experiment.json").write_text('{"version": 1, "name": "small"}')
+    (results / "small" / "experiment.json").write_text(
+        '{"version": 1, "name": "small"}'
+    )
     assert "experiment.json has a bad field" in cli.refused(
         "status", path, "--results", results, code=1
     )
@@ -194,7 +222,10 @@ def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLin
         ([], "missing command"),
         (["sing"], "no such command 'sing'"),
         (["run"], "missing argument 'EXPERIMENT'"),
-        *((["run", "x", "--jobs", bad], f"at least 1, not '{bad}'") for bad in ("0", "x")),
+        *(
+            (["run", "x", "--jobs", bad], f"at least 1, not '{bad}'")
+            for bad in ("0", "x")
+        ),
         (["run", "x", "--workers", "bees"], "'bees' is not one of 'stacked'"),
         (["plan", "x", "--lr", "1"], "no such option"),
         (["run", "x", "--job", "2"], "no such option"),
@@ -205,7 +236,10 @@ def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLin
             (["run", "x", "--timeout-seconds", bad], "number above 0")
             for bad in ("0", "-5", "nan", "inf", "x")
         ),
-        *((["run", "x", "--checkpoint-minutes", bad], "at least 0") for bad in ("-1", "inf")),
+        *(
+            (["run", "x", "--checkpoint-minutes", bad], "at least 0")
+            for bad in ("-1", "inf")
+        ),
         *((["netlab", "--rates", bad], "number above 0") for bad in ("0", "10,,20")),
     ],
 )
@@ -214,13 +248,19 @@ def test_wrong_usage_exits_with_2(
 ) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
     assert re.search(r"; see `python -m harness( run| netlab| plan)? --help`\n$", error)
 
 
 @pytest.mark.parametrize(
     "target",
-    ["bench", "netlab", *(f"speedups{kind}" for kind in ("", "-scored", "-wide", "-text"))],
+    [
+        "bench",
+        "netlab",
+        *(f"speedups{kind}" for kind in ("", "-scored", "-wide", "-text")),
+    ],
 )
 def test_what_is_measured_here_goes_to_a_place_that_git_ignores(
     target: str, tmp_path: Path
@@ -231,16 +271,22 @@ def test_what_is_measured_here_goes_to_a_place_that_git_ignores(
 
     def place(*given: str) -> str:
         words = ["make", "-n", target, f"VENV={tmp_path}", *given]
-        recipe = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        recipe = subprocess.run(
+            words, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
         (path,) = re.findall(r'--(?:output|junit-xml) "(.+?)"', recipe)
         return str(path)
 
     def is_ignored(path: str) -> bool:
-        return subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+        return (
+            subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode
+            == 0
+        )
 
     assert is_ignored(place())
     assert place("RESULTS=mine").startswith("mine/")
-    assert not is_ignored("results/speedups") and not is_ignored("results/bench/bench.xml")
+    assert not is_ignored("results/speedups")
+    assert not is_ignored("results/bench/bench.xml")
 
 
 @pytest.mark.parametrize("command", ["speedups", "netlab", "time"])
@@ -285,7 +331,9 @@ def test_an_option_with_several_words_ends_at_the_next_option(
     chosen = ["--rows", "sgd", "ef_sgd", "--seeds", "1", "--jobs", "1"]
     said = cli.out("run", path, *here, *chosen)
     assert "all 2 runs of small are done" in said
-    again = cli.out("run", *here, "--rows", "sgd", "--rows=ef_sgd", "--seeds", "1", "--", path)
+    again = cli.out(
+        "run", *here, "--rows", "sgd", "--rows=ef_sgd", "--seeds", "1", "--", path
+    )
     assert "all 2 runs of small are done" in again
 
 
@@ -342,7 +390,10 @@ MISTAKES = [
     (*ADVICE, "--workers", "8", "--steps", "0.2"),
     (*ADVICE, "--workers", "8", "--parameters", "0.5"),
     # Options that it had once.
-    *((*ADVICE, "--workers", "8", option, "1") for option in ("--margin", "--gap", "--map")),
+    *(
+        (*ADVICE, "--workers", "8", option, "1")
+        for option in ("--margin", "--gap", "--map")
+    ),
     ("speedups", "--methods", "ddp"),
     ("speedups", "--output", "file"),
     ("netlab", "--workers", "3", "--machines", "2"),
@@ -380,12 +431,18 @@ def test_mistakes_in_what_a_command_is_given_exit_with_2_and_a_sentence(
     before = seen()
     ended = main(list(words))
     said = capsys.readouterr().err.strip()
-    assert ended == 2 and seen() == before
-    assert said.startswith("error: ") and "\n" not in said
+    assert ended == 2
+    assert seen() == before
+    assert said.startswith("error: ")
+    assert "\n" not in said
 
 
-def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, cli: CommandLine) -> None:
-    first, second, results = tmp_path / "first.toml", tmp_path / "second.toml", tmp_path / "results"
+def test_two_specs_of_one_name_in_one_folder_are_refused(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    first = tmp_path / "first.toml"
+    second = tmp_path / "second.toml"
+    results = tmp_path / "results"
 
     def begin(path: Path, spec: Table) -> None:
         path.write_text(tomli_w.dumps(spec))
@@ -396,7 +453,8 @@ def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, cli: Co
     written = (results / "small" / "experiment.json").read_bytes()
     second.write_text(tomli_w.dumps(only(small_spec(), "ef_sgd")))
     said = cli.refused("run", second, "--results", results)
-    assert str(first) in said and "another name" in said
+    assert str(first) in said
+    assert "another name" in said
     assert (results / "small" / "experiment.json").read_bytes() == written
     # The same experiment by another path is the same, and a file may change.
     begin(second, spec)
@@ -404,7 +462,9 @@ def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, cli: Co
     assert (results / "small" / "experiment.json").read_bytes() != written
 
 
-def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Path) -> None:
+def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(
+    tmp_path: Path,
+) -> None:
     """As in `plan | head`."""
     code = """
 import sys
@@ -415,7 +475,8 @@ sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
     unread = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(), stdout=pipe, stderr=pipe
     )
-    assert unread.stdout is not None and unread.stderr is not None
+    assert unread.stdout is not None
+    assert unread.stderr is not None
     unread.stdout.close()
     assert (unread.wait(100), unread.stderr.read()) == (141, b"")
 
@@ -424,10 +485,20 @@ def test_ctrl_c_while_a_command_still_loads_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt\n")
     own = environment()
     own["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{own['PYTHONPATH']}"
-    words = [sys.executable, "-m", "harness", "status", "fashion_mnist", "--results", str(tmp_path)]
+    words = [
+        sys.executable,
+        "-m",
+        "harness",
+        "status",
+        "fashion_mnist",
+        "--results",
+        str(tmp_path),
+    ]
     ended = subprocess.run(words, env=own, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 130 and ended.stdout == ""
-    assert ended.stderr.startswith("interrupted: ") and ended.stderr.count("\n") == 1
+    assert ended.returncode == 130
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("interrupted: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_shell_can_complete_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -447,7 +518,10 @@ def test_a_shell_can_complete_the_commands(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_a_shell_completes_commands_experiments_and_options(
-    words: list[str], wanted: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    wanted: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     main(["--print-completion", "bash"])
     script = capsys.readouterr().out
@@ -464,5 +538,7 @@ COMP_CWORD={len(words)}
 $(complete -p cser-harness | sed 's/.*-F \\([^ ]*\\) .*/\\1/') cser-harness
 echo "${{COMPREPLY[@]}}"
 """
-    completed = subprocess.run(["bash"], input=script, env=own, capture_output=True, text=True)
+    completed = subprocess.run(
+        ["bash"], input=script, env=own, capture_output=True, text=True
+    )
     assert completed.stdout.split() == wanted, completed.stderr

@@ -10,7 +10,12 @@ import pytest
 import tomli_w
 import torch
 
-from cser_bench.harness.measures.declared import run_files, seen_in_words, seen_runs, starts_of
+from cser_bench.harness.measures.declared import (
+    run_files,
+    seen_in_words,
+    seen_runs,
+    starts_of,
+)
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import new_attempt
@@ -21,7 +26,12 @@ from cser_bench.harness.workers.launch import write_experiment
 from tests.harness.support import ROOT, CommandLine, Table, small_spec
 
 RESULTS = ROOT / "results"
-CONTRAST = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "Is CSER better?"}
+CONTRAST = {
+    "row": "cser",
+    "reference": "sgd",
+    "kind": "superiority",
+    "question": "Is CSER better?",
+}
 SHIPPED = [
     folder
     for folder in shipped_experiments()
@@ -50,7 +60,10 @@ def begin(
     is given."""
     (run_ids,) = (each.runs for each in experiment.rows if each.row == row)
     attempt = new_attempt("stacked", "stacked", torch.device("cpu"))
-    attempts = [attempt.model_copy(update={"started_at": at(start)}) for start in (hour, hour + 5)]
+    attempts = [
+        attempt.model_copy(update={"started_at": at(start)})
+        for start in (hour, hour + 5)
+    ]
     for seed, run_id in run_ids.items():
         made = RunFile(
             version=VERSION,
@@ -80,19 +93,24 @@ def recorded(spec: Path) -> tuple[Path, Experiment]:
 
 def declared(folder: Path) -> list[tuple[str | None, str]]:
     """Return when each contrast was declared, and how many runs had begun by then."""
-    experiment, starts = read_experiment(folder), starts_of(run_files(folder))
+    experiment = read_experiment(folder)
+    starts = starts_of(run_files(folder))
     runs = {row.row: row.runs.values() for row in experiment.rows}
     return [
         (
             each.declared_at,
-            seen_in_words(seen_runs(each, runs[each.row], runs[each.reference], starts)),
+            seen_in_words(
+                seen_runs(each, runs[each.row], runs[each.reference], starts)
+            ),
         )
         for each in experiment.contrasts or []
     ]
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
-def test_the_dates_that_ship_are_those_of_commits_with_the_contrast(folder: Path) -> None:
+def test_the_dates_that_ship_are_those_of_commits_with_the_contrast(
+    folder: Path,
+) -> None:
     """Not where the history is not at hand, as in a shallow clone."""
     path = find_spec(read_experiment(folder).name)
     for contrast in read_experiment(folder).contrasts or []:
@@ -102,7 +120,13 @@ def test_the_dates_that_ship_are_those_of_commits_with_the_contrast(folder: Path
         if shown.returncode:
             pytest.skip("the history of the spec is not at hand")
         time = subprocess.run(
-            ["date", "-u", "-d", f"@{shown.stdout.strip()}", "+%Y-%m-%dT%H:%M:%S+00:00"],
+            [
+                "date",
+                "-u",
+                "-d",
+                f"@{shown.stdout.strip()}",
+                "+%Y-%m-%dT%H:%M:%S+00:00",
+            ],
             capture_output=True,
             text=True,
         )
@@ -146,19 +170,21 @@ def test_a_plan_declares_what_its_record_did_not_have_and_the_first_record_stand
     written = (folder / "experiment.json").read_bytes()
     clock.append(at(12))
     planned(spec, other)
-    assert (folder / "experiment.json").read_bytes() == written and capsys.readouterr().out == ""
+    assert (folder / "experiment.json").read_bytes() == written
+    assert capsys.readouterr().out == ""
     planned(spec, other, CONTRAST)
-    assert declared(folder) == [(at(8), "before its runs"), (at(12), "after 4 of 4 runs")]
+    assert declared(folder) == [
+        (at(8), "before its runs"),
+        (at(12), "after 4 of 4 runs"),
+    ]
     assert capsys.readouterr().out == (
         "small: the superiority of cser to sgd is declared after 4 of 4 runs: it gets an interval "
         "and no verdict\n"
     )
     clock.append(at(14))
     planned(spec, CONTRAST | {"question": "Is it?"}, other)
-    assert [time for time, _ in declared(folder)] == [
-        at(12),
-        at(8),
-    ] and capsys.readouterr().out == ""
+    assert [time for time, _ in declared(folder)] == [at(12), at(8)]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(
@@ -186,7 +212,11 @@ def test_a_contrast_of_a_record_without_dates_stays_without_one(
 def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(
     spec: Path, cli: CommandLine
 ) -> None:
-    assert set(Contrast.model_fields) >= {"declared_at", "declared_in", "is_verdict_kept"}
+    assert set(Contrast.model_fields) >= {
+        "declared_at",
+        "declared_in",
+        "is_verdict_kept",
+    }
     for key, value in (("declared_at", at(1)), ("is_verdict_kept", True)):
         spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST | {key: value})))
         assert key in cli.refused("plan", spec)

@@ -16,7 +16,11 @@ from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import EVALUATION_BATCH, TensorSamples
 from cser_bench.harness.train.build import build_model
-from cser_bench.harness.train.evaluate import RECALIBRATION_STEPS, evaluate, worker_accuracies
+from cser_bench.harness.train.evaluate import (
+    RECALIBRATION_STEPS,
+    evaluate,
+    worker_accuracies,
+)
 from cser_bench.harness.train.local_workers import MixedPrecision, local_workers
 from cser_bench.harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
@@ -56,7 +60,9 @@ def trained(
         algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes
     )
     model = build_model(config.model, TASK, config.seed, CPU)
-    models, optimizer = local_workers(config, model, StackedCollectives(num_workers), 40)
+    models, optimizer = local_workers(
+        config, model, StackedCollectives(num_workers), 40
+    )
     for batches in zip(
         *(batches_of(rank, num_workers, 7) for rank in range(num_workers)), strict=True
     ):
@@ -77,7 +83,9 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tensor]:
     """All that an evaluation must leave as it was."""
     own = [value for model in models for value in model.state_dict().values()]
-    momenta = [torch.tensor(layer.momentum) for model in models for layer in batch_norms(model)]
+    momenta = [
+        torch.tensor(layer.momentum) for model in models for layer in batch_norms(model)
+    ]
     modes = [torch.tensor(model.training) for model in models]
     flat = [
         *optimizer.replicas[0].buffers.values(),
@@ -89,9 +97,15 @@ def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tens
 
 def average_of(models: list[nn.Module]) -> nn.Module:
     """A model with the workers' mean of every parameter and of every running statistic."""
-    average, states = copy.deepcopy(models[0]), [model.state_dict() for model in models]
-    means = {key: torch.stack([each[key].double() for each in states]).mean(0) for key in states[0]}
-    average.load_state_dict({key: mean.to(states[0][key].dtype) for key, mean in means.items()})
+    average = copy.deepcopy(models[0])
+    states = [model.state_dict() for model in models]
+    means = {
+        key: torch.stack([each[key].double() for each in states]).mean(0)
+        for key in states[0]
+    }
+    average.load_state_dict(
+        {key: mean.to(states[0][key].dtype) for key, mean in means.items()}
+    )
     return average
 
 
@@ -99,16 +113,22 @@ def direct_score(model: nn.Module) -> tuple[int, float]:
     """Correct answers and mean loss over the whole test set, in one pass."""
     with torch.no_grad():
         outputs = copy.deepcopy(model).eval()(SAMPLES.evaluation_inputs)
-    loss = nn.functional.cross_entropy(outputs.double(), SAMPLES.evaluation_labels).item()
+    loss = nn.functional.cross_entropy(
+        outputs.double(), SAMPLES.evaluation_labels
+    ).item()
     return int((outputs.argmax(dim=1) == SAMPLES.evaluation_labels).sum()), loss
 
 
 def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
     """The average model with the means over all workers' batches of means and variances, layer by
     layer."""
-    average, sums = copy.deepcopy(average).train(), {}
+    average = copy.deepcopy(average).train()
+    sums = {}
     for layer in batch_norms(average):
-        sums[layer] = [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)]  # type: ignore[arg-type]
+        sums[layer] = [
+            torch.zeros_like(layer.running_mean),
+            torch.zeros_like(layer.running_var),
+        ]  # type: ignore[arg-type]
 
         def add(layer: nn.Module, inputs: tuple[Tensor]) -> None:
             sums[layer][0] += inputs[0].mean((0, 2, 3))
@@ -145,28 +165,36 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
 ) -> None:
     """Running statistics: their mean, those of the average model, or each worker's own."""
     config, models, optimizer = trained(num_workers, policy)
-    samples, before = Counted(**vars(SAMPLES)), state(models, optimizer)
+    samples = Counted(**vars(SAMPLES))
+    before = state(models, optimizer)
     score = evaluate(config, models, optimizer, PLAIN, samples, 500, 1600)
     assert all(map(torch.equal, before, state(models, optimizer)))
     # The workers themselves differ, so that the comparison says something.
     assert len({direct_score(model)[1] for model in models}) == num_workers
     expected = [direct_score(model) for model in scored_models(policy, models)]
     assert sorted(samples.scored) == sorted(list(range(500)) * len(expected))
-    count, correct = 500 * len(expected), sum(number for number, _ in expected)
+    count = 500 * len(expected)
+    correct = sum(number for number, _ in expected)
     assert (score.correct, score.count, score.accuracy) == (
         correct,
         count,
         pytest.approx(correct / count),
     )
-    assert score.loss == pytest.approx(sum(loss for _, loss in expected) / len(expected), rel=1e-4)
+    assert score.loss == pytest.approx(
+        sum(loss for _, loss in expected) / len(expected), rel=1e-4
+    )
     assert policy != "local" or len({loss for _, loss in expected}) == num_workers
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_worker_distance_and_error_norm_are_roots_of_mean_squares(num_workers: int) -> None:
+def test_worker_distance_and_error_norm_are_roots_of_mean_squares(
+    num_workers: int,
+) -> None:
     config, models, optimizer = trained(num_workers)
-    parameters, error = optimizer.flat.parameters.double(), optimizer.error
-    assert error is not None and error.any(1).all()
+    parameters = optimizer.flat.parameters.double()
+    error = optimizer.error
+    assert error is not None
+    assert error.any(1).all()
     score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     distance = (parameters - parameters.mean(0)).square().sum(1).mean().sqrt().item()
     assert score.worker_distance == pytest.approx(distance, rel=1e-4, abs=1e-6)
@@ -179,22 +207,36 @@ def test_worker_distance_and_error_norm_are_roots_of_mean_squares(num_workers: i
     assert (score.error_norm, score.worker_distance) == (None, 0.0)
 
 
-def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_error() -> None:
+def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_error() -> (
+    None
+):
     config, models, optimizer = trained(2, algorithm="sgd")
     before = optimizer.traffic.training_bits
     evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     # The parameters once, two statistics of 4 + 8 channels, and five sums of 64 bits.
     assert optimizer.traffic.training_bits == before
     assert optimizer.traffic[Purpose.EVALUATION].bits == 32 * 742 + 32 * 24 + 64 * 5
-    with pytest.raises(RuntimeError, match=r"498 samples were scored where there .* 500"):
-        evaluate(config, models, optimizer, PLAIN, Counted(**vars(SAMPLES), lost=1), 500, 1600)
+    with pytest.raises(
+        RuntimeError, match=r"498 samples were scored where there .* 500"
+    ):
+        evaluate(
+            config,
+            models,
+            optimizer,
+            PLAIN,
+            Counted(**vars(SAMPLES), lost=1),
+            500,
+            1600,
+        )
 
 
 def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     config, models, optimizer = trained(1, algorithm="sgd", precision="bf16")
     precision = MixedPrecision("bf16", CPU)
     score = evaluate(config, models, optimizer, precision, SAMPLES, 500, 1600)
-    (accuracy,) = worker_accuracies(models, precision, optimizer.collectives, SAMPLES, 500)
+    (accuracy,) = worker_accuracies(
+        models, precision, optimizer.collectives, SAMPLES, 500
+    )
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         # In the same batches: of other sizes, products may be rounded otherwise.
         batches = SAMPLES.evaluation_inputs.split(EVALUATION_BATCH)
@@ -204,6 +246,10 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     assert score.loss == pytest.approx(
         nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6
     )
-    assert accuracy == score.accuracy == (outputs.argmax(1) == labels).double().mean().item()
+    assert (
+        accuracy
+        == score.accuracy
+        == (outputs.argmax(1) == labels).double().mean().item()
+    )
     plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     assert abs(plain.loss - score.loss) > 1e-5 * score.loss

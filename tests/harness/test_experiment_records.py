@@ -43,10 +43,14 @@ def said(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kept = {key: said(each) for key, each in value.items()}
-    return {key: each for key, each in kept.items() if each not in (None, False, [], {})}
+    return {
+        key: each for key, each in kept.items() if each not in (None, False, [], {})
+    }
 
 
-@pytest.mark.parametrize("folder", shipped_experiments(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder", shipped_experiments(), ids=lambda folder: folder.name
+)
 def test_what_a_shipped_record_keeps_of_its_spec_is_read_whole(folder: Path) -> None:
     on_disk = json.loads((folder / "experiment.json").read_text())
     read = read_experiment(folder).json_fields()

@@ -35,11 +35,14 @@ from tests.tasks.miniatures import (
     write,
 )
 
-NUM_WORKERS, BATCH_SIZE, STEPS_PER_EPOCH = 2, 2, 6
+NUM_WORKERS = 2
+BATCH_SIZE = 2
+STEPS_PER_EPOCH = 6
 NUM_EPOCHS = {"fp32": 1, "bf16": 1, "fp16": 3}
 """Loss scaling skips the first steps until it has found the scale of a network as small as
 these."""
-NUM_TRAIN, NUM_TEST = 25, 15
+NUM_TRAIN = 25
+NUM_TEST = 15
 LARGEST_RATIO = 2_048
 
 TRANSFORMER = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
@@ -64,7 +67,11 @@ def shrunken(name: str) -> Spec:
     """The experiment with a row a method, one seed, few samples at a time and a small model; all
     else as shipped."""
     spec = load_spec(EXPERIMENTS / f"{name}.toml").model_copy(update={"cells": []})
-    small: Table = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_steps": None}
+    small: Table = {
+        "num_workers": NUM_WORKERS,
+        "batch_size": BATCH_SIZE,
+        "num_steps": None,
+    }
     small["num_epochs"] = NUM_EPOCHS[spec.training.precision]
     options = SHRUNKEN.get(name, SHRUNKEN[spec.task.name])
     # In fp16 so small a network could overflow at every scale.
@@ -87,10 +94,18 @@ def shrunken(name: str) -> Spec:
             "statistics": spec.statistics.model_copy(
                 update={"seeds": spec.statistics.seeds[:1], "baseline_seeds": []}
             ),
-            "evaluation": spec.evaluation.model_copy(update={"per_epoch": 1, "num_scores": None}),
+            "evaluation": spec.evaluation.model_copy(
+                update={"per_epoch": 1, "num_scores": None}
+            ),
             "rows": rows,
             "stages": [],
-            **{"grids": [], "tuning": None, "lengths": None, "sensitivity": None, "contrasts": []},
+            **{
+                "grids": [],
+                "tuning": None,
+                "lengths": None,
+                "sensitivity": None,
+                "contrasts": [],
+            },
         }
     )
 
@@ -106,10 +121,14 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
         imagenet_tree(folder, NUM_TRAIN, NUM_TEST)
         return ImageNet(**own, num_classes=3, side=16, resize=20)
     if name.startswith("fashion_mnist"):
-        patch.setattr(fashion_mnist, "FILES", fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST))
+        patch.setattr(
+            fashion_mnist, "FILES", fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST)
+        )
         return replace(cast(FashionMNIST, find_task(name)), **own)
     if name == "cmudict":
-        return CMUDict(**own, sha256=None, entries=partial(made_up_entries, NUM_TRAIN + NUM_TEST))
+        return CMUDict(
+            **own, sha256=None, entries=partial(made_up_entries, NUM_TRAIN + NUM_TEST)
+        )
     if name == "kjv_text":
         num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
         return replace(kjv_text.TASK, **own, length=8, num_slots=num_slots, sha256=None)
@@ -141,33 +160,44 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
 ) -> None:
     """A run checks its bits against its closed form."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr(
+        "cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None
+    )
     # Rows of miniatures send other shares than the networks that their ratios are of.
     monkeypatch.setattr("cser_bench.harness.plan.rows._check_ratio", lambda *row: None)
     spec = shrunken(name)
     task = spec.task.name
     monkeypatch.setattr(
-        f"cser_bench.harness.tasks.{task}.TASK", miniature(task, tmp_path / "data", monkeypatch)
+        f"cser_bench.harness.tasks.{task}.TASK",
+        miniature(task, tmp_path / "data", monkeypatch),
     )
     plan = make_plan(spec, tmp_path)
     rows = {row.row: row for row in plan.experiment.rows}
     for run in plan.runs:
-        job = job_for(run.config, tmp_path, data=tmp_path / "data", checkpoint_minutes=5.0)
-        assert attempt_stacked(replace(job, run=run)), (job.folder / "failure.json").read_text()
+        job = job_for(
+            run.config, tmp_path, data=tmp_path / "data", checkpoint_minutes=5.0
+        )
+        assert attempt_stacked(replace(job, run=run)), (
+            job.folder / "failure.json"
+        ).read_text()
         assert job.run.run_id == run.run_id
         check_result(run, rows[run.row], job.folder)
 
 
 def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
     """The records are whole, and say what the plan and the data say."""
-    config, record = run.config, read_run(folder)
-    result, local = (
-        record.result,
-        config.evaluation.batch_norm == "local" or config.algorithm == "alone",
-    )
-    assert result is not None and record.failure is None
+    config = run.config
+    record = read_run(folder)
+    result = record.result
+    local = config.evaluation.batch_norm == "local" or config.algorithm == "alone"
+    assert result is not None
+    assert record.failure is None
     num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
-    assert (result.status, result.num_steps, row.num_steps) == ("done", num_steps, num_steps)
+    assert (result.status, result.num_steps, row.num_steps) == (
+        "done",
+        num_steps,
+        num_steps,
+    )
     labels = 8 if config.task.name in ("kjv_text", "gcide") else 1
     assert result.test_count == NUM_TEST * labels * (NUM_WORKERS if local else 1)
     assert [event.step for event in record.events] == list(
@@ -182,5 +212,6 @@ def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
     sent = sum(result.traffic[key].bits for key in result.expected_traffic)
     if config.precision == "fp16":  # loss scaling skips some steps, but not all
         assert sent > 0 or config.algorithm != "sgd"
-    elif "per_tensor_block" not in str(config.settings):  # which draws other bits at each step
+    elif "per_tensor_block" not in str(config.settings):
+        # Which draws other bits at each step
         assert sent == row.expected_bits

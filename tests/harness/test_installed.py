@@ -40,7 +40,11 @@ class Installed:
 
     def call(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         """A console script, in `cwd`, without anything of this checkout on the path."""
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("PYTHON")
+        }
         name, *rest = map(str, words)
         program = [str(self.folder / "bin" / name), *rest]
         return subprocess.run(
@@ -59,8 +63,14 @@ def _kept() -> list[str]:
     """
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     words.append(":!results/unfinished")
-    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = [name for name in listed.split("\0") if name and not name.endswith((".png", ".pdf"))]
+    listed = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    names = [
+        name
+        for name in listed.split("\0")
+        if name and not name.endswith((".png", ".pdf"))
+    ]
     return [name for name in names if os.path.lexists(ROOT / name)]
 
 
@@ -97,13 +107,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     for name in _kept():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name, follow_symlinks=False)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True
+    )
     env = Installed(folder / "env", _wheel_of(source))
     python = env.folder / "bin" / "python"
-    subprocess.run([*PIP, "--python", python, "install", "--no-deps", env.wheel], check=True)
+    subprocess.run(
+        [*PIP, "--python", python, "install", "--no-deps", env.wheel], check=True
+    )
     # What the wheel needs is not installed again. Links that lie there, as to this checkout, are
     # not followed.
-    beside = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    beside = [
+        path
+        for path in sys.path
+        if Path(path).name in ("site-packages", "dist-packages")
+    ]
     (env.packages / "dependencies.pth").write_text("\n".join(beside))
     return env
 
@@ -119,11 +137,15 @@ def test_shipped_experiments_plan_from_an_empty_folder(
     packed = [folder for folder in shipped_experiments() if (folder / NAME).exists()]
     experiments = {folder.relative_to(SHIPPED_TUNINGS) for folder in packed}
     for name in ("experiment.json", f"{NAME}.gz"):
-        assert {path.relative_to(shipped).parent for path in shipped.rglob(name)} == experiments
+        assert {
+            path.relative_to(shipped).parent for path in shipped.rglob(name)
+        } == experiments
     for network in NETWORKS.values():
         runs = network.runs.relative_to(SHIPPED_TUNINGS)
         pack = read_pack(shipped / runs)
-        assert pack and pack == read_pack(ROOT / "results" / runs), "what `try` compares with"
+        assert pack and pack == read_pack(ROOT / "results" / runs), (
+            "what `try` compares with"
+        )
     for name in (
         "fashion_mnist_regime",
         "studies/two_level",
@@ -141,7 +163,8 @@ def test_advice_is_that_of_a_checkout(installed: Installed, tmp_path: Path) -> N
     done = installed.call("cser-harness", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     in_checkout = call([sys.executable, "-m", "harness", *words], ROOT)
-    assert done.stdout and done.stdout == in_checkout.stdout
+    assert done.stdout
+    assert done.stdout == in_checkout.stdout
 
 
 @pytest.mark.timeout(400)
@@ -153,7 +176,9 @@ def test_a_checkout_without_links_gives_the_same_wheel(
         left.parent.mkdir(parents=True)
         left.touch()  # as by an earlier version that was built here
     wheels = (installed.wheel, _wheel_of(without_links))
-    first, second = ({each.filename: each.CRC for each in ZipFile(w).filelist} for w in wheels)
+    first, second = (
+        {each.filename: each.CRC for each in ZipFile(w).filelist} for w in wheels
+    )
     assert first == second
 
 
@@ -167,14 +192,21 @@ def test_a_checkout_without_links_runs(
     """
     code = "from cser_bench.harness import places; print(places.OURS, places.SHIPPED_TUNINGS)"
     done = installed.call("python", "-c", code, cwd=without_links)
-    assert done.stdout.split() == [str(without_links), str(without_links / "results")], done.stderr
+    assert done.stdout.split() == [
+        str(without_links),
+        str(without_links / "results"),
+    ], done.stderr
     done = installed.call("python", "-m", "harness", "--help", cwd=without_links)
-    assert done.returncode == 0 and done.stdout.startswith("Usage: python -m harness"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith(
+        "Usage: python -m harness"
+    ), done.stderr
     for name in (
         str(write_spec(tmp_path, small_spec())),
         "fashion_mnist_regime",
     ):  # of which the second takes another's tuning
-        done = installed.call("python", "-m", "harness", "plan", name, cwd=without_links)
+        done = installed.call(
+            "python", "-m", "harness", "plan", name, cwd=without_links
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(load_spec(find_spec(name)).title)
 
@@ -188,7 +220,9 @@ def test_jobs_get_whole_packages_from_a_checkout_without_links(
     )
     done = installed.call("python", "-c", code, tmp_path / "code", cwd=without_links)
     assert done.returncode == 0, done.stderr
-    done = installed.call("python", "-m", "cser_bench.harness", "--help", cwd=tmp_path / "code")
+    done = installed.call(
+        "python", "-m", "cser_bench.harness", "--help", cwd=tmp_path / "code"
+    )
     assert done.returncode == 0 and "Usage: " in done.stdout, done.stderr
 
 
@@ -201,8 +235,12 @@ def test_a_source_distribution_gives_the_same_wheel_and_has_nothing_that_needs_a
     own.mkdir()
     for name in ("experiment.json", NAME):
         (own / name).touch()
-    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=without_links, check=True, capture_output=True)
+    code = (
+        f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=without_links, check=True, capture_output=True
+    )
     (packed,) = tmp_path.glob("cser_bench-*.tar.gz")
     shutil.unpack_archive(packed, tmp_path, filter="data")
     (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
@@ -210,7 +248,8 @@ def test_a_source_distribution_gives_the_same_wheel_and_has_nothing_that_needs_a
         assert not (source / name).exists(), name
     wheels = (installed.wheel, _wheel_of(source))
     first, second = (
-        {each.filename: each.CRC for each in ZipFile(wheel).filelist} for wheel in wheels
+        {each.filename: each.CRC for each in ZipFile(wheel).filelist}
+        for wheel in wheels
     )
     assert first == second
 
@@ -229,7 +268,10 @@ def test_run_report_and_status_from_a_folder_with_names_like_ours(
     ):
         done = installed.call("cser-harness", *words, cwd=tmp_path)
         assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
-    assert "SHADOWED" not in (tmp_path / "results" / "small").joinpath("report.md").read_text()
+    assert (
+        "SHADOWED"
+        not in (tmp_path / "results" / "small").joinpath("report.md").read_text()
+    )
 
 
 def test_usage_names_the_command_that_was_typed_and_missing_packages_what_to_install(
@@ -242,7 +284,8 @@ def test_usage_names_the_command_that_was_typed_and_missing_packages_what_to_ins
     hidden = others.rename(tmp_path / "hidden")
     try:
         done = installed.call("cser-harness", "--help", cwd=tmp_path)
-        assert done.returncode == 1 and done.stderr == (
+        assert done.returncode == 1
+        assert done.stderr == (
             "error: click is not installed; pip install 'PATH-TO-THE-CHECKOUT[harness]' has all "
             "that is needed\n"
         )

@@ -50,7 +50,10 @@ def test_a_run_needs_no_system_that_binds_processes(
     monkeypatch.delattr(os, "sched_setaffinity")
     plan = planned(tmp_path, only(small_spec(), "sgd"))
     places_of_runs = places(plan, launch_options(tmp_path))
-    assert len({core for place in places_of_runs for core in place.cores}) == os.cpu_count()
+    assert (
+        len({core for place in places_of_runs for core in place.cores})
+        == os.cpu_count()
+    )
     assert done(plan.runs[0].config, tmp_path).folder.is_dir()
 
 
@@ -59,21 +62,31 @@ def test_a_run_needs_no_system_that_binds_processes(
 
 def close_to(value: Any) -> Any:
     """What equals this up to the order in which 32-bit numbers are added."""
-    return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
+    return (
+        pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
+    )
 
 
 @pytest.mark.whole
 def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     """Four: the backend adds in another order. Two are equal to the bit, as under torchrun
     below."""
-    plan = planned(tmp_path, changed(only(small_spec(), "cser"), "training.num_workers", 4))
+    plan = planned(
+        tmp_path, changed(only(small_spec(), "cser"), "training.num_workers", 4)
+    )
     (run,) = plan.runs
-    assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
+    assert (
+        launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
+    )
     folder = tmp_path / "processes" / "small" / run.run_id
     events, result = comparable(folder)
-    stacked_events, stacked_result = comparable(done(run.config, tmp_path / "stacked").folder)
+    stacked_events, stacked_result = comparable(
+        done(run.config, tmp_path / "stacked").folder
+    )
     del result["parameters_sha256"], stacked_result["parameters_sha256"]
-    for one, other in zip([*events, result], [*stacked_events, stacked_result], strict=True):
+    for one, other in zip(
+        [*events, result], [*stacked_events, stacked_result], strict=True
+    ):
         assert one == {key: close_to(value) for key, value in other.items()}
     (attempt,) = read_run(folder).run.attempts
     assert (attempt.launch, attempt.backend) == ("processes", "gloo")
@@ -84,12 +97,15 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     spec = only(small_spec(), "ef_sgd") | {
         "statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}
     }
-    path, launcher = (
-        write_spec(tmp_path, spec),
-        ["--standalone", "--nproc-per-node=2", "-m", "harness"],
-    )
+    path = write_spec(tmp_path, spec)
+    launcher = ["--standalone", "--nproc-per-node=2", "-m", "harness"]
     words = command(
-        *launcher, "run", path, "--results", tmp_path / "torchrun", module="torch.distributed.run"
+        *launcher,
+        "run",
+        path,
+        "--results",
+        tmp_path / "torchrun",
+        module="torch.distributed.run",
     )
     said = call(words, tmp_path)
     assert said.returncode == 0, said.stderr
@@ -99,7 +115,9 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     ]
     for run in planned(tmp_path, spec).runs:
         folder = tmp_path / "torchrun" / "small" / run.run_id
-        assert comparable(folder) == comparable(done(run.config, tmp_path / "stacked").folder)
+        assert comparable(folder) == comparable(
+            done(run.config, tmp_path / "stacked").folder
+        )
         (attempt,) = read_run(folder).run.attempts
         assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
 
@@ -125,7 +143,9 @@ def test_what_no_launcher_says_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    for key, value in (said | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | wrong).items():
+    for key, value in (
+        said | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | wrong
+    ).items():
         monkeypatch.setenv(key, value)
     given = (
         [write_spec(tmp_path, small_spec()), "--results", tmp_path]
@@ -138,10 +158,18 @@ def test_what_no_launcher_says_is_refused(
 def test_torchrun_with_no_place_to_meet_or_another_number_of_processes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
 ) -> None:
-    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3))
-    for key, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+    path = write_spec(
+        tmp_path, changed(only(small_spec(), "sgd"), "training.num_workers", 3)
+    )
+    for key, value in {
+        "WORLD_SIZE": "1",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
         monkeypatch.setenv(key, value)
-    assert "MASTER_PORT not" in cli.refused("run", path, "--results", tmp_path / "results")
+    assert "MASTER_PORT not" in cli.refused(
+        "run", path, "--results", tmp_path / "results"
+    )
     monkeypatch.setenv("MASTER_PORT", "1")
     said = cli.refused("run", path, "--results", tmp_path / "results")
     assert said == "the launcher started 1 processes, the experiment has [3] workers"
@@ -151,7 +179,9 @@ def test_torchrun_with_no_place_to_meet_or_another_number_of_processes_is_refuse
 # Failures
 
 
-def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(tmp_path: Path) -> None:
+def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(
+    tmp_path: Path,
+) -> None:
     """Its events should be written where there is a folder."""
     plan = planned(tmp_path, small_spec())
     runs = missing_runs(plan, tmp_path / "small")
@@ -165,17 +195,19 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(tmp_p
     assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
     assert len(display.ends) == len(plan.runs)
     failure = read_record(folder / "failure.json", Failure)
-    assert failure.kind == "bug" and f"bug: {failure.message}" in str(display.ends["cser 1"])
-    assert (
-        "IsADirectoryError" in failure.traceback
-        and "IsADirectoryError" in (folder / "log.txt").read_text()
-    )
+    assert failure.kind == "bug"
+    assert f"bug: {failure.message}" in str(display.ends["cser 1"])
+    assert "IsADirectoryError" in failure.traceback
+    assert "IsADirectoryError" in (folder / "log.txt").read_text()
     (folder / "events.jsonl").rmdir()
-    assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
+    assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [
+        folder.name
+    ]
     again = Quiet()
     assert launch(plan, launch_options(tmp_path), again) == 0
     assert again.ends == {"cser 1": None}
-    assert not (folder / "failure.json").exists() and len(read_run(folder).run.attempts) == 2
+    assert not (folder / "failure.json").exists()
+    assert len(read_run(folder).run.attempts) == 2
 
 
 @pytest.mark.parametrize("name", ["run.json", "result.json"])
@@ -191,12 +223,17 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     options = [str(write_spec(tmp_path, spec)), "--results", str(tmp_path)]
     assert main(["run", *options, "--jobs", "1"]) == 1
     said = capsys.readouterr()
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
     if name == "result.json":
-        assert str(folder / name) in said.err and "run again" in said.err and "done" not in said.out
+        assert str(folder / name) in said.err
+        assert "run again" in said.err
+        assert "done" not in said.out
         return
-    assert said.err.startswith("error: 1 runs failed; ") and "sgd seed 2: done" in said.out
-    assert "sgd seed 1: FAILED, data: " in said.out and "run again" in said.out
+    assert said.err.startswith("error: 1 runs failed; ")
+    assert "sgd seed 2: done" in said.out
+    assert "sgd seed 1: FAILED, data: " in said.out
+    assert "run again" in said.out
     assert main(["status", *options]) == 0
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
 
@@ -226,7 +263,9 @@ def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
     with kept_checkpoints():
         folder = done(run.config, tmp_path / "small").folder
     assert (folder / "checkpoint" / "latest").exists()
-    assert "are done" in cli.out("run", write_spec(tmp_path, spec), "--results", tmp_path)
+    assert "are done" in cli.out(
+        "run", write_spec(tmp_path, spec), "--results", tmp_path
+    )
     assert not (folder / "checkpoint").exists()
 
 
@@ -249,7 +288,9 @@ def test_all_workers_compute_on_one_thread_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
-    hook = DoctoredBlobs(hook=lambda rank, step: threads.append(torch.get_num_threads()))
+    hook = DoctoredBlobs(
+        hook=lambda rank, step: threads.append(torch.get_num_threads())
+    )
     monkeypatch.setattr(blobs, "TASK", hook)
     torch.set_num_threads(2)
     try:

@@ -57,12 +57,14 @@ class Overflows:
     ) -> None:
         self.changed: list[set[str]] = []
         self.losses: list[float] = []
-        loss, step = MixedPrecision.loss, MixedPrecision.step
+        loss = MixedPrecision.loss
+        step = MixedPrecision.step
 
         def watched_loss(
             precision: MixedPrecision, model: nn.Module, inputs: Tensor, labels: Tensor
         ) -> Tensor:
-            value, place = loss(precision, model, inputs, labels), divmod(len(self.losses), 2)
+            value = loss(precision, model, inputs, labels)
+            place = divmod(len(self.losses), 2)
             if (place[1], first + place[0]) in forced:
                 if of_loss:
                     value = value * INFINITY
@@ -71,11 +73,15 @@ class Overflows:
             self.losses.append(value.item())
             return value
 
-        def watched_step(precision: MixedPrecision, optimizer: DistributedOptimizer) -> None:
+        def watched_step(
+            precision: MixedPrecision, optimizer: DistributedOptimizer
+        ) -> None:
             before = state_of(optimizer)
             step(precision, optimizer)
             after = state_of(optimizer)
-            self.changed.append({key for key in before if not torch.equal(before[key], after[key])})
+            self.changed.append(
+                {key for key in before if not torch.equal(before[key], after[key])}
+            )
 
         patch.setattr(MixedPrecision, "loss", watched_loss)
         patch.setattr(MixedPrecision, "step", watched_step)
@@ -88,13 +94,20 @@ class Overflows:
 def state_of(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
     """Copies of all that a skipped step must leave as it is; "error" and "anchor" where the method
     has them."""
-    copies = {key: value.clone() for key, value in optimizer.replicas[0].buffers.items()}
+    copies = {
+        key: value.clone() for key, value in optimizer.replicas[0].buffers.items()
+    }
     steps = torch.tensor(optimizer.num_steps)
-    return copies | {"parameters": optimizer.flat.parameters.detach().clone(), "steps": steps}
+    return copies | {
+        "parameters": optimizer.flat.parameters.detach().clone(),
+        "steps": steps,
+    }
 
 
 def trained(folder: Path, algorithm: str = "cser", **changes: Any) -> RunRecord:
-    return done(small_config(algorithm, settings_of(algorithm, BLOCK), **changes), folder)
+    return done(
+        small_config(algorithm, settings_of(algorithm, BLOCK), **changes), folder
+    )
 
 
 @pytest.mark.parametrize("name", algorithms())
@@ -104,10 +117,15 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
     overflows = Overflows(monkeypatch, FORCED)
     result = trained(tmp_path, name, precision="fp16").result
     skipped = overflows.skipped()
-    assert {5, 21, 30} <= skipped and len(skipped) < 10
+    assert {5, 21, 30} <= skipped
+    assert len(skipped) < 10
     # The parameters of some methods stand still until workers talk; the count of steps and some
     # state do not.
-    assert all("steps" in changed and len(changed) > 1 for changed in overflows.changed if changed)
+    assert all(
+        "steps" in changed and len(changed) > 1
+        for changed in overflows.changed
+        if changed
+    )
     assert (result.status, result.num_steps) == ("done", 40)
     if name == "sgd":
         assert result.traffic["gradient"].collectives == 40 - len(skipped)
@@ -115,28 +133,35 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("cser", "fp16"), ("qsparse_local_sgd", "fp16"), ("powersgd", "fp16"), ("mcser", "bf16")],
+    [
+        ("cser", "fp16"),
+        ("qsparse_local_sgd", "fp16"),
+        ("powersgd", "fp16"),
+        ("mcser", "bf16"),
+    ],
 )
 def test_interrupted_equals_uninterrupted_in_half_precision(
     name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(name, settings_of(name, BLOCK), precision=precision)
     states = []
-    for place, attempts in (("whole", {None: 0}), ("broken", {12: 0, 22: 0, 30: 20, None: 25})):
+    for place, attempts in (
+        ("whole", {None: 0}),
+        ("broken", {12: 0, 22: 0, 30: 20, None: 25}),
+    ):
         for stop, first in attempts.items():
             with monkeypatch.context() as patch, kept_checkpoints():
                 Overflows(patch, FORCED if precision == "fp16" else set(), first=first)
-                patch.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, stop)))
+                patch.setattr(
+                    blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, stop))
+                )
                 job = job_for(config, tmp_path / place)
                 assert attempt_stacked(job) == (stop is None)
         saved = job.folder / "checkpoint" / "step-000000025" / "rank-0.pt"
         states.append(torch.load(saved, weights_only=True)["precision"])
-    assert [attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts] == [
-        0,
-        0,
-        20,
-        25,
-    ]
+    assert [
+        attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts
+    ] == [0, 0, 20, 25]
     assert comparable(job.folder) == comparable(tmp_path / "whole" / job.folder.name)
     assert states[0] == states[1]
     assert precision != "fp16" or (
@@ -149,9 +174,11 @@ def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(
 ) -> None:
     overflows = Overflows(monkeypatch, {(1, 5)}, of_loss=True)
     record = trained(tmp_path, precision="fp16")
-    assert 5 in overflows.skipped() and overflows.losses[11] == INFINITY
+    assert 5 in overflows.skipped()
+    assert overflows.losses[11] == INFINITY
     first = [loss for loss in overflows.losses[:40] if math.isfinite(loss)]
-    assert len(first) == 39 and record.result.status == "done"
+    assert len(first) == 39
+    assert record.result.status == "done"
     assert record.events[0].train_loss == pytest.approx(math.fsum(first) / 39, rel=1e-6)
 
 
@@ -173,18 +200,24 @@ def test_batched_passes_are_those_of_one_after_the_other_up_to_rounding(
 ) -> None:
     own = {"num_workers": 4, "batch_size": 10, "partition": {"kind": "contiguous"}}
     config = small_config(
-        "mcser", settings_of("mcser", BLOCK), **own, model={"name": "mlp", "options": {"hidden": 9}}
+        "mcser",
+        settings_of("mcser", BLOCK),
+        **own,
+        model={"name": "mlp", "options": {"hidden": 9}},
     )
     (events, result) = comparable(done(config, tmp_path / "at once").folder)
     found: list[object] = []
     monkeypatch.setattr(
-        training, "batched_backward", lambda *arguments: found.append(batched_backward(*arguments))
+        training,
+        "batched_backward",
+        lambda *arguments: found.append(batched_backward(*arguments)),
     )
     (others, other) = comparable(done(config, tmp_path / "one by one").folder)
     assert [event["test_loss"] for event in events] == pytest.approx(
         [each["test_loss"] for each in others], rel=1e-4
     )
-    assert result["traffic"] == other["traffic"] and all(found)
+    assert result["traffic"] == other["traffic"]
+    assert all(found)
 
 
 # Memory
@@ -203,13 +236,13 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(
         assert not attempt_stacked(job)
     assert not attempt_stacked(job_for(job.run.config, tmp_path))
     failure = read_record(job.folder / "failure.json", Failure)
-    assert (
-        failure.kind == "data" and "in the memory format channels_last, and here" in failure.message
-    )
+    assert failure.kind == "data"
+    assert "in the memory format channels_last, and here" in failure.message
     monkeypatch.setattr(build, "lay_out", as_on_a_gpu)
     assert attempt_stacked(job_for(job.run.config, tmp_path))
     found = [
-        (each.memory_format, each.resumed_from_step) for each in read_run(job.folder).run.attempts
+        (each.memory_format, each.resumed_from_step)
+        for each in read_run(job.folder).run.attempts
     ]
     assert found == [("channels_last", 0), ("channels_last", 25)]
 
@@ -235,4 +268,5 @@ def test_a_step_reads_no_number_of_a_tensor_and_mixes_no_devices(
         for parameter in optimizer.flat.tensors:
             parameter.grad.add_(1.0)  # type: ignore[union-attr]
         optimizer.step()
-    assert optimizer.flat.parameters.is_meta and optimizer.num_steps == 4
+    assert optimizer.flat.parameters.is_meta
+    assert optimizer.num_steps == 4

@@ -22,9 +22,19 @@ from cser_bench.harness.records.store import Failure, read_record
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers import process_group
-from cser_bench.harness.workers.attempt import ActiveRun, Resources, attempt_as_rank, close
+from cser_bench.harness.workers.attempt import (
+    ActiveRun,
+    Resources,
+    attempt_as_rank,
+    close,
+)
 from cser_bench.harness.workers.process_group import joined
-from cser_bench.harness.workers.processes import Worker, WorkerError, WorkerProcesses, start_workers
+from cser_bench.harness.workers.processes import (
+    Worker,
+    WorkerError,
+    WorkerProcesses,
+    start_workers,
+)
 from tests.harness.support import DoctoredBlobs, job_for, small_config
 
 # Who fails says so before its group ends
@@ -34,7 +44,8 @@ from tests.harness.support import DoctoredBlobs, job_for, small_config
 def ended(monkeypatch: pytest.MonkeyPatch) -> Any:
     """How often the process group was destroyed: with NCCL a worker that does so while others wait
     for it hangs."""
-    destroy, calls = dist.destroy_process_group, list[str]()
+    destroy = dist.destroy_process_group
+    calls = list[str]()
 
     def counted() -> None:
         calls.append("destroyed")
@@ -66,29 +77,39 @@ def test_group_ends_after_success_alone(
     assert ended == ["destroyed"]
     ended.clear()
     job, done = alone(tmp_path / "broken", out_of_memory, monkeypatch)
-    assert not done and ended == []
+    assert not done
+    assert ended == []
     assert read_record(job.folder / "failure.json", Failure).kind == "oom"
 
 
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        ("init_process_group", RuntimeError("Gloo connectFullMesh failed: Connection refused")),
+        (
+            "init_process_group",
+            RuntimeError("Gloo connectFullMesh failed: Connection refused"),
+        ),
         ("init_process_group", dist.DistNetworkError("Connection refused")),
         ("broadcast_object_list", ConnectionResetError(104, "Connection refused")),
     ],
 )
 def test_worker_that_went_before_the_first_step_is_a_lost_connection(
-    call: str, error: Exception, ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str,
+    error: Exception,
+    ended: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(dist, call, refused)
     job, done = alone(tmp_path, lambda rank, step: None, monkeypatch)
-    assert not done and ended == []
+    assert not done
+    assert ended == []
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "communication" and "Connection refused" in failure.message
+    assert failure.kind == "communication"
+    assert "Connection refused" in failure.message
 
 
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
@@ -112,7 +133,8 @@ HEARD = (
 failed."""
 
 
-ABORTED, KILLED = -signal.SIGABRT, -signal.SIGKILL
+ABORTED = -signal.SIGABRT
+KILLED = -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -124,7 +146,11 @@ ABORTED, KILLED = -signal.SIGABRT, -signal.SIGKILL
             WAITED,
             "communication",
         ),  # which the launcher killed after a time of grace
-        ([ABORTED, ABORTED], WAITED + HEARD + "an illegal memory access was encountered\n", "bug"),
+        (
+            [ABORTED, ABORTED],
+            WAITED + HEARD + "an illegal memory access was encountered\n",
+            "bug",
+        ),
         ([ABORTED, ABORTED], HEARD + "out of memory\n" + WAITED, "oom"),
         ([KILLED, -signal.SIGSEGV], "", "bug"),
         ([1, ABORTED], WAITED, "disk"),  # as a worker has recorded
@@ -137,19 +163,26 @@ def test_end_by_the_watchdog_is_told_from_others(
     job.folder.mkdir(parents=True)
     (job.folder / "log.txt").write_text(before + said)
     if kind == "disk":
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")
+        write_failure(
+            job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", ""
+        )
     ended: Any = SimpleNamespace(
         processes=[SimpleNamespace(exitcode=code) for code in codes], error_files=[]
     )
     workers = WorkerProcesses(ended, [], TemporaryDirectory())
-    sentence = str(close(ActiveRun(job, Resources((), ()), workers, log_start=len(before))))
+    sentence = str(
+        close(ActiveRun(job, Resources((), ()), workers, log_start=len(before)))
+    )
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == kind and sentence.startswith(f"{kind}: {failure.message}")
+    assert failure.kind == kind
+    assert sentence.startswith(f"{kind}: {failure.message}")
     assert ("its own words" if kind == "disk" else "log.txt") in failure.message
     assert said or "ended with code -11" in failure.message
 
 
-def test_nccl_waits_as_long_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_waits_as_long_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(process_group, "identity", lambda device: device)
     monkeypatch.setattr(
@@ -207,12 +240,17 @@ def ends(worker: Worker, how: str) -> str:
     ("how", "sentence"),
     [
         (("sleeps", "fails late"), "worker 1 failed: no such luck"),
-        (("sleeps", "is killed"), "worker 1 failed: process 1 terminated with signal SIGKILL"),
+        (
+            ("sleeps", "is killed"),
+            "worker 1 failed: process 1 terminated with signal SIGKILL",
+        ),
         (("returns", "has a bug"), "worker 1 failed: KeyError: 'x'"),
         (("leaves",), "worker 0 failed: it ended early"),
     ],
 )
-def test_who_failed_is_named_and_the_others_are_ended(how: tuple[str, ...], sentence: str) -> None:
+def test_who_failed_is_named_and_the_others_are_ended(
+    how: tuple[str, ...], sentence: str
+) -> None:
     started = time.monotonic()
     with (
         start_workers(ends, [(each,) for each in how]) as workers,

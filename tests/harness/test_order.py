@@ -61,7 +61,8 @@ SPECS = st.one_of(
         st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9]),
     ),
     st.builds(
-        lambda number: {"kind": "class_shards", "shards_per_worker": number}, st.integers(1, 4)
+        lambda number: {"kind": "class_shards", "shards_per_worker": number},
+        st.integers(1, 4),
     ),
 )
 
@@ -81,12 +82,17 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
     torch.manual_seed(5)  # The global generator has no say.
     assert shards_of(torch.tensor(labels), num_workers, seed, **spec) == shards
     stretches = num_workers * spec.get("shards_per_worker", 1)
-    assert {len(shard) for shard in shards} == {len(labels) // stretches * stretches // num_workers}
+    assert {len(shard) for shard in shards} == {
+        len(labels) // stretches * stretches // num_workers
+    }
     held = [sample for shard in shards for sample in shard]
-    assert len(set(held)) == len(held) and set(held) <= set(range(len(labels)))
+    assert len(set(held)) == len(held)
+    assert set(held) <= set(range(len(labels)))
     assert spec["kind"] != "contiguous" or held == list(range(len(held)))
     assert len(labels) - len(held) < stretches
-    counts = class_counts([torch.tensor(shard) for shard in shards], torch.tensor(labels), 7)
+    counts = class_counts(
+        [torch.tensor(shard) for shard in shards], torch.tensor(labels), 7
+    )
     for row, shard in zip(counts, shards, strict=True):
         recount = Counter(labels[sample] for sample in shard)
         assert row == [recount[each] for each in range(7)]
@@ -95,8 +101,14 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
 def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
     """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100,
     classes)."""
-    shards = [shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0] for seed in range(100)]
-    counts = [numpy.bincount(labels[shard], minlength=int(labels.max()) + 1) for shard in shards]
+    shards = [
+        shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0]
+        for seed in range(100)
+    ]
+    counts = [
+        numpy.bincount(labels[shard], minlength=int(labels.max()) + 1)
+        for shard in shards
+    ]
     return numpy.stack(counts) / (len(labels) // 20)
 
 
@@ -110,13 +122,19 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
     assert abs(squares.mean() - expected) < 4 * squares.std() / 10
-    unequal = torch.repeat_interleave(torch.arange(3), torch.tensor([2_000, 6_000, 12_000]))
-    assert abs(first_shares(unequal, alpha=1.0).mean(axis=0) - [0.1, 0.3, 0.6]).max() < 0.08
+    unequal = torch.repeat_interleave(
+        torch.arange(3), torch.tensor([2_000, 6_000, 12_000])
+    )
+    assert (
+        abs(first_shares(unequal, alpha=1.0).mean(axis=0) - [0.1, 0.3, 0.6]).max()
+        < 0.08
+    )
 
 
 def test_class_shards_give_a_worker_few_classes_at_random() -> None:
     sets = [
-        set(LABELS[shard].tolist()) for shard in shards_of(num_workers=10, **FIXED["class_shards"])
+        set(LABELS[shard].tolist())
+        for shard in shards_of(num_workers=10, **FIXED["class_shards"])
     ]
     assert max(map(len, sets)) == 2
     assert any(len(each) == 2 and max(each) - min(each) > 1 for each in sets)
@@ -140,31 +158,49 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
     """Within a worker's shard, or where there are none over all workers."""
     partition = spec or {"kind": "reshuffled"}
     config = small_config(
-        num_workers=num_workers, batch_size=batch_size, num_epochs=3, partition=partition
+        num_workers=num_workers,
+        batch_size=batch_size,
+        num_epochs=3,
+        partition=partition,
     )
     per_epoch, num_steps = num_steps_of(config)
-    shards = shards_of(LABELS, num_workers, seed, **spec) if spec else [list(range(len(LABELS)))]
+    shards = (
+        shards_of(LABELS, num_workers, seed, **spec)
+        if spec
+        else [list(range(len(LABELS)))]
+    )
     held = len(shards[0]) if spec else len(LABELS) // num_workers
     assert held - batch_size < per_epoch * batch_size <= held
 
     def batches(rank: int, start: int = 0, seed: int = seed) -> list[Tensor]:
-        shard, steps = torch.tensor(shards[rank]) if spec else None, range(start, num_steps)
-        return list(worker_batches(seed, len(LABELS), rank, num_workers, batch_size, steps, shard))
+        shard = torch.tensor(shards[rank]) if spec else None
+        steps = range(start, num_steps)
+        return list(
+            worker_batches(
+                seed, len(LABELS), rank, num_workers, batch_size, steps, shard
+            )
+        )
 
     found = [batches(rank) for rank in range(num_workers)]
     assert {len(batch) for own in found for batch in own} == {batch_size}
     starts = range(0, num_steps, per_epoch)
     epochs = [
-        [torch.cat(own[start : start + per_epoch]).tolist() for own in found] for start in starts
+        [torch.cat(own[start : start + per_epoch]).tolist() for own in found]
+        for start in starts
     ]
     for seen in epochs:
         everyone = list(itertools.chain(*seen))
-        for each, shard in zip(seen, shards, strict=True) if spec else [(everyone, shards[0])]:
-            assert len(set(each)) == len(each) and set(each) <= set(shard)
+        for each, shard in (
+            zip(seen, shards, strict=True) if spec else [(everyone, shards[0])]
+        ):
+            assert len(set(each)) == len(each)
+            assert set(each) <= set(shard)
     assert epochs[0] != epochs[1] != epochs[2]
     torch.manual_seed(first)  # The global generator has no say.
     assert torch.equal(torch.stack(batches(0, first)), torch.stack(found[0][first:]))
-    assert not torch.equal(torch.stack(batches(0, seed=seed + 1)), torch.stack(found[0]))
+    assert not torch.equal(
+        torch.stack(batches(0, seed=seed + 1)), torch.stack(found[0])
+    )
 
 
 @pytest.mark.parametrize("kind", [*FIXED, "reshuffled"])
@@ -174,7 +210,11 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
     seen: dict[int, list[int]] = defaultdict(list)
 
     def watched(
-        samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int
+        samples: TensorSamples,
+        indices: Iterable[Tensor],
+        seed: int,
+        rank: int,
+        first: int,
     ) -> Iterator[Batch]:
         for index in indices:
             seen[rank] += index.tolist()
@@ -182,10 +222,13 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
 
     monkeypatch.setattr(TensorSamples, "training_batches", watched)
     partition = FIXED.get(kind, {"kind": kind})
-    result = done(small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path).result
+    result = done(
+        small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path
+    ).result
     # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
     first, second = (
-        [seen[rank][part] for rank in range(4)] for part in (slice(400), slice(400, 800))
+        [seen[rank][part] for rank in range(4)]
+        for part in (slice(400), slice(400, 800))
     )
     for epoch in (first, second):
         assert sorted(sample for own in epoch for sample in own) == list(range(1_600))
@@ -193,16 +236,21 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
         assert result.class_counts is None
         # By chance a quarter of 400 is seen by the same worker again.
         assert all(
-            60 < len(set(one) & set(two)) < 140 for one, two in zip(first, second, strict=True)
+            60 < len(set(one) & set(two)) < 140
+            for one, two in zip(first, second, strict=True)
         )
     else:
         shards = shards_of(num_workers=4, **partition)
         assert (
-            list(map(sorted, first)) == list(map(sorted, second)) == list(map(sorted, shards))
-            and first != second
+            list(map(sorted, first))
+            == list(map(sorted, second))
+            == list(map(sorted, shards))
         )
+        assert first != second
         counts = [Counter(LABELS[own].tolist()) for own in first]
-        assert result.class_counts == [[own[each] for each in range(CLASSES)] for own in counts]
+        assert result.class_counts == [
+            [own[each] for each in range(CLASSES)] for own in counts
+        ]
 
 
 # Order and schedule
@@ -215,7 +263,11 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
     seen: list[list[int]] = []
 
     def watched(
-        samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int
+        samples: TensorSamples,
+        indices: Iterable[Tensor],
+        seed: int,
+        rank: int,
+        first: int,
     ) -> Iterator[Batch]:
         for index in indices:
             seen.append(index.tolist())
@@ -228,7 +280,8 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
         for more in ({"num_steps": 12}, {"evaluation": {"num_scores": 40}})
     )
     assert (short.result.num_steps, whole.result.num_steps) == (12, 40)
-    assert seen[:24] == seen[24:48] and len(seen) == 24 + 80
+    assert seen[:24] == seen[24:48]
+    assert len(seen) == 24 + 80
     shares = [(step - 3) / 9 for step in (5, 11)]
     rates = [0.05 * (1 + math.cos(math.pi * share)) / 2 for share in shares]
     assert [(event.step, event.learning_rate) for event in short.events] == [
@@ -248,7 +301,10 @@ TEN = [step / 10 for step in range(1, 11)]
 SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
     # Three epochs of ten steps.
     "constant": ({"kind": "constant"}, [1.0] * 30),
-    "warm-up": ({"kind": "constant", "warmup_epochs": 0.5}, [0.2, 0.4, 0.6, 0.8, *[1.0] * 26]),
+    "warm-up": (
+        {"kind": "constant", "warmup_epochs": 0.5},
+        [0.2, 0.4, 0.6, 0.8, *[1.0] * 26],
+    ),
     "a share of the run": (
         {"kind": "constant", "warmup_epochs": 0.4, "warmup_share": 0.2},
         [*TEN, *[1.0] * 20],
@@ -262,7 +318,12 @@ SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
         [*TEN, *(math.cos(math.pi * number / 40) ** 2 for number in range(20))],
     ),
     "milestones during the warm-up": (
-        {"kind": "milestones", "milestones": [1.0, 2.5], "factor": 0.2, "warmup_epochs": 2.0},
+        {
+            "kind": "milestones",
+            "milestones": [1.0, 2.5],
+            "factor": 0.2,
+            "warmup_epochs": 2.0,
+        },
         [
             *(n / 20 for n in range(1, 11)),
             *(0.2 * n / 20 for n in range(11, 21)),
@@ -271,7 +332,12 @@ SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
         ],
     ),
     "staircase": (
-        {"kind": "milestones", "milestones": [9.0], "warmup_epochs": 2.5, "staircase_warmup": True},
+        {
+            "kind": "milestones",
+            "milestones": [9.0],
+            "warmup_epochs": 2.5,
+            "staircase_warmup": True,
+        },
         [*[1 / 2.5] * 10, *[2 / 2.5] * 10, *[1.0] * 10],
     ),
 }
@@ -297,32 +363,39 @@ def test_schedules(name: str) -> None:
 def test_scores_are_evenly_spaced_and_the_last_step_has_one(
     per_epoch: int, scores: dict[str, int], num_epochs: int, expected: set[int]
 ) -> None:
-    assert EvaluationSpec.model_validate(scores).steps(num_epochs, per_epoch) == expected
+    assert (
+        EvaluationSpec.model_validate(scores).steps(num_epochs, per_epoch) == expected
+    )
 
 
-def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> None:
+def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> (
+    None
+):
     everyone = set(range(1600))
     kept, held_out = held_out_indices(1600, 400)
-    assert set(kept.tolist()) | set(held_out.tolist()) == everyone and len(kept) == 1200
+    assert set(kept.tolist()) | set(held_out.tolist()) == everyone
+    assert len(kept) == 1200
     torch.manual_seed(7)
     assert held_out_indices(1600, 400)[1].equal(held_out)
-    assert held_out.tolist() != list(range(400)) and held_out.tolist() != list(range(1200, 1600))
+    assert held_out.tolist() != list(range(400))
+    assert held_out.tolist() != list(range(1200, 1600))
     trained, _ = held_out_indices(1600, 0, 800)
     for number in (1, 400, 800):
         kept, held = held_out_indices(1600, number, 800)
-        assert kept.equal(trained) and held.equal(held_out_indices(1600, number)[1])
-        assert len(kept) == 800 and not set(kept.tolist()) & set(held.tolist())
+        assert kept.equal(trained)
+        assert held.equal(held_out_indices(1600, number)[1])
+        assert len(kept) == 800
+        assert not set(kept.tolist()) & set(held.tolist())
     whole = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
     for number, scored in ((0, 500), (400, 400)):
         spec = TaskSpec(name="blobs", num_train=800, held_out=number)
         samples = TASK.load(None, spec, torch.device("cpu"))
-        assert (
-            samples.train_inputs.equal(whole.train_inputs[trained])
-            and len(samples.evaluation_labels) == scored
-        )
+        assert samples.train_inputs.equal(whole.train_inputs[trained])
+        assert len(samples.evaluation_labels) == scored
         assert split_sizes(TASK, spec) == (800, scored)
     with pytest.raises(
-        SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"
+        SpecError,
+        match="num_train = 801 and held_out = 800 are together more than the 1600",
     ):
         split_sizes(TASK, TaskSpec(name="blobs", num_train=801, held_out=800))
 
@@ -330,13 +403,21 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
 def test_seeds_of_different_streams_differ_and_never_change() -> None:
     streams = {
         derive_seed(*parts)
-        for parts in [(1, "init"), (2, "init"), (1, "order"), (1, "order", 0), (11, "init")]
+        for parts in [
+            (1, "init"),
+            (2, "init"),
+            (1, "order"),
+            (1, "order", 0),
+            (11, "init"),
+        ]
     }
-    assert len(streams) == 5 and all(0 <= seed < 2**63 for seed in streams)
+    assert len(streams) == 5
+    assert all(0 <= seed < 2**63 for seed in streams)
     # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1,
     # 'init')").
     assert (
-        derive_seed(1, "init") == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
+        derive_seed(1, "init")
+        == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
     )
 
 
@@ -344,7 +425,8 @@ def test_all_algorithms_start_from_the_same_parameters() -> None:
     """The seed alone decides each worker's model, and the global generator is left as it was."""
     before = torch.get_rng_state()
     first, other = (
-        build_model(small_config().model, TASK, seed, torch.device("cpu")) for seed in (1, 2)
+        build_model(small_config().model, TASK, seed, torch.device("cpu"))
+        for seed in (1, 2)
     )
     assert torch.get_rng_state().equal(before)
     own, others = (

@@ -70,7 +70,9 @@ def test_a_file_is_planned_run_recorded_and_reported(
     assert run.result is not None
     assert run.result.traffic["model"].collectives == sum(end <= 40 for end in ends)
     if workers == "stacked":
-        assert "wrote" in cli.out("report", path, "--results", results, "--methods", file)
+        assert "wrote" in cli.out(
+            "report", path, "--results", results, "--methods", file
+        )
         file.write_text(SOURCE + "\n# edited")
         said = cli.refused("report", path, "--results", results, "--methods", file)
         assert "are not of this mine.py" in said
@@ -126,10 +128,15 @@ WRONG = {
     "raise SystemExit('out')": "mine.py does not import: SystemExit: out (line 1)",
     "x = 1": "mine.py has no method",
     "from cser_bench.algorithms import SGD": "mine.py has no method",
-    SOURCE.replace(f'"{NAME}"', '"local_sgd"'): "named 'local_sgd', as a method that ships is",
+    SOURCE.replace(
+        f'"{NAME}"', '"local_sgd"'
+    ): "named 'local_sgd', as a method that ships is",
     SOURCE.replace(f'"{NAME}"', '"Growing SGD"'): "is named 'Growing SGD'",
     SOURCE.replace("    formula = ", "    # "): "does not say its formula",
-    SOURCE + SOURCE[SOURCE.index("class ") :].replace("class G", "class H"): "two methods named",
+    SOURCE
+    + SOURCE[SOURCE.index("class ") :].replace(
+        "class G", "class H"
+    ): "two methods named",
 }
 
 
@@ -152,14 +159,20 @@ def test_files_that_are_not_there_taken_by_another_or_used_by_no_row_are_refused
     two = tmp_path / "two.py"
     two.write_text(SOURCE)
     assert "as one in one.py is" in cli.refused("plan", path, "--methods", one, two)
-    assert "cannot be read" in cli.refused("plan", path, "--methods", tmp_path / "three.py")
-    assert "no row has the algorithm" in cli.refused("plan", "fashion_mnist", "--methods", one)
+    assert "cannot be read" in cli.refused(
+        "plan", path, "--methods", tmp_path / "three.py"
+    )
+    assert "no row has the algorithm" in cli.refused(
+        "plan", "fashion_mnist", "--methods", one
+    )
     assert "--methods FILE.py" in cli.refused("plan", path)
     assert "no installed package" in cli.refused("plan", path, "--methods", "three")
     outside = write_spec(tmp_path, own_spec() | {"outside": {}})
     assert NAME in cli.out("plan", outside, "--methods", one)
     source = MethodSource.of("one.py", SOURCE).model_dump()
-    outside = write_spec(tmp_path, own_spec() | {"outside": {NAME: {**source, "package": "x"}}})
+    outside = write_spec(
+        tmp_path, own_spec() | {"outside": {NAME: {**source, "package": "x"}}}
+    )
     assert "outside is no key" in cli.refused("plan", outside)
 
 
@@ -172,30 +185,43 @@ def test_an_installed_package_names_its_methods_by_an_entry_point(
     (package / "growing.py").write_text(SOURCE)
     about = tmp_path / "her_methods-2.1.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: her-methods\nVersion: 2.1\n")
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: her-methods\nVersion: 2.1\n"
+    )
     group = found_methods.GROUP
     (about / "entry_points.txt").write_text(f"[{group}]\nhers = her_methods.growing\n")
     monkeypatch.syspath_prepend(tmp_path)
     [(name, source)] = found_methods.outside_methods(["hers"]).items()
-    assert (name, source.file, source.package) == (NAME, "growing.py", "her-methods 2.1")
+    assert (name, source.file, source.package) == (
+        NAME,
+        "growing.py",
+        "her-methods 2.1",
+    )
     assert found_methods.method_in(source, NAME).family == "local steps"
 
 
 def test_a_failure_in_the_method_shows_its_line(tmp_path: Path) -> None:
-    text = SOURCE.replace("        replica.local_step_()\n", "        raise RuntimeError('hm')\n")
+    text = SOURCE.replace(
+        "        replica.local_step_()\n", "        raise RuntimeError('hm')\n"
+    )
     source = MethodSource.of("mine.py", text)
     config = small_config(NAME, {"sync_interval": 3}, method_source=source)
     job = job_for(config, tmp_path)
     assert not attempt_stacked(job)
     failure = json.loads((job.folder / "failure.json").read_text())
-    assert failure["message"] == "hm" and "raise RuntimeError('hm')" in failure["traceback"]
+    assert failure["message"] == "hm"
+    assert "raise RuntimeError('hm')" in failure["traceback"]
     assert "mine.py" in failure["traceback"]
 
 
-def test_files_that_git_does_not_track_are_provenance_where_they_are_run(tmp_path: Path) -> None:
+def test_files_that_git_does_not_track_are_provenance_where_they_are_run(
+    tmp_path: Path,
+) -> None:
     def git(*words: str) -> None:
         named = ["-c", "user.name=x", "-c", "user.email=x"]
-        subprocess.run(["git", *named, *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            ["git", *named, *words], cwd=tmp_path, check=True, capture_output=True
+        )
 
     room = tmp_path / "algorithms"
     room.mkdir()
@@ -217,11 +243,20 @@ def test_files_that_git_does_not_track_are_provenance_where_they_are_run(tmp_pat
     assert len({None, first, second, third}) == 4
 
 
-def test_a_method_whose_sending_repeats_can_be_timed_and_no_other(tmp_path: Path) -> None:
+def test_a_method_whose_sending_repeats_can_be_timed_and_no_other(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(SOURCE.replace("growth: NotNegative = 0.125", "growth: NotNegative = 0.0"))
+    file.write_text(
+        SOURCE.replace("growth: NotNegative = 0.125", "growth: NotNegative = 0.0")
+    )
     [timed] = own_methods([str(file)]).values()
-    assert (timed.name, timed.settings, timed.period) == (NAME, {"sync_interval": 128}, 128)
-    assert timed.method_source is not None and timed.method_source.file == "mine.py"
+    assert (timed.name, timed.settings, timed.period) == (
+        NAME,
+        {"sync_interval": 128},
+        128,
+    )
+    assert timed.method_source is not None
+    assert timed.method_source.file == "mine.py"
     with pytest.raises(SpecError, match="does not repeat every 128 steps"):
         own_methods([str(EXAMPLE)])

@@ -30,7 +30,12 @@ from cser_bench.harness.records.packs import (
     unpack_runs,
 )
 from cser_bench.harness.records.shipped import shipped_experiments
-from cser_bench.harness.records.store import VERSION, RecordError, read_run, read_run_files
+from cser_bench.harness.records.store import (
+    VERSION,
+    RecordError,
+    read_run,
+    read_run_files,
+)
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, missing_runs
 from cser_bench.report.frame import read_frames
@@ -78,7 +83,9 @@ def folder(tmp_path: Path) -> Path:
         "kind": "oom",
         "message": "für Umlaute",
     }
-    (sixth / "failure.json").write_text(json.dumps(failure | {"traceback": "", "step": None}))
+    (sixth / "failure.json").write_text(
+        json.dumps(failure | {"traceback": "", "step": None})
+    )
     (seventh / "log.txt").write_text("what was printed")
     *_, before_its_first_score, torn = store.run_folders(tmp_path)
     for run in (before_its_first_score, torn):
@@ -90,7 +97,9 @@ def folder(tmp_path: Path) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder but locks, by its path."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = (
+        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+    )
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -113,20 +122,29 @@ def records(folder: Path) -> dict[str, str]:
 def test_folders_come_back_as_they_were_but_for_a_torn_line_and_what_is_no_record(
     folder: Path,
 ) -> None:
-    before, runs, read = tree(folder), finished(folder), records(folder)
-    assert len(read) == 14 and read == {
+    before = tree(folder)
+    runs = finished(folder)
+    read = records(folder)
+    assert len(read) == 14
+    assert read == {
         path.name: repr(read_run(path)) for path in store.run_folders(folder)
     }
-    assert pack_runs(folder) == (12, 12) and records(folder) == read
-    assert pack_runs(folder, remove_folders=True) == (12, 12) and records(folder) == read
-    assert not any((folder / run).exists() for run in runs) and pack_runs(folder) == (12, 0)
-    assert unpack_runs(folder) == 12 and records(folder) == read
+    assert pack_runs(folder) == (12, 12)
+    assert records(folder) == read
+    assert pack_runs(folder, remove_folders=True) == (12, 12)
+    assert records(folder) == read
+    assert not any((folder / run).exists() for run in runs)
+    assert pack_runs(folder) == (12, 0)
+    assert unpack_runs(folder) == 12
+    assert records(folder) == read
     after = tree(folder)
-    for line in after.pop(PACK).decode().splitlines()[1:]:  # plain JSON, that anything can read
-        assert json.loads(line)["run"]["experiment"] == NAME and isinstance(
-            json.loads(line)["events"], list
-        )
-    before = {name: data for name, data in before.items() if Path(name).name != "log.txt"}
+    # Plain JSON, that anything can read
+    for line in after.pop(PACK).decode().splitlines()[1:]:
+        assert json.loads(line)["run"]["experiment"] == NAME
+        assert isinstance(json.loads(line)["events"], list)
+    before = {
+        name: data for name, data in before.items() if Path(name).name != "log.txt"
+    }
     torn = next(name for name, data in before.items() if data.endswith(b"caf\xc3"))
     before[torn] = before[torn].rpartition(b"\n")[0] + b"\n"
     assert {name: data for name, data in after.items() if "failure" not in name} == {
@@ -140,10 +158,12 @@ def test_a_folder_with_a_result_wins_and_one_without_does_not(folder: Path) -> N
     path = folder / one / "result.json"
     path.write_bytes(path.read_bytes().replace(b'"compute"', b'"komputi"'))
     (folder / other / "result.json").unlink()
-    assert unpack_runs(folder) == 0 and not (folder / other / "result.json").exists()
+    assert unpack_runs(folder) == 0
+    assert not (folder / other / "result.json").exists()
     for _ in range(2):
         runs = read_runs(folder)
-        assert runs[one].result is not None and "komputi" in runs[one].result.clock_seconds
+        assert runs[one].result is not None
+        assert "komputi" in runs[one].result.clock_seconds
         assert runs[other].result is not None
         pack_runs(folder)
         shutil.rmtree(folder / one, ignore_errors=True)
@@ -165,7 +185,10 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> list[st
 
 def exchanged(folder: Path) -> list[str]:
     """A run's line with the digest that it should have, below a header that knows another."""
-    return [lines_of(folder)[0], *changed(folder, lambda files: files["run"].update(seed=99))[1:]]
+    return [
+        lines_of(folder)[0],
+        *changed(folder, lambda files: files["run"].update(seed=99))[1:],
+    ]
 
 
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
@@ -173,12 +196,23 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda f: [line.replace('"attempts"', '"attempt"') for line in lines_of(f)],
         "line 2, is damaged",
     ),
-    "torn": (lambda f: [*lines_of(f)[:-1], lines_of(f)[-1][:200]], "line 13, is damaged"),
-    "exchanged line": (exchanged, "line 1, is damaged or was edited, or lines were lost"),
+    "torn": (
+        lambda f: [*lines_of(f)[:-1], lines_of(f)[-1][:200]],
+        "line 13, is damaged",
+    ),
+    "exchanged line": (
+        exchanged,
+        "line 1, is damaged or was edited, or lines were lost",
+    ),
     "missing line": (lambda f: lines_of(f)[:-1], "lines were lost"),
-    "another version": (lambda f: [packs._line('"format":3')], "of format 3, this program"),
+    "another version": (
+        lambda f: [packs._line('"format":3')],
+        "of format 3, this program",
+    ),
     "id is not the hash": (
-        lambda f: changed(f, lambda files: files["run"]["config"].update(learning_rate=0.2)),
+        lambda f: changed(
+            f, lambda files: files["run"]["config"].update(learning_rate=0.2)
+        ),
         "its config is that of run",
     ),
     "no run's id": (
@@ -193,7 +227,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         ).splitlines(True),
         "which is no run's id",
     ),
-    "no id": (lambda f: [packs._line('"format":2'), packs._line('"run":1')], "names the run None"),
+    "no id": (
+        lambda f: [packs._line('"format":2'), packs._line('"run":1')],
+        "names the run None",
+    ),
     "no format": (lambda f: [packs._line('"runs":0')], "of format None, this program"),
     "a digit of an accuracy": (
         lambda f: changed(f, lambda files: files["result"].update(test_accuracy=0.999)),
@@ -203,7 +240,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda f: changed(f, lambda files: files["events"][0].update(test_correct=1)),
         "events.jsonl, line 1, is damaged: test_accuracy is ",
     ),
-    "no result": (lambda f: changed(f, lambda files: files.pop("result")), "without a result"),
+    "no result": (
+        lambda f: changed(f, lambda files: files.pop("result")),
+        "without a result",
+    ),
 }
 
 
@@ -219,7 +259,9 @@ def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost
     before = tree(folder)
     for command in (["pack", folder, "--remove-folders"], ["unpack", folder]):
         said = cli.refused(*command, code=1)
-        assert words in said and str(folder) in said and tree(folder) == before
+        assert words in said
+        assert str(folder) in said
+        assert tree(folder) == before
 
 
 SPOILT: list[tuple[str, Callable[[str], str], str]] = [
@@ -233,7 +275,9 @@ SPOILT: list[tuple[str, Callable[[str], str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "spoil", "words"), SPOILT, ids=[words for *_, words in SPOILT])
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"), SPOILT, ids=[words for *_, words in SPOILT]
+)
 def test_folders_that_cannot_be_packed_are_refused(
     name: str, spoil: Callable[[str], str], words: str, folder: Path, cli: CommandLine
 ) -> None:
@@ -241,9 +285,8 @@ def test_folders_that_cannot_be_packed_are_refused(
     path = path.rename(folder / (name or path.name)) / "run.json"
     path.write_text(spoil(path.read_text()))
     before = tree(folder)
-    assert (
-        words in cli.refused("pack", folder, "--remove-folders", code=1) and tree(folder) == before
-    )
+    assert words in cli.refused("pack", folder, "--remove-folders", code=1)
+    assert tree(folder) == before
 
 
 def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(
@@ -270,7 +313,9 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
     fewer = json.loads(result)
     for counted in ("traffic", "expected_traffic"):
         fewer[counted]["gradient"]["bits"] -= 1
-    sent = [re.sub(r'"bits_sent": \d+', f'"bits_sent": {bits + 1}', line) for line in lines]
+    sent = [
+        re.sub(r'"bits_sent": \d+', f'"bits_sent": {bits + 1}', line) for line in lines
+    ]
     edits: list[tuple[str, str | None, str]] = [
         (
             "result.json",
@@ -288,9 +333,21 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
             "differ in 'gradient'",
         ),
         ("result.json", json.dumps(fewer), f"of {bits - 1} in result.json"),
-        ("events.jsonl", "".join([sent[0], *lines[1:]]), f"says that {bits + 1} bits were sent"),
-        ("events.jsonl", "".join([*lines[:-1], sent[-1]]), f"says that {bits + 1} bits were sent"),
-        ("run.json", re.sub(r'(\n "seed": )\d+', r"\g<1>7", run), "run.json says seed = 7"),
+        (
+            "events.jsonl",
+            "".join([sent[0], *lines[1:]]),
+            f"says that {bits + 1} bits were sent",
+        ),
+        (
+            "events.jsonl",
+            "".join([*lines[:-1], sent[-1]]),
+            f"says that {bits + 1} bits were sent",
+        ),
+        (
+            "run.json",
+            re.sub(r'(\n "seed": )\d+', r"\g<1>7", run),
+            "run.json says seed = 7",
+        ),
         ("events.jsonl", "".join(lines[:-1]), f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines)[:-20], f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines[1:]), f"lacks 1 of {len(lines)} scores"),
@@ -313,10 +370,14 @@ def _replaced(text: str, pattern: str, by: str) -> str:
     return changed
 
 
-def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(tmp_path: Path) -> None:
+def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
+    tmp_path: Path,
+) -> None:
     """Also after it was packed and unpacked, and of a run that went on after a torn line."""
     whole = done(small_config(), tmp_path).folder
-    files = {name: (whole / name).read_text() for name in ("events.jsonl", "result.json")}
+    files = {
+        name: (whole / name).read_text() for name in ("events.jsonl", "result.json")
+    }
     assert len(read_runs(tmp_path)) == 1
     edits = [
         ("events.jsonl", r'"test_loss": [^,]+', '"test_loss": 0.5'),
@@ -328,7 +389,9 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(tmp_path: P
     for name, pattern, by in edits:
         text = _replaced(files[name], pattern, by)
         if name == "result.json" and "collectives" in pattern:
-            text = _replaced(text, r'("expected_traffic"[^}]*"collectives": )\d+', r"\g<1>1")
+            text = _replaced(
+                text, r'("expected_traffic"[^}]*"collectives": )\d+', r"\g<1>1"
+            )
         (whole / name).write_text(text)
         with pytest.raises(RecordError, match="has another digest"):
             read_runs(tmp_path)
@@ -353,7 +416,9 @@ def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(
 
 
 def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
-    plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
+    plan = make_plan(
+        load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path
+    )
     assert launch(plan, launch_options(tmp_path), Quiet()) == 0
     folder = tmp_path / "small"
 
@@ -363,10 +428,10 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
 
     before = seen()
     pack_runs(folder, remove_folders=True)
-    assert seen() == before and before[-1] == []
-    assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(
-        folder.glob("*/run.json")
-    )
+    assert seen() == before
+    assert before[-1] == []
+    assert launch(plan, launch_options(tmp_path), Quiet()) == 0
+    assert not any(folder.glob("*/run.json"))
 
 
 def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experiment(
@@ -374,7 +439,9 @@ def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experimen
 ) -> None:
     def git(*words: str | Path) -> str:
         command = ["git", "-C", str(tmp_path), *map(str, words)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout
 
     git("init", "--quiet")
     shutil.copy(ROOT / ".gitignore", tmp_path)
@@ -406,8 +473,11 @@ def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experimen
 # Killed in between
 
 
-def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(folder: Path) -> None:
-    runs, before = finished(folder), records(folder)
+def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(
+    folder: Path,
+) -> None:
+    runs = finished(folder)
+    before = records(folder)
 
     def killed(command: Callable[[], object]) -> int:
         """How often the command was killed, at a later point each time, until it came to its
@@ -448,7 +518,8 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
 def test_a_compressed_pack_is_read_as_it_was(tmp_path: Path) -> None:
     shutil.copy(TUNING / "experiment.json", tmp_path)
     (tmp_path / f"{PACK}.gz").write_bytes(gzip.compress((TUNING / PACK).read_bytes()))
-    assert read_pack(tmp_path) and read_pack(tmp_path) == read_pack(TUNING)
+    assert read_pack(tmp_path)
+    assert read_pack(tmp_path) == read_pack(TUNING)
     assert read_runs(tmp_path).keys() == read_runs(TUNING).keys()
 
 
@@ -456,7 +527,9 @@ def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
     path = tmp_path / f"{PACK}.gz"
     whole = gzip.compress((TUNING / PACK).read_bytes())
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))} is damaged .*again$"):
+    with pytest.raises(
+        RecordError, match=rf"^{re.escape(str(path))} is damaged .*again$"
+    ):
         read_pack(tmp_path)
 
 
@@ -472,7 +545,9 @@ SHIPPED = [folder for folder in shipped_experiments() if (folder / PACK).exists(
 def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(
     shipped: Path, tmp_path: Path
 ) -> None:
-    planned = {run_id for row in read_experiment(shipped).rows for run_id in row.runs.values()}
+    planned = {
+        run_id for row in read_experiment(shipped).rows for run_id in row.runs.values()
+    }
     packed = set(packs.read_pack(shipped))
     assert packed <= planned
     # An experiment that is not done yet ships its runs as they come, and no report.

@@ -15,7 +15,8 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import small_config
 
-SIZE, NUM_STEPS = 300, 24
+SIZE = 300
+NUM_STEPS = 24
 TOP_K = {"kind": "top_k", "ratio": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {},
@@ -28,7 +29,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "error_compressor": TOP_K,
         "reset_interval": 4,
     },
-    "sparse_loco": {"sync_interval": 4, "compressor": {"kind": "chunk_top_k", "kept": 64}},
+    "sparse_loco": {
+        "sync_interval": 4,
+        "compressor": {"kind": "chunk_top_k", "kept": 64},
+    },
     "streaming_diloco": {"sync_interval": 4, "delay": 1, "bits": 4},
 }
 
@@ -49,8 +53,11 @@ def network(device: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_peak_that_is_planned_is_that_of_steps_that_are_done(name: str) -> None:
-    config, model = config_of(name, 1), network("cpu")
-    optimizer = build_optimizer(config, model, OneOfMany(0, 1, shares_memory=False), NUM_STEPS)
+    config = config_of(name, 1)
+    model = network("cpu")
+    optimizer = build_optimizer(
+        config, model, OneOfMany(0, 1, shares_memory=False), NUM_STEPS
+    )
     most = 0
     for _ in range(12):
         model(torch.ones(1, SIZE)).sum().backward()
@@ -58,7 +65,9 @@ def test_the_peak_that_is_planned_is_that_of_steps_that_are_done(name: str) -> N
             optimizer.step()
         most = max(most, allocations.most)
     done = 2 + optimizer.memory_in_parameters() + most / (4 * SIZE**2)
-    assert peak_models(config, network("meta"), NUM_STEPS) == pytest.approx(done, abs=0.05)
+    assert peak_models(config, network("meta"), NUM_STEPS) == pytest.approx(
+        done, abs=0.05
+    )
 
 
 def test_parameters_gradients_momentum_and_what_is_gathered_are_held() -> None:
@@ -73,7 +82,9 @@ def test_parameters_gradients_momentum_and_what_is_gathered_are_held() -> None:
     assert peaks["ef_sgd", 6] - peaks["ef_sgd", 2] == pytest.approx(4 * 2 / 8, rel=0.5)
 
 
-def test_what_was_freed_counts_no_more_and_views_and_writing_in_place_not_at_all() -> None:
+def test_what_was_freed_counts_no_more_and_views_and_writing_in_place_not_at_all() -> (
+    None
+):
     held = torch.zeros(1000)
     with Allocations() as allocations:
         held.view(10, 100).add_(1)

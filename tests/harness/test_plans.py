@@ -46,7 +46,8 @@ def test_run_id_depends_on_scientific_fields() -> None:
     }
     config = small_config("cser", CSER)
     tables = [
-        changed(config.model_dump(mode="json"), path, other) for path, other in others.items()
+        changed(config.model_dump(mode="json"), path, other)
+        for path, other in others.items()
     ]
     assert len(
         {run_id(each) for each in [config, *map(RunConfig.model_validate, tables)]}
@@ -63,7 +64,9 @@ def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> 
     elsewhere.mkdir()
     other = copy.deepcopy(table) | {"name": "other", "title": "Other"}
     other["statistics"] |= {"margin": 0.05, "confidence": 0.9}
-    other["rows"] = [row | {"label": f"x{row['label']}"} for row in reversed(other["rows"])]
+    other["rows"] = [
+        row | {"label": f"x{row['label']}"} for row in reversed(other["rows"])
+    ]
     for row in other["rows"]:
         del row["ratio"]
     ids = {run.run_id for run in plan_of(table, tmp_path).runs}
@@ -87,7 +90,11 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     warm_ups = {row: config.schedule.warmup_epochs for row, config in by_row.items()}
     assert warm_ups == {"sgd": 0.25, "cser": 0.5, "ef_sgd": 0.25}
     partitions = {row: config.partition.kind for row, config in by_row.items()}
-    assert partitions == {"sgd": "contiguous", "cser": "reshuffled", "ef_sgd": "reshuffled"}
+    assert partitions == {
+        "sgd": "contiguous",
+        "cser": "reshuffled",
+        "ef_sgd": "reshuffled",
+    }
     assert plan.experiment.config["partition"]["kind"] == "reshuffled", (
         "the experiment's, though its first row has another"
     )
@@ -97,20 +104,31 @@ def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Once for each row, and by no other way."""
-    row = {"row": "pairs", "label": "NoLoCo", "algorithm": "noloco", "learning_rate": 0.05}
+    row = {
+        "row": "pairs",
+        "label": "NoLoCo",
+        "algorithm": "noloco",
+        "learning_rate": 0.05,
+    }
     spec = changed(small_spec(), "training.num_workers", 8)
     for momentum, is_warned_of in ((0.9, True), (0.5, False)):
         settings = {"sync_interval": 4, "outer_lr": 0.7, "outer_momentum": momentum}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            plan = plan_of(spec | {"rows": [*spec["rows"], row | {"settings": settings}]}, tmp_path)
+            plan = plan_of(
+                spec | {"rows": [*spec["rows"], row | {"settings": settings}]}, tmp_path
+            )
         show_plan(plan)
         said = [
-            line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("warning: ")
         ]
         assert len(said) == is_warned_of
         assert all(
-            line.startswith("warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9")
+            line.startswith(
+                "warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9"
+            )
             for line in said
         )
 
@@ -131,7 +149,9 @@ def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
         plan.only([row], [77])
 
 
-def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path: Path) -> None:
+def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
+    tmp_path: Path,
+) -> None:
     """All rows by AdamW, the second one with numbers of its own, the third by SGD."""
     spec = small_spec()
     spec["training"] |= {"local_step": "adamw", "betas": [0.9, 0.98], "eps": 1e-9}
@@ -141,7 +161,8 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path:
     plan = plan_of(spec, tmp_path)
     configs = {run.row: run.config for run in plan.runs}
     stepping = {
-        row: (each.local_step, each.momentum, each.betas, each.eps) for row, each in configs.items()
+        row: (each.local_step, each.momentum, each.betas, each.eps)
+        for row, each in configs.items()
     }
     assert stepping == {
         "sgd": ("adamw", 0.0, [0.9, 0.98], 1e-9),
@@ -149,9 +170,16 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path:
         "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
     }
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 3))])
-    (group,) = build_optimizer(configs["sgd"], model, StackedCollectives(2), 1).param_groups
+    (group,) = build_optimizer(
+        configs["sgd"], model, StackedCollectives(2), 1
+    ).param_groups
     numbers = {key: value for key, value in group.items() if key != "params"}
-    assert numbers == {"lr": 0.05, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 1e-3}
+    assert numbers == {
+        "lr": 0.05,
+        "betas": (0.9, 0.98),
+        "eps": 1e-9,
+        "weight_decay": 1e-3,
+    }
     # Two moments, of which SGD has one.
     plain = configs["ef_sgd"].model_copy(update={"settings": {}, "algorithm": "sgd"})
     sgd = footprint_of(plain)
@@ -167,7 +195,9 @@ def test_muon_leaves_a_models_embeddings_and_output_to_adamw() -> None:
         torch.nn.Parameter(each.detach().expand(2, *each.shape).clone())
         for each in model.parameters()
     ]
-    apart, hidden = build_optimizer(config, model, StackedCollectives(2), 1, stacked).param_groups
+    apart, hidden = build_optimizer(
+        config, model, StackedCollectives(2), 1, stacked
+    ).param_groups
     assert (apart["muon"], hidden["muon"], hidden["momentum"]) == (False, True, 0.95)
     assert [tuple(each.shape) for each in apart["params"]] == [(2, 11, 4), (2, 8, 4)]
     assert [*apart["params"], *hidden["params"]] == stacked
@@ -208,7 +238,13 @@ SENT = 3 * (256 + 32) / (32 * 742)
             RING * (20 * 186 / 742 + 1),
             True,
         ),
-        ("csea", {"error_compressor": TOP_K}, 20 * 184 / 742 + 1, 3 * 20 * 184 / 742 + RING, True),
+        (
+            "csea",
+            {"error_compressor": TOP_K},
+            20 * 184 / 742 + 1,
+            3 * 20 * 184 / 742 + RING,
+            True,
+        ),
         # A link carries once what goes to neighbours, and the average at the end is all-reduced.
         ("dpsgd", DPSGD | {"topology": "ring"}, 2 * 20 + 1, 2 * 20 + RING, True),
         ("dpsgd", DPSGD | {"topology": "one_peer"}, 20 + 1, 20 + RING, True),
@@ -229,8 +265,15 @@ def test_models_sent_and_what_a_link_carries(
     """Footprint of 20 steps of four workers with 742 parameters; `exchange`: one follows at the
     end."""
     seen = footprint_of(small_config(algorithm, table, num_workers=4))
-    assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (20, 742, exchange)
-    assert (seen.models_sent, seen.link_models) == (pytest.approx(models), pytest.approx(link))
+    assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (
+        20,
+        742,
+        exchange,
+    )
+    assert (seen.models_sent, seen.link_models) == (
+        pytest.approx(models),
+        pytest.approx(link),
+    )
 
 
 # Shipped experiments.
@@ -247,7 +290,9 @@ without a word."""
 
 @pytest.mark.whole
 @pytest.mark.parametrize("name", RUNS)
-def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting(name: str) -> None:
+def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting(
+    name: str,
+) -> None:
     plan = make_plan(load_spec(EXPERIMENTS / f"{name}.toml"), Path("no records"))
     ids = sorted({run.run_id for run in plan.runs})
     assert len(ids) == 5 * len(plan.experiment.rows)
@@ -260,7 +305,10 @@ STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
 FIXED = [
     name
     for name in STUDIES
-    if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
+    if all(
+        row.learning_rate
+        for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows
+    )
 ]
 LONG_STUDIES = [
     name
@@ -281,7 +329,11 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
     recorded = read_experiment(folder)
     name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
     plan = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning"))
-    assert not [row for row, footprint in plan.footprints.items() if footprint.caution is not None]
+    assert not [
+        row
+        for row, footprint in plan.footprints.items()
+        if footprint.caution is not None
+    ]
     assert recorded.evidence == plan.experiment.evidence
     assert recorded.families.items() <= plan.experiment.families.items()
     runs = {row.row: row.runs for row in plan.experiment.rows}
@@ -290,7 +342,9 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
-def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str) -> None:
+def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(
+    name: str,
+) -> None:
     plan = plan_experiment(f"studies/{name}", RESULTS)
     rows = {row.row: row for row in plan.experiment.rows}
     task = plan.runs[0].config.task.name
@@ -312,7 +366,9 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str
     assert {row.num_steps for row in rows.values()} == {num_steps}
     if task != "fashion_mnist" or name in (*LONG_STUDIES, *SHORT_STUDIES):
         return
-    sent = [(rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs]
+    sent = [
+        (rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs
+    ]
     assert 96 in dict(sent)
     assert all(48 < each < 51 for ratio, each in sent if ratio == 96)
     assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
@@ -322,7 +378,8 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
     """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio
     200 and more."""
     long, short = (
-        load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime")
+        load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml")
+        for name in ("long", "regime")
     )
     paper = {12: 2_438, 96: 305, 384: 76}
     assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
@@ -331,14 +388,16 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
             seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
             assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
             if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
-                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (
-                    row.row,
-                    number,
-                )
+                assert seen.models_in_training == pytest.approx(
+                    paper[int(row.ratio)], rel=0.1
+                ), (row.row, number)
     for row in short.rows:
         if row.ratio == short.statistics.main_ratio:
             assert (
-                footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200
+                footprint_of(
+                    config_of(short, settled(row, Trial(0, 0.01)), 1)
+                ).models_sent
+                >= 200
             ), row.row
     assert {row.row for row in short.rows} <= {row.row for row in long.rows}
     for field in ("task", "model", "schedule", "evaluation", "partition"):

@@ -66,14 +66,21 @@ def test_where_runs_may_be_added_the_time_is_a_lower_bound_without_an_end() -> N
     assert left_words(720.0, NOON, can_grow=True) == "; at least 12 min left"
 
 
-def test_steps_are_those_of_runs_that_are_done_and_of_heartbeats(tmp_path: Path) -> None:
+def test_steps_are_those_of_runs_that_are_done_and_of_heartbeats(
+    tmp_path: Path,
+) -> None:
     """Four runs of 40 steps: one is done, one has a heartbeat, and two have not begun."""
     spec = small_spec()
     spec["rows"] = spec["rows"][:2]
     plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
     runs = list(plan.by_id.values())
     beat = Heartbeat(
-        attempt="made up", time=0.0, step=25, num_steps=40, images_per_second=1.0, seconds_left=1.0
+        attempt="made up",
+        time=0.0,
+        step=25,
+        num_steps=40,
+        images_per_second=1.0,
+        seconds_left=1.0,
     )
     folder = tmp_path / "small" / runs[1].run_id
     folder.mkdir(parents=True)
@@ -86,16 +93,24 @@ def test_a_launch_says_how_many_of_its_runs_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cser_bench.harness.workers.launch.PROGRESS_SECONDS", 0.0)
-    plan = make_plan(load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path)
+    plan = make_plan(
+        load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path
+    )
     calls: list[tuple[float, float, str]] = []
     num_runs = len(plan.by_id)
     assert (
-        launch(plan, launch_options(tmp_path, jobs=1), Quiet(), lambda *call: calls.append(call))
+        launch(
+            plan,
+            launch_options(tmp_path, jobs=1),
+            Quiet(),
+            lambda *call: calls.append(call),
+        )
         == 0
     )
     total = 40 * num_runs
     assert calls[0] == (0, total, f"0 of {num_runs} runs done, 1 on")
-    assert {call[1] for call in calls} == {total} and all(call[0] <= total for call in calls)
+    assert {call[1] for call in calls} == {total}
+    assert all(call[0] <= total for call in calls)
 
 
 # Where there is no terminal
@@ -139,7 +154,9 @@ def screen(output: str) -> list[str]:
 
     Colours and the cursor's look are left out.
     """
-    lines, row, column = [""], 0, 0
+    lines = [""]
+    row = 0
+    column = 0
     for token in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|[^\x1b]", output):
         if token == "\x1b[2K":
             lines[row] = ""
@@ -157,7 +174,9 @@ def screen(output: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
-def on_terminal(words: list[str], folder: Path, ctrl_c_at: str | None = None) -> tuple[int, str]:
+def on_terminal(
+    words: list[str], folder: Path, ctrl_c_at: str | None = None
+) -> tuple[int, str]:
     """The exit code of a command on a terminal of its own, and all that it wrote there.
 
     Ctrl-C is pressed when these words are there.
@@ -196,18 +215,27 @@ def test_a_terminal_shows_a_bar_and_in_the_end_the_lines_alone(
     elsewhere = cli.out("run", path, "--jobs", "1", "--results", tmp_path / "elsewhere")
     plainly = elsewhere.replace(f" --results {tmp_path / 'elsewhere'}", "")
     plainly = plainly.replace(shortest(tmp_path / "elsewhere"), "results")
-    assert screen(output) == [line.rstrip() for line in plainly.splitlines() if line.strip()]
-    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l"), "the cursor is there"
+    assert screen(output) == [
+        line.rstrip() for line in plainly.splitlines() if line.strip()
+    ]
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l"), (
+        "the cursor is there"
+    )
 
 
-def test_ctrl_c_leaves_sentences_and_no_bar_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_sentences_and_no_bar_and_the_next_call_goes_on(
+    tmp_path: Path,
+) -> None:
     words = command("run", long_spec(tmp_path), "--jobs", "1")
     for _ in range(2):
         code, output = on_terminal(words, tmp_path, ctrl_c_at="s left")
         assert code == 130
         planning, stopping, ended, last = screen(output)
-        assert planning.endswith("planning") and stopping.startswith("stopping: ")
-        assert re.fullmatch(r"\[0/1\] sgd seed 1: stopped: asked to stop; saved at .*", ended)
+        assert planning.endswith("planning")
+        assert stopping.startswith("stopping: ")
+        assert re.fullmatch(
+            r"\[0/1\] sgd seed 1: stopped: asked to stop; saved at .*", ended
+        )
         assert last == INTERRUPTION
         assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
     [run_json] = tmp_path.glob("results/small/*/run.json")
@@ -217,10 +245,13 @@ def test_ctrl_c_leaves_sentences_and_no_bar_and_the_next_call_goes_on(tmp_path: 
 
 def test_ctrl_c_while_a_site_is_made_leaves_one_sentence(tmp_path: Path) -> None:
     """Also where its processes still load modules, as they do when the bar comes."""
-    words = command("site", "--results", ROOT / "results", "--output", tmp_path / "site")
+    words = command(
+        "site", "--results", ROOT / "results", "--output", tmp_path / "site"
+    )
     words += ["--only", "resnet_regime", "gpt_text", "--jobs", "2"]
     code, output = on_terminal(words, tmp_path, ctrl_c_at="0 of 2 reports")
-    assert code == 130 and screen(output) == [INTERRUPTION]
+    assert code == 130
+    assert screen(output) == [INTERRUPTION]
 
 
 # Where the report lies

@@ -60,8 +60,11 @@ def steps_of(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("before", "cut"), [(2, 1), (2, 2), (2, 40), (0, 40)])
-def test_torn_last_line_is_dropped_and_repaired(before: int, cut: int, tmp_path: Path) -> None:
-    whole, torn = list(range(1, before + 1)), before + 1
+def test_torn_last_line_is_dropped_and_repaired(
+    before: int, cut: int, tmp_path: Path
+) -> None:
+    whole = list(range(1, before + 1))
+    torn = before + 1
     path = written(tmp_path, *whole, torn)
     path.write_bytes(path.read_bytes()[:-cut])
     # A line that lacks nothing but its end is whole.
@@ -112,18 +115,26 @@ def changed_text(**changes: Any) -> Callable[[str], str]:
 
 
 DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
-    "truncated": (lambda text: text[:200], "is damaged .* delete the file and run again"),
+    "truncated": (
+        lambda text: text[:200],
+        "is damaged .* delete the file and run again",
+    ),
     "no table": (lambda text: "[1]", "bad field .* delete the file and run again"),
     "missing field": (
         lambda text: text.replace('"num_steps"', '"steps"'),
         "bad field .*steps' .* delete the file",
     ),
-    "newer version": (changed_text(version=2), "version 2, this program reads version 1"),
+    "newer version": (
+        changed_text(version=2),
+        "version 2, this program reads version 1",
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_result_is_neither_done_nor_ignored(damage: str, run_folder: Path) -> None:
+def test_damaged_result_is_neither_done_nor_ignored(
+    damage: str, run_folder: Path
+) -> None:
     assert is_done(run_folder)
     act, message = DAMAGES[damage]
     path = run_folder / "result.json"
@@ -141,16 +152,23 @@ FAILURES: list[tuple[BaseException, str]] = [
     (ZeroDivisionError("division by zero"), "bug"),
     (MemoryError(), "oom"),
     (
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
         "oom",
     ),
     (RuntimeError("CUDA error: out of memory"), "oom"),
     (
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+        ),
         "oom",
     ),
     (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
-    (RuntimeError("[.../gloo/transport/tcp/pair.cc:5] Connection closed by peer"), "communication"),
+    (
+        RuntimeError("[.../gloo/transport/tcp/pair.cc:5] Connection closed by peer"),
+        "communication",
+    ),
     (DistStoreError("wait timeout after 1000ms, keys: /device of 1"), "communication"),
     (DataError("train-images is damaged"), "data"),
     (CheckpointError("of another world size"), "data"),
@@ -223,7 +241,10 @@ def test_without_file_locks_everything_goes_on(
     [("accuracy", 0.9), ("loss", -1.5), ("phone_error_rate", 0.75), ("bleu", 0.3)],
 )
 def test_a_score_is_such_that_more_is_better(name: str, score: float) -> None:
-    assert score_of(0.9, 1.5, {"phone_error_rate": 0.25, "bleu": 0.3}, metric_of(name)) == score
+    assert (
+        score_of(0.9, 1.5, {"phone_error_rate": 0.25, "bleu": 0.3}, metric_of(name))
+        == score
+    )
 
 
 # Bad data under the commands
@@ -235,12 +256,18 @@ def test_a_run_without_its_data_is_refused_in_one_sentence_before_it_starts(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     data = tmp_path / "data"
     data.mkdir()
-    path = str(write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist")))
+    path = str(
+        write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist"))
+    )
     options = ["--data", data, "--results", tmp_path / "results"]
     said = cli.refused("run", path, *options, code=1)
     words = "train-images-idx3-ubyte.gz is missing"
-    assert words in said and "DATA=FOLDER" in said and str(data) in said
-    assert [each.name for each in (tmp_path / "results" / "small").iterdir()] == ["experiment.json"]
+    assert words in said
+    assert "DATA=FOLDER" in said
+    assert str(data) in said
+    assert [each.name for each in (tmp_path / "results" / "small").iterdir()] == [
+        "experiment.json"
+    ]
     # A preflight says so too.
     lines = cli.out("preflight", path, *options, code=1).splitlines()
     assert any(line.startswith("FAIL") and words in line for line in lines)

@@ -30,7 +30,14 @@ from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.spec import Spec, TuningSpec
 from cser_bench.harness.spec.spec_file import load_spec
-from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
+from tests.harness.support import (
+    CSER,
+    Table,
+    changed,
+    small_config,
+    small_spec,
+    write_spec,
+)
 
 Score = float | tuple[float, float] | None
 """Accuracy, or accuracy and training loss; None for a run that diverged."""
@@ -47,13 +54,21 @@ def tuning_of(**changes: Any) -> TuningSpec:
 
 
 def row_of(num_candidates: int = 1, **changes: Any) -> RowSpec:
-    candidates = [{"x": number} for number in range(num_candidates)] if num_candidates > 1 else []
-    return RowSpec(row="r", label="R", algorithm="sgd", candidates=candidates, **changes)
+    candidates = (
+        [{"x": number} for number in range(num_candidates)]
+        if num_candidates > 1
+        else []
+    )
+    return RowSpec(
+        row="r", label="R", algorithm="sgd", candidates=candidates, **changes
+    )
 
 
 def outcome_of(score: Score) -> TrialOutcome:
     accuracy, loss = (
-        score if isinstance(score, tuple) else (score, None if score is None else 1 - score)
+        score
+        if isinstance(score, tuple)
+        else (score, None if score is None else 1 - score)
     )
     return TrialOutcome(accuracy, loss)
 
@@ -73,7 +88,9 @@ def all_rounds(
         rounds.append(set(found.missing))
         assert not rounds[-1] & set(done)
         for trial, seed in found.missing:
-            done[trial, seed] = outcome_of(scores(trial.candidate, trial.learning_rate, seed))
+            done[trial, seed] = outcome_of(
+                scores(trial.candidate, trial.learning_rate, seed)
+            )
 
 
 def at(rate: float, seed: int, candidate: int = 0) -> tuple[Trial, int]:
@@ -126,7 +143,9 @@ def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_en
     rounds, found = all_rounds(
         tuning_of(**changes), row_of(), lambda _, rate, seed: scores(rate, seed - 101)
     )
-    assert [sorted({trial.learning_rate for trial, _ in each}) for each in rounds] == expected
+    assert [
+        sorted({trial.learning_rate for trial, _ in each}) for each in rounds
+    ] == expected
     if choice is None:
         assert found.by_accuracy is None
         assert found.by_training_loss is None
@@ -135,14 +154,22 @@ def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_en
     assert found.at_end(found.by_accuracy) is at_end
     # Former finalists stay in the plan with all that was run of them.
     ran = {(trial, seed) for each in rounds for trial, seed in each}
-    assert ran == {(trial, seed) for trial, seeds in found.wanted.items() for seed in seeds}
-    assert {seed for trial, seed in ran if trial == found.by_accuracy} == {101, 102, 103}
+    assert ran == {
+        (trial, seed) for trial, seeds in found.wanted.items() for seed in seeds
+    }
+    assert {seed for trial, seed in ran if trial == found.by_accuracy} == {
+        101,
+        102,
+        103,
+    }
 
 
 def test_each_table_of_settings_is_searched_by_itself() -> None:
     best = {0: 0.01, 1: 0.3}
     rounds, found = all_rounds(
-        tuning_of(finalists=1, highest=1.0), row_of(2), lambda c, r, _: c - abs(r - best[c])
+        tuning_of(finalists=1, highest=1.0),
+        row_of(2),
+        lambda c, r, _: c - abs(r - best[c]),
     )
     assert rounds[0] == {at(rate, 101, c) for rate in GRID for c in (0, 1)}
     assert rounds[1:4] == [{at(0.1, 101, 1)}, {at(0.3, 101, 1)}, {at(1.0, 101, 1)}]
@@ -153,7 +180,9 @@ def test_each_table_of_settings_is_searched_by_itself() -> None:
 def test_of_equals_the_smaller_rate_and_then_the_first_settings_win() -> None:
     tuning = tuning_of(grid=[1.0, 0.1, 0.01], seeds=[101, 102])
     scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
-    _, found = all_rounds(tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101])
+    _, found = all_rounds(
+        tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101]
+    )
     assert found.by_accuracy == Trial(0, 0.1)
 
 
@@ -174,9 +203,13 @@ def test_next_rates_repeat_the_steps_of_the_grid_and_neighbours_go_on_in_the_row
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_dry_steps_need_no_data_and_leave_the_global_generator_alone(precision: str) -> None:
+def test_dry_steps_need_no_data_and_leave_the_global_generator_alone(
+    precision: str,
+) -> None:
     before = torch.random.get_rng_state()
-    measured = dry_steps(small_config("cser", CSER, precision=precision), torch.device("cpu"))
+    measured = dry_steps(
+        small_config("cser", CSER, precision=precision), torch.device("cpu")
+    )
     assert 0 < measured.seconds < 10
     assert measured.activation_bytes is None  # counted on GPUs alone
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -197,7 +230,8 @@ def test_with_a_gpu_time_and_activations_are_measured(
     show.show_plan(make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path))
     output = capsys.readouterr().out
     assert (
-        "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)" in output
+        "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)"
+        in output
     )
     # 6 runs of 40 steps of half a second.
     each = 40 * 0.5 / 3600
@@ -245,14 +279,19 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
     }
     rows = imagenet.experiment.rows
     size = 32 * imagenet.experiment.rows[0].num_parameters
-    added = sum(len(row.runs) * (row.link_models or 0) for row in rows) * size / 10e9 / 3600
+    added = (
+        sum(len(row.runs) * (row.link_models or 0) for row in rows) * size / 10e9 / 3600
+    )
     low = hours_of(5815.8) * 24.48
     high = hours_of(4808) * 24.48
     assert dollars["p3.2xlarge"] == pytest.approx((low, high + added * 24.48), rel=0.05)
-    assert dollars["p3.16xlarge"] == pytest.approx((low, high), rel=0.05)  # nothing leaves it
+    # Nothing leaves it
+    assert dollars["p3.16xlarge"] == pytest.approx((low, high), rel=0.05)
     # fp16 messages: each worker's link carries 2 (n - 1) / n of the payload.
     header, *lines = (
-        re.split(r"\s{2,}", line) for line in output.splitlines() if "  " in line.strip()
+        re.split(r"\s{2,}", line)
+        for line in output.splitlines()
+        if "  " in line.strip()
     )
     shown = {
         cells[0]: cells[header.index("hours at 25 Gb/s")]
@@ -309,7 +348,8 @@ def drawn(kind: str, apart: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kind", "apart"), [("non-inferiority", 0.0), ("superiority", MARGIN), ("equivalence", 0.0)]
+    ("kind", "apart"),
+    [("non-inferiority", 0.0), ("superiority", MARGIN), ("equivalence", 0.0)],
 )
 def test_the_power_of_a_plan_is_the_share_of_drawn_experiments_that_show_it(
     kind: str, apart: float, tmp_path: Path
@@ -331,16 +371,21 @@ def test_the_power_of_a_plan_is_the_share_of_drawn_experiments_that_show_it(
         table_of(contrasts=[contrast("non-inferiority"), contrast("superiority")])
     )
     assert all(
-        first < alone for _, alone, first in powers(make_plan(two, tmp_path).experiment, DEVIATION)
+        first < alone
+        for _, alone, first in powers(make_plan(two, tmp_path).experiment, DEVIATION)
     )
 
 
 def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_for(
     tmp_path: Path,
 ) -> None:
-    plan = make_plan(Spec.model_validate(table_of(sensitivity={"seeds": [2]})), tmp_path)
+    plan = make_plan(
+        Spec.model_validate(table_of(sensitivity={"seeds": [2]})), tmp_path
+    )
     beside = [row for row in plan.experiment.rows if row.rule == "sensitivity"]
     assert {row.base for row in beside} >= {"sgd"}
     assert all(list(row.runs) == ["2"] for row in beside)
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
-    assert all(row.learning_rate in neighbouring_rates(rates[row.base or ""]) for row in beside)
+    assert all(
+        row.learning_rate in neighbouring_rates(rates[row.base or ""]) for row in beside
+    )

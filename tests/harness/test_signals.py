@@ -95,7 +95,9 @@ def test_a_process_whose_launcher_is_killed_is_asked_to_stop() -> None:
     assert launcher.communicate(timeout=60)[0] == f"{signal.SIGTERM.value}\n"
 
 
-def stop_as_it_trains(folder: Path, number: signal.Signals, freezes: bool = False) -> None:
+def stop_as_it_trains(
+    folder: Path, number: signal.Signals, freezes: bool = False
+) -> None:
     """Send this process a signal as soon as the run of this folder has a new heartbeat.
 
     With `freezes` the run's processes cannot save, and the signal comes twice.
@@ -124,7 +126,9 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(
     number = signal.SIGTERM if workers == "stacked" else signal.SIGINT
     display = Quiet()
     stop_as_it_trains(folder, number)
-    options = launch_options(tmp_path / "results", workers, jobs=1, checkpoint_minutes=60.0)  # type: ignore[arg-type]
+    options = launch_options(
+        tmp_path / "results", workers, jobs=1, checkpoint_minutes=60.0
+    )  # type: ignore[arg-type]
     with pytest.raises(Interrupted) as caught:
         launch(plan, options, display)
     assert caught.value.exit_code == 128 + number
@@ -133,23 +137,33 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(
         "cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"
     }
     assert len([said for said in display.said if said.startswith("stopping")]) == 1
-    assert judge(look(folder)) == ("stopped", f"asked to stop; saved at step {step} of {40 * LONG}")
+    assert judge(look(folder)) == (
+        "stopped",
+        f"asked to stop; saved at step {step} of {40 * LONG}",
+    )
 
     stop_as_it_trains(folder, number)
     with pytest.raises(Interrupted):
         launch(plan, options, display)
-    assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, step]
+    assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [
+        0,
+        step,
+    ]
 
 
 @pytest.mark.whole
 def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
     """Pairs of sentences, by AdamW."""
     small = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
-    own = {"task": {"name": "reversal"}, "model": {"name": "transformer", "options": small}}
+    own = {
+        "task": {"name": "reversal"},
+        "model": {"name": "transformer", "options": small},
+    }
     own |= {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003}
     config = small_config("cser", CSER, num_epochs=3, **own)
     whole = done(config, tmp_path / "whole", checkpoint_minutes=60.0)
-    for steps in (1, 33, 60):  # Stacked workers stop at the very step at which they are asked to.
+    # Stacked workers stop at the very step at which they are asked to.
+    for steps in (1, 33, 60):
         asked = iter(range(steps - 1))
         job = job_for(config, tmp_path / "stopped", checkpoint_minutes=60.0)
         assert not attempt_stacked(job, lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
@@ -164,10 +178,17 @@ def test_the_second_signal_ends_at_once_a_run_that_cannot_save(tmp_path: Path) -
     display = Quiet()
     stop_as_it_trains(folder, signal.SIGTERM, freezes=True)
     with pytest.raises(Interrupted) as caught:
-        launch(plan, launch_options(tmp_path / "results", jobs=1, checkpoint_minutes=60.0), display)
-    assert caught.value.exit_code == 143 and len(display.said) == 1 and not display.ends
+        launch(
+            plan,
+            launch_options(tmp_path / "results", jobs=1, checkpoint_minutes=60.0),
+            display,
+        )
+    assert caught.value.exit_code == 143
+    assert len(display.said) == 1
+    assert not display.ends
     assert not multiprocessing.active_children()
-    assert not (folder / "checkpoint").exists() and judge(look(folder))[0] == "stale"
+    assert not (folder / "checkpoint").exists()
+    assert judge(look(folder))[0] == "stale"
 
 
 # Ctrl-C before a run is on
@@ -234,7 +255,8 @@ def test_ctrl_c_while_modules_are_loaded_is_one_sentence(
 def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_again(
     tmp_path: Path,
 ) -> None:
-    first, second = job_for(small_config(), tmp_path), job_for(small_config(), tmp_path)
+    first = job_for(small_config(), tmp_path)
+    second = job_for(small_config(), tmp_path)
     assert attempt_stacked(first)
     result = (first.folder / "result.json").read_bytes()
     with ThreadPoolExecutor(1) as pool, owned(first.folder):
@@ -242,9 +264,8 @@ def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_
         time.sleep(0.3)
         assert not waiting.done()
     assert waiting.result()
-    assert (first.folder / "result.json").read_bytes() == result and len(
-        read_run(first.folder).run.attempts
-    ) == 1
+    assert (first.folder / "result.json").read_bytes() == result
+    assert len(read_run(first.folder).run.attempts) == 1
 
 
 # Workers that stop together
@@ -263,7 +284,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("seconds", "rank", "call", "step"),
-    [(60.0, 1, 1, 1), (60.0, 1, 20, 20), (60.0, 0, 21, 25), (60.0, 0, 22, None), (0.0, 1, 33, 33)],
+    [
+        (60.0, 1, 1, 1),
+        (60.0, 1, 20, 20),
+        (60.0, 0, 21, 25),
+        (60.0, 0, 22, None),
+        (0.0, 1, 33, 33),
+    ],
 )
 def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_questions(
     seconds: float,
@@ -277,8 +304,11 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
     """Until the first look, at step 20, workers talk at each step; then, where steps are quick, at
     looks: at 25, 40."""
     monkeypatch.setattr(train, "STOP_SECONDS", seconds)
-    job, asked = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), itertools.count(1)
-    has_result = attempt_in_threads(job, lambda own: lambda: own == rank and next(asked) >= call)
+    job = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0)
+    asked = itertools.count(1)
+    has_result = attempt_in_threads(
+        job, lambda own: lambda: own == rank and next(asked) >= call
+    )
     assert has_result == (step is None)
     if step:
         failure = read_record(job.folder / "failure.json", Failure)
@@ -297,19 +327,25 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
 def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(
     whole: Path, tmp_path: Path
 ) -> None:
-    old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
-    run_json, asked = old.folder / "run.json", itertools.count(1)
+    old = job_for(CONFIG, tmp_path)
+    new = job_for(CONFIG, tmp_path)
+    run_json = old.folder / "run.json"
+    asked = itertools.count(1)
 
     def replaced() -> bool:
         """What the successor does on another machine, while the old attempt is asked whether to
         stop."""
         if next(asked) == 10:
             run = json.loads(run_json.read_text())
-            run["attempts"].append(run["attempts"][-1] | {"attempt": new.attempt.attempt})
+            run["attempts"].append(
+                run["attempts"][-1] | {"attempt": new.attempt.attempt}
+            )
             run_json.write_text(json.dumps(run))
         return False
 
-    assert not attempt_in_threads(old, lambda rank: replaced if rank == 0 else lambda: False)
+    assert not attempt_in_threads(
+        old, lambda rank: replaced if rank == 0 else lambda: False
+    )
     written = {path.name for path in old.folder.glob("*.json*")}
     assert not written & {"result.json", "events.jsonl", "failure.json"}
     assert attempt_in_threads(new)

@@ -57,7 +57,9 @@ def row_of(algorithm: str, **settings: Any) -> Table:
 def contrasts(*pairs: tuple[str, str, str]) -> Table:
     """Declared contrasts: row, reference and kind of each."""
     keys = ("row", "reference", "kind")
-    declared = [dict(zip(keys, pair, strict=True)) | {"question": f"{pair}?"} for pair in pairs]
+    declared = [
+        dict(zip(keys, pair, strict=True)) | {"question": f"{pair}?"} for pair in pairs
+    ]
     return {"statistics.declared": "before all runs", "contrasts": declared}
 
 
@@ -88,8 +90,14 @@ ADAMW: Table = {
 MISTAKES: dict[str, tuple[Table, list[str]]] = {
     # name: (values, or ABSENT, by path, what the sentence must contain)
     "unknown key": ({"tittle": "x"}, ["tittle", "unknown key"]),
-    "unknown option of the model": ({"model.options.depth": 3}, ["small_cnn", "depth", "widths"]),
-    "unknown setting": ({"rows.1.settings.interval": 3}, ["cser", "'interval'", "reset_interval"]),
+    "unknown option of the model": (
+        {"model.options.depth": 3},
+        ["small_cnn", "depth", "widths"],
+    ),
+    "unknown setting": (
+        {"rows.1.settings.interval": 3},
+        ["cser", "'interval'", "reset_interval"],
+    ),
     "missing setting": (
         {"rows.1.settings.reset_interval": ABSENT},
         ["cser", "'reset_interval'", "needs"],
@@ -99,7 +107,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["compressor", "top_k"],
     ),
     "format": ({"format": 2}, ["format", "1"]),
-    "number for a compressor": ({"rows.2.settings.compressor": 64}, ["compressor", "64", "block"]),
+    "number for a compressor": (
+        {"rows.2.settings.compressor": 64},
+        ["compressor", "64", "block"],
+    ),
     "a seed twice": ({"statistics.seeds": [1, 2, 1]}, ["statistics.seeds", "twice"]),
     "tuned on itself": (
         {"tuning": TUNING | {"seeds": [101, 2]}},
@@ -109,7 +120,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"contrasts": [CONTRAST | {"reference": "adam"}]},
         ["contrast", "'adam'", "no row"],
     ),
-    "contrasts without what was seen": ({"contrasts": [CONTRAST]}, ["statistics.declared"]),
+    "contrasts without what was seen": (
+        {"contrasts": [CONTRAST]},
+        ["statistics.declared"],
+    ),
     "ratio beyond the model": (
         {"rows.2.settings.compressor.ratio": 10**6},
         ["compressor", "1000000", "742"],
@@ -118,8 +132,14 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"training.num_workers": 1000},
         ["1000 workers", "20 samples", "1600"],
     ),
-    "model that cannot be": ({"model.options.widths": [4]}, ["small_cnn", "at least 2 items"]),
-    "no rate and no tuning": ({"rows.0.learning_rate": ABSENT}, ["learning_rate", "tuning"]),
+    "model that cannot be": (
+        {"model.options.widths": [4]},
+        ["small_cnn", "at least 2 items"],
+    ),
+    "no rate and no tuning": (
+        {"rows.0.learning_rate": ABSENT},
+        ["learning_rate", "tuning"],
+    ),
     "wrong type of a model's option": (
         {"model.options.widths": "4, 8"},
         ["small_cnn", "widths", "'4, 8'"],
@@ -136,7 +156,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"evaluation": {"num_scores": 41}},
         ["evaluation.num_scores", "41", "40 steps"],
     ),
-    "unknown algorithm": ({"rows.1.algorithm": "adam"}, ["row cser: ", "'adam'", *algorithms()]),
+    "unknown algorithm": (
+        {"rows.1.algorithm": "adam"},
+        ["row cser: ", "'adam'", *algorithms()],
+    ),
     "compressor that the method cannot take": (
         {
             "rows.1": row_of(
@@ -148,8 +171,14 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         },
         ["mcser_released", "error_compressor", "'sign'", "block", "random_k"],
     ),
-    "unknown compressor": ({"rows.2.settings.compressor.kind": "magic"}, ["magic", *compressors()]),
-    "metric of another task": ({"statistics.metric": "bleu"}, ["blobs", "'bleu'", "accuracy"]),
+    "unknown compressor": (
+        {"rows.2.settings.compressor.kind": "magic"},
+        ["magic", *compressors()],
+    ),
+    "metric of another task": (
+        {"statistics.metric": "bleu"},
+        ["blobs", "'bleu'", "accuracy"],
+    ),
     "unknown topology": (
         {"rows.1": row_of("dpsgd", topology="torus", order="adapt_then_combine")},
         ["'torus'", "ring"],
@@ -164,7 +193,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     ),
     "a class for an algorithm's name": (
         {"rows.1.algorithm": "MCSER"},
-        ["rows.1.algorithm: 'MCSER' must have small letters", "as mcser has for the class MCSER"],
+        [
+            "rows.1.algorithm: 'MCSER' must have small letters",
+            "as mcser has for the class MCSER",
+        ],
     ),
     "sgd with betas": (
         ADAMW | {"rows.2.betas": [0.9, 0.99]},
@@ -182,14 +214,26 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"rows.1": row_of("ddp_powersgd", rank=1), "training.precision": "fp16"},
         ["row own: ", "spoil the hook's state"],
     ),
-    "restart of no row": (restart("ef", "error"), ["the row to restart 'ef' is no row"]),
-    "restart twice": (restart("ef_sgd", "error", times=2), ["two rows are named 'ef_sgd~error'"]),
+    "restart of no row": (
+        restart("ef", "error"),
+        ["the row to restart 'ef' is no row"],
+    ),
+    "restart twice": (
+        restart("ef_sgd", "error", times=2),
+        ["two rows are named 'ef_sgd~error'"],
+    ),
     "restart without no state": (
         restart("ef_sgd", "residual"),
         ["'residual'", "parameters, momentum, error"],
     ),
-    "restart at an end": (restart("ef_sgd", "error", at=0.001), ["is at an end of the run"]),
-    "restart of no worker": (restart("ef_sgd", "error", worker=2), ["ranks go from 0 to 1"]),
+    "restart at an end": (
+        restart("ef_sgd", "error", at=0.001),
+        ["is at an end of the run"],
+    ),
+    "restart of no worker": (
+        restart("ef_sgd", "error", worker=2),
+        ["ranks go from 0 to 1"],
+    ),
     "restart of what is common": (
         restart("own", "right_factors", worker=0)
         | {"rows.1": row_of("powersgd", rank=1) | {"ratio": 5}},
@@ -272,7 +316,9 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["two contrasts", "non-inferiority of 'cser' to 'sgd'"],
     ),
     "a contrast both ways": (
-        contrasts(("cser", "sgd", "non-inferiority"), ("sgd", "cser", "non-inferiority")),
+        contrasts(
+            ("cser", "sgd", "non-inferiority"), ("sgd", "cser", "non-inferiority")
+        ),
         ["both ways", "equivalence in its place"],
     ),
     "one row under two names": (
@@ -280,7 +326,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["rows 'own' and 'ef_sgd' are the same"],
     ),
     "one row under two names, a default written out": (
-        {"rows.1": row_of("ef_sgd", compressor=BLOCK, drop_rest=False) | {"momentum": 0.9}},
+        {
+            "rows.1": row_of("ef_sgd", compressor=BLOCK, drop_rest=False)
+            | {"momentum": 0.9}
+        },
         ["rows 'own' and 'ef_sgd' are the same"],
     ),
     "two rows with one label": (
@@ -337,7 +386,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"tuning": TUNING | {"both_rules_seeds": [7]}},
         ["tuning.both_rules_seeds does nothing"],
     ),
-    "a tuning of no row": ({"tuning": TUNING}, ["[tuning] does nothing", "learning_rate"]),
+    "a tuning of no row": (
+        {"tuning": TUNING},
+        ["[tuning] does nothing", "learning_rate"],
+    ),
     "finalists of one seed": (
         {"rows.0.learning_rate": ABSENT, "tuning": TUNING | {"finalists": 1}},
         ["tuning.finalists does nothing with one seed"],
@@ -358,7 +410,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"schedule": {"kind": "milestones", "milestones": [0.5, 1]}},
         ["schedule.milestones", "never falls at 1", "ends after 1 epochs"],
     ),
-    "the name of a tuning": ({"name": "small_tuning"}, ["'small_tuning' ends in _tuning"]),
+    "the name of a tuning": (
+        {"name": "small_tuning"},
+        ["'small_tuning' ends in _tuning"],
+    ),
     "a name that is no folder's": ({"name": 300 * "a"}, ["300 letters", "at most 100"]),
     "rates beside a rate": (
         {"rows.1.learning_rates": [0.1]},
@@ -373,7 +428,13 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["row ef_sgd: ", "settings", "nan"],
     ),
     "number that no counter holds": (
-        {"rows.2.settings.compressor": {"kind": "chunk_top_k", "ratio": 4, "chunk_size": 2**62}},
+        {
+            "rows.2.settings.compressor": {
+                "kind": "chunk_top_k",
+                "ratio": 4,
+                "chunk_size": 2**62,
+            }
+        },
         ["row ef_sgd: ", "settings", "4611686018427387904"],
     ),
     "inf in a grid": (grid(cases=[[math.inf]]), ["grid local: ", "cases"]),
@@ -406,7 +467,8 @@ def test_a_million_in_a_grid_makes_a_name(tmp_path: Path) -> None:
 def test_restarts_at_two_times_have_two_labels() -> None:
     row = RowSpec(row="ef", label="EF", algorithm="ef_sgd")
     labels = [
-        row.restarted(RestartOf(row="ef", without=["error"], at=at)).label for at in (0.25, 0.5)
+        row.restarted(RestartOf(row="ef", without=["error"], at=at)).label
+        for at in (0.25, 0.5)
     ]
     assert labels == ["EF without error at 25 %", "EF without error"]
 
@@ -431,14 +493,20 @@ def test_a_file_that_is_like_no_experiment_is_refused(
     base = tmp_path / "base.toml"
     base.write_text(tomli_w.dumps(small_spec() | change))
     path = write_spec(
-        tmp_path, {"format": 1, "like": "base", "name": "own", "title": "Own", "rows": ["sgd"]}
+        tmp_path,
+        {"format": 1, "like": "base", "name": "own", "title": "Own", "rows": ["sgd"]},
     )
     said = cli.refused("plan", path)
-    assert said.startswith(f"{path}: {base}: ") and part in said
+    assert said.startswith(f"{path}: {base}: ")
+    assert part in said
 
 
-def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path: Path) -> None:
-    base = small_spec() | {"schedule": {"kind": "milestones", "milestones": [0.5], "factor": 0.1}}
+def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(
+    tmp_path: Path,
+) -> None:
+    base = small_spec() | {
+        "schedule": {"kind": "milestones", "milestones": [0.5], "factor": 0.1}
+    }
     base["partition"] = {"kind": "dirichlet", "alpha": 0.1}
     base = changed(base, "training.local_step", "adamw")
     base = changed(base, "training.betas", [0.9, 0.99])
@@ -457,7 +525,11 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path
         "evaluation": {"num_scores": 4},
     }
     spec = load_spec(write_spec(tmp_path, own))
-    assert (spec.schedule.milestones, spec.schedule.factor, spec.partition.alpha) == ([], 0.2, 1.0)
+    assert (spec.schedule.milestones, spec.schedule.factor, spec.partition.alpha) == (
+        [],
+        0.2,
+        1.0,
+    )
     assert (spec.evaluation.num_scores, spec.evaluation.per_epoch) == (4, 1)
     by_sgd = plan_experiment(str(write_spec(tmp_path, own)), tmp_path).runs[0].config
     assert (by_sgd.local_step, by_sgd.betas) == ("sgd", [0.9, 0.999])
@@ -473,16 +545,22 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path
     assert (by_adamw.local_step, by_adamw.momentum) == ("adamw", 0.0)
 
 
-def assert_is_refused(spec: Table, folder: Path, parts: list[str], cli: CommandLine) -> None:
+def assert_is_refused(
+    spec: Table, folder: Path, parts: list[str], cli: CommandLine
+) -> None:
     """The plan ends with 2 and one sentence that holds all of these parts."""
-    said = cli.refused("plan", write_spec(folder, spec), "--results", folder / "results")
+    said = cli.refused(
+        "plan", write_spec(folder, spec), "--results", folder / "results"
+    )
     assert said.startswith(f"{folder / 'spec.toml'}: ") and not [
         part for part in parts if part not in said
     ], said
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_clear_sentence(name: str, tmp_path: Path, cli: CommandLine) -> None:
+def test_mistakes_are_one_clear_sentence(
+    name: str, tmp_path: Path, cli: CommandLine
+) -> None:
     changes, parts = MISTAKES[name]
     spec = small_spec()
     for path, value in changes.items():
@@ -499,7 +577,9 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
         rank: int | None = None
         compressor: Compressor | None = None
 
-    monkeypatch.setattr("cser_bench.harness.train.methods.methods", lambda: {"own": Own})
+    monkeypatch.setattr(
+        "cser_bench.harness.train.methods.methods", lambda: {"own": Own}
+    )
     for table, held in (
         ({}, (None, None)),
         ({"rank": 3}, (3, None)),
@@ -512,7 +592,9 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         SpecError, match=r"own: rank: Input should be a valid integer.* \(given: 'x'\)"
     ):
-        build_optimizer(small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10)
+        build_optimizer(
+            small_config("own", {"rank": "x"}), nn.Linear(2, 2), SoloCollectives(), 10
+        )
 
 
 def test_files_that_are_no_spec_and_a_spec_without_a_tuning(
@@ -526,7 +608,8 @@ def test_files_that_are_no_spec_and_a_spec_without_a_tuning(
     ):
         path.write_bytes(content)
         said = cli.refused("plan", path)
-        assert str(path) in said and part in said
+        assert str(path) in said
+        assert part in said
     path = write_spec(tmp_path, small_spec())
     assert "[tuning]" in cli.refused("plan", path, "--tuning")
 
@@ -538,7 +621,8 @@ def test_paths_are_found_before_names_and_an_unknown_name_is_said_with_those_lik
     assert find_spec(str(path)) == path
     assert find_spec("fashion_mnist") == EXPERIMENTS / "fashion_mnist.toml"
     said = cli.refused("plan", "cmudic")
-    assert "no experiment 'cmudic'" in said and said.endswith("as cmudict, cmudict_adamw")
+    assert "no experiment 'cmudic'" in said
+    assert said.endswith("as cmudict, cmudict_adamw")
 
 
 def paths(value: Any, prefix: str = "") -> list[str]:
@@ -558,14 +642,38 @@ def paths(value: Any, prefix: str = "") -> list[str]:
 
 JUNK = st.one_of(
     st.sampled_from(
-        [0, -1, 1, 2**31, 10**30, -(10**30), 0.0, -0.5, 1.0, 1e308, float("inf"), float("nan")]
+        [
+            0,
+            -1,
+            1,
+            2**31,
+            10**30,
+            -(10**30),
+            0.0,
+            -0.5,
+            1.0,
+            1e308,
+            float("inf"),
+            float("nan"),
+        ]
     ),
     st.integers(-3, 3000),
     st.floats(),
     st.booleans(),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=5),
     st.sampled_from(
-        ["end", "block", "top_k", "sign", "sgd", "cser", "blobs", "errors", "task", "../x"]
+        [
+            "end",
+            "block",
+            "top_k",
+            "sign",
+            "sgd",
+            "cser",
+            "blobs",
+            "errors",
+            "task",
+            "../x",
+        ]
     ),
     st.just(datetime.date(2020, 10, 1)),
     st.lists(st.integers(-2, 5), max_size=3),
@@ -582,7 +690,9 @@ PATHS = paths(small_spec())
 @settings(deadline=None, derandomize=True, max_examples=250)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(PATHS), st.one_of(st.just(ABSENT), JUNK), st.booleans()),
+        st.tuples(
+            st.sampled_from(PATHS), st.one_of(st.just(ABSENT), JUNK), st.booleans()
+        ),
         max_size=2,
     )
 )
@@ -601,9 +711,12 @@ def test_random_corruptions_are_refused_or_planned(
         try:
             plan = make_plan(load_spec(path), Path(folder))
         except SpecError as error:
-            assert str(error) and "\n" not in str(error)
+            assert str(error)
+            assert "\n" not in str(error)
         else:
             assert len({run.run_id for run in plan.runs}) == len(plan.runs)
             assert all(
-                row.expected_bits > 0 for row in plan.experiment.rows if row.algorithm == "sgd"
+                row.expected_bits > 0
+                for row in plan.experiment.rows
+                if row.algorithm == "sgd"
             )

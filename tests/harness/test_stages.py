@@ -21,7 +21,15 @@ from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.harness.workers.launch import missing_runs, prepare
 from cser_bench.report.build import build
 from cser_bench.slurm.campaign import put_submission
-from tests.harness.support import ROOT, CommandLine, Table, changed, job_for, small_spec, write_spec
+from tests.harness.support import (
+    ROOT,
+    CommandLine,
+    Table,
+    changed,
+    job_for,
+    small_spec,
+    write_spec,
+)
 from tests.slurm.support import small_profile, submission, write_profile
 from tests.tasks.miniatures import MiniatureCIFAR100, write
 
@@ -44,7 +52,9 @@ def runs_of(plan: Plan) -> set[tuple[str, int]]:
     return {(run.row, run.seed) for run in plan.runs}
 
 
-def test_a_stage_plans_exactly_its_runs_and_knows_what_the_next_one_adds(tmp_path: Path) -> None:
+def test_a_stage_plans_exactly_its_runs_and_knows_what_the_next_one_adds(
+    tmp_path: Path,
+) -> None:
     whole = plan_experiment(str(write_spec(tmp_path, staged_spec())), tmp_path)
     first, second, last = (whole.at_stage(name) for name in ("first", "second", "all"))
     assert runs_of(first) == {("sgd", 1), ("cser", 1)}
@@ -85,7 +95,9 @@ def test_the_first_stage_of_the_papers_experiments_compares_methods_within_a_day
 
 
 def test_an_experiment_that_is_like_one_with_stages_has_none(tmp_path: Path) -> None:
-    (tmp_path / "other.toml").write_text('like = "imagenet"\nname = "other"\ntitle = "Other"\n')
+    (tmp_path / "other.toml").write_text(
+        'like = "imagenet"\nname = "other"\ntitle = "Other"\n'
+    )
     spec = load_spec(tmp_path / "other.toml")
     assert spec.stages == []
     assert load_spec(find_spec("imagenet")).stages
@@ -108,7 +120,9 @@ def test_stages_that_lead_nowhere_are_refused(
     assert said in cli.refused("plan", path, "--results", tmp_path)
 
 
-def test_an_unknown_stage_is_refused_in_a_sentence(tmp_path: Path, cli: CommandLine) -> None:
+def test_an_unknown_stage_is_refused_in_a_sentence(
+    tmp_path: Path, cli: CommandLine
+) -> None:
     path = write_spec(tmp_path, staged_spec())
     for name in ("plan", "run", "status", "preflight"):
         said = cli.refused(name, path, "--stage", "third", "--results", tmp_path)
@@ -141,11 +155,17 @@ def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     assert "0 of 2" not in page
     assert "Not run yet: 1 row" in page
     assert "(EF-SGD 1)" in page
-    [sentence] = [line for line in said.splitlines() if line.startswith("the next stage, ")]
+    [sentence] = [
+        line for line in said.splitlines() if line.startswith("the next stage, ")
+    ]
     assert f"none diverged.\n\nT{sentence[1:]}.\n\n" in page
-    times = {file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")}
+    times = {
+        file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")
+    }
     said = cli.out("run", *words, "--stage", "second", "--jobs", "1")
-    ended = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
+    ended = [
+        line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")
+    ]
     assert sorted(ended) == ["cser seed 2: done", "sgd seed 2: done"]
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
     assert "The next stage, all, adds 2 runs: " in build(results / "small").read_text()
@@ -176,7 +196,9 @@ def test_what_is_left_of_a_stage_is_submitted_as_that_stage(
     assert "adds 2 runs" in first
     folder = tmp_path / "results" / "small"
     folder.mkdir(parents=True)
-    put_submission(folder, 0, submission(folder, "gone", cluster=str(profile), stage="first"))
+    put_submission(
+        folder, 0, submission(folder, "gone", cluster=str(profile), stage="first")
+    )
     assert f"to submit on {profile}: 2 runs" in cli.out(*words)
     assert f"to submit on {profile}: 4 runs" in cli.out(*words, "--stage", "second")
 
@@ -195,7 +217,9 @@ def test_make_runs_the_first_stage_unless_another_part_is_named(
     given: list[str], parts: list[str]
 ) -> None:
     words = ["make", "--no-print-directory", "-n", "reproduce-cifar100", *given]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for part in parts:
         assert part in said
 
@@ -207,7 +231,9 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     release = MiniatureCIFAR100(25, 15, num_classes=5)
     write(tmp_path / "data" / "cifar-100-python", release.pickled)
     monkeypatch.setattr("cser_bench.harness.tasks.cifar100.TASK", release.task)
-    monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr(
+        "cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None
+    )
     spec = load_spec(find_spec("cifar100"))
     training = {"num_workers": 2, "batch_size": 2, "num_epochs": 2}
     schedule = {"milestones": [1], "warmup_epochs": 0.5}
@@ -223,7 +249,9 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     folder = tmp_path / "cifar100"
     for run in first.runs:
         job = job_for(run.config, folder, data=tmp_path / "data", experiment="cifar100")
-        attempt = job.attempt.model_copy(update={"backend": "nccl", "accelerator": "A GPU"})
+        attempt = job.attempt.model_copy(
+            update={"backend": "nccl", "accelerator": "A GPU"}
+        )
         assert attempt_stacked(replace(job, run=run, attempt=attempt))
     assert missing_runs(first, folder) == []
     second = whole.at_stage("second")
@@ -247,7 +275,9 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
         trained[run.row] = sum(result.clock_seconds[phase] for phase in phases)
     for row, line in lines.items():
         assert float(line["hours"]) == pytest.approx(trained[row] / 3600)
-        assert float(line["speed_up"]) == pytest.approx(trained["sgd-lr0.1"] / trained[row])
+        assert float(line["speed_up"]) == pytest.approx(
+            trained["sgd-lr0.1"] / trained[row]
+        )
     # One run of the seven on a cluster, whose network is another.
     file = folder / first.runs[-1].run_id / "run.json"
     file.write_text(file.read_text().replace('"stacked"', '"slurm"'))

@@ -41,7 +41,14 @@ def started(folder: Path, *options: str | Path) -> subprocess.Popen[str]:
     """The run of the spec in this folder, by two processes of torchrun; every look at the loss
     saves."""
     launcher = ["--standalone", "--nproc-per-node=2", *options, "-m", "harness"]
-    run = ["run", folder / "spec.toml", "--results", folder, "--checkpoint-minutes", "0"]
+    run = [
+        "run",
+        folder / "spec.toml",
+        "--results",
+        folder,
+        "--checkpoint-minutes",
+        "0",
+    ]
     words = command(*launcher, *run, module="torch.distributed.run")
     output = subprocess.PIPE
     return subprocess.Popen(
@@ -59,7 +66,9 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     """The process ids of the workers, which are the launcher's only children."""
     return [
         int(word)
-        for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        .read_text()
+        .split()
     ]
 
 
@@ -68,10 +77,12 @@ def struck(
 ) -> tuple[int, str]:
     """Strike as soon as the run has a newer checkpoint; the step of the last one, and what was
     printed."""
-    before, launcher = saved_step(run_folder) or 0, started(folder)
+    before = saved_step(run_folder) or 0
+    launcher = started(folder)
     patience_ends = time.monotonic() + PATIENCE_SECONDS
     while (saved_step(run_folder) or 0) <= before:
-        assert launcher.poll() is None and time.monotonic() < patience_ends
+        assert launcher.poll() is None
+        assert time.monotonic() < patience_ends
         time.sleep(0.005)
     strike(launcher)
     out, err = launcher.communicate(timeout=PATIENCE_SECONDS)
@@ -102,7 +113,9 @@ def interrupt(launcher: subprocess.Popen[str]) -> None:
 
 @pytest.mark.whole
 @pytest.mark.timeout(600)
-def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
     [run] = planned(tmp_path, num_epochs=15).runs
     folder = tmp_path / "small" / run.run_id
     steps = [0]
@@ -123,7 +136,9 @@ def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path
 
 
 @pytest.mark.whole
-def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: Path) -> None:
+def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(
+    tmp_path: Path,
+) -> None:
     [run] = planned(tmp_path, num_epochs=1).runs
     with owned(tmp_path / "small" / run.run_id):
         second = started(tmp_path, "--redirects", "3", "--log-dir", tmp_path / "logs")
@@ -131,6 +146,5 @@ def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: P
     assert second.returncode == 1
     # torchrun ends the other rank as soon as one has ended, at times before that could speak.
     words = [log.read_text() for log in tmp_path.glob("logs/*/attempt_0/*/stderr.log")]
-    assert len(words) == 2 and set(words) - {""} == {
-        f"error: another process is at run {run.run_id}\n"
-    }
+    assert len(words) == 2
+    assert set(words) - {""} == {f"error: another process is at run {run.run_id}\n"}

@@ -45,7 +45,9 @@ def train_through_stops(
     not."""
     job = job_for(config, results)
     for last in stops:
-        monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, last)))
+        monkeypatch.setattr(
+            blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, last))
+        )
         assert not attempt_stacked(job_for(config, results))
         assert not (job.folder / "result.json").exists()
     monkeypatch.undo()
@@ -54,7 +56,11 @@ def train_through_stops(
 
 
 RESTARTS: list[tuple[str, Table, Table]] = [
-    ("choco_sgd", BLOCK, {"restart": {"without": ["estimate", "mixed_estimates"], "worker": 1}}),
+    (
+        "choco_sgd",
+        BLOCK,
+        {"restart": {"without": ["estimate", "mixed_estimates"], "worker": 1}},
+    ),
     ("powersgd", BLOCK, {"restart": {"without": ["right_factors", "error"]}}),
     *(
         (name, BLOCK, {"restart": {"everything_sent": True}})
@@ -63,7 +69,10 @@ RESTARTS: list[tuple[str, Table, Table]] = [
 ]
 CASES: list[tuple[str, Table, Table]] = [
     *((name, BLOCK, {}) for name in algorithms()),
-    *((name, QSGD, {}) for name in ("ef_sgd", "mcser", "qsparse_local_sgd", "choco_sgd")),
+    *(
+        (name, QSGD, {})
+        for name in ("ef_sgd", "mcser", "qsparse_local_sgd", "choco_sgd")
+    ),
     ("diloco", BLOCK, {"local_step": "muon"}),
     *RESTARTS,  # in the middle, where there is a score and a checkpoint too
 ]
@@ -73,7 +82,11 @@ CASES: list[tuple[str, Table, Table]] = [
 @pytest.mark.whole
 @pytest.mark.parametrize(("name", "compressor", "more"), CASES)
 def test_interrupted_equals_uninterrupted(
-    name: str, compressor: Table, more: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    compressor: Table,
+    more: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config(name, settings_of(name, compressor), **more)
     whole = train_through_stops(config, tmp_path / "whole", [], monkeypatch)
@@ -86,18 +99,28 @@ def test_interrupted_equals_uninterrupted(
         20,
         25,
     ]
-    assert not (broken / "failure.json").exists() and not (broken / "heartbeat.json").exists()
+    assert not (broken / "failure.json").exists()
+    assert not (broken / "heartbeat.json").exists()
 
 
-def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path) -> None:
+def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(
+    tmp_path: Path,
+) -> None:
     """40 steps: warm-up to step 10, then a cosine; and the second half at its end, which is sent at
     another rate."""
     config = small_config("qsr", {"sync_interval": 2, "alpha": 0.1})
     slower = config.model_copy(update={"learning_rate": 0.025})
     ends = small_config("qsr", {"sync_interval": 2, "alpha": 0.1, "total_steps": 40})
-    assert footprint_of(ends).bits > footprint_of(config).bits > footprint_of(slower).bits > 0
+    assert (
+        footprint_of(ends).bits
+        > footprint_of(config).bits
+        > footprint_of(slower).bits
+        > 0
+    )
     for each in (config, slower, ends):
-        assert done(each, tmp_path).result.traffic["model"].bits == footprint_of(each).bits
+        assert (
+            done(each, tmp_path).result.traffic["model"].bits == footprint_of(each).bits
+        )
 
 
 def test_training_learns(tmp_path: Path) -> None:
@@ -107,18 +130,25 @@ def test_training_learns(tmp_path: Path) -> None:
     # Ten classes: chance is 0.1.
     assert record.result.test_accuracy > 0.5
     seconds = record.result.clock_seconds
-    assert set(seconds) == set(PHASES) and all(value > 0 for value in seconds.values())
+    assert set(seconds) == set(PHASES)
+    assert all(value > 0 for value in seconds.values())
     assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
     walls = [event.wall_seconds for event in record.events]
-    assert walls == sorted(walls) and walls[-1] <= record.result.wall_seconds
+    assert walls == sorted(walls)
+    assert walls[-1] <= record.result.wall_seconds
 
 
 def test_result_is_the_last_event(tmp_path: Path) -> None:
     record = done(small_config("cser", CSER), tmp_path)
-    last, result = record.events[-1].model_dump(), record.result.model_dump()
+    last = record.events[-1].model_dump()
+    result = record.result.model_dump()
     shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
     assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
-    assert (result["status"], result["num_steps"], result["world_size"]) == ("done", 40, 2)
+    assert (result["status"], result["num_steps"], result["world_size"]) == (
+        "done",
+        40,
+        2,
+    )
     sent = {
         key: entry
         for key, entry in result["traffic"].items()
@@ -128,7 +158,11 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
     # 742 parameters: 93 of them in each eighth, 186 in each quarter; a reset at every third of 40
     # steps.
     bits = {key: (entry["bits"], entry["collectives"]) for key, entry in sent.items()}
-    assert bits == {"gradient": (40 * 32 * 93, 40), "error": (13 * 32 * 186, 13), "model": (0, 0)}
+    assert bits == {
+        "gradient": (40 * 32 * 93, 40),
+        "error": (13 * 32 * 186, 13),
+        "model": (0, 0),
+    }
     assert last["bits_sent"] == 32 * (40 * 93 + 13 * 186)
     assert result["overall_ratio"] == pytest.approx(742 * 40 / (40 * 93 + 13 * 186))
     assert record.run.config == small_config("cser", CSER).model_dump(mode="json")
@@ -184,7 +218,11 @@ def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(
     record = done(small_config("cser", CSER, **changes), tmp_path)
     result = record.result
     assert record.failure is None
-    assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", step, step)
+    assert (result.status, result.diverged_at_step, result.num_steps) == (
+        "diverged",
+        step,
+        step,
+    )
     scores = [
         result.train_loss,
         result.test_loss,
@@ -198,17 +236,23 @@ def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(
     assert result.expected_traffic["gradient"].collectives == step
     for path in record.folder.glob("*.json*"):  # plain JSON, without NaN or Infinity
         for line in (
-            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            path.read_text().splitlines()
+            if path.suffix == ".jsonl"
+            else [path.read_text()]
         ):
             json.loads(line, parse_constant=pytest.fail)
 
 
-def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(tmp_path: Path) -> None:
+def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(
+    tmp_path: Path,
+) -> None:
     record = done(small_config("cser", CSER, learning_rate=30.0), tmp_path)
     # Ten classes: a guess has a loss of 2.3 and an accuracy of 0.1.
     losses = [record.result.train_loss, *(event.train_loss for event in record.events)]
-    assert all(map(math.isfinite, losses)) and max(losses) > 1e6
-    assert record.result.status == "done" and record.result.test_accuracy < 0.3
+    assert all(map(math.isfinite, losses))
+    assert max(losses) > 1e6
+    assert record.result.status == "done"
+    assert record.result.test_accuracy < 0.3
 
 
 class LeakySGD(SGD):
@@ -232,4 +276,5 @@ def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(
     assert not attempt_stacked(job)
     assert not (job.folder / "result.json").exists()
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "bug" and "closed form of leaky" in failure.message
+    assert failure.kind == "bug"
+    assert "closed form of leaky" in failure.message

@@ -38,7 +38,11 @@ def config(
     algorithm: str = "sgd", table: dict[str, Any] | None = None, **changes: Any
 ) -> RunConfig:
     """A run of 40 steps on words of a fixed shard each."""
-    own = {"task": {"name": "reversal"}, "model": MODEL, "partition": {"kind": "contiguous"}}
+    own = {
+        "task": {"name": "reversal"},
+        "model": MODEL,
+        "partition": {"kind": "contiguous"},
+    }
     return small_config(algorithm, table, **(own | changes))
 
 
@@ -49,9 +53,13 @@ def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_ste
 ) -> None:
     lengths = torch.randint(1, 30, (500,), generator=generator("lengths"))
     own = {"rank": rank, "num_workers": 4, "batch_size": 5, "shard": shard}
-    batches = torch.stack(list(worker_batches(1, 500, steps=range(50), lengths=lengths, **own)))
+    batches = torch.stack(
+        list(worker_batches(1, 500, steps=range(50), lengths=lengths, **own))
+    )
     assert torch.equal(
-        torch.stack(list(worker_batches(1, 500, steps=range(31, 50), lengths=lengths, **own))),
+        torch.stack(
+            list(worker_batches(1, 500, steps=range(31, 50), lengths=lengths, **own))
+        ),
         batches[31:],
     )
     unsorted = torch.stack(list(worker_batches(1, 500, steps=range(50), **own)))
@@ -69,15 +77,21 @@ def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_ste
     )
     assert spread.sum() < by_chance.sum() / 5
     means = lengths[batches[:25]].double().mean(1)
-    assert (means.diff() < 0).any() and (means.diff() > 0).any(), "steps go from short to long"
+    assert (means.diff() < 0).any() and (means.diff() > 0).any(), (
+        "steps go from short to long"
+    )
 
 
-def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(tmp_path: Path) -> None:
+def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(
+    tmp_path: Path,
+) -> None:
     """Their batches have other numbers of tokens; a mean of means would not do."""
     ends = []
     for num_workers in (1, 2):
         own = config(
-            num_workers=num_workers, batch_size=40 // num_workers, partition={"kind": "reshuffled"}
+            num_workers=num_workers,
+            batch_size=40 // num_workers,
+            partition={"kind": "reshuffled"},
         )
         ends.append(done(own, tmp_path).result)
     one, two = ends
@@ -90,10 +104,14 @@ def test_label_smoothing_is_in_the_training_loss_alone() -> None:
     own = samples()
     model = build_model(config().model, TASK, 0, CPU)
     inputs, labels = own.train.batch(torch.arange(10))
-    smooth = MixedPrecision("fp32", CPU, label_smoothing=0.1).loss(model, inputs, labels)
+    smooth = MixedPrecision("fp32", CPU, label_smoothing=0.1).loss(
+        model, inputs, labels
+    )
     scores = torch.log_softmax(model(inputs), 1)
     counts = labels >= 0
-    plain = -scores.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[counts].mean()
+    plain = (
+        -scores.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[counts].mean()
+    )
     expected = 0.9 * plain - 0.1 * scores.mean(1)[counts].mean()
     torch.testing.assert_close(smooth, expected)
     sums = [
@@ -112,13 +130,17 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_has_the_losses_that_were_last_looked_at(name: str, tmp_path: Path) -> None:
+def test_a_run_has_the_losses_that_were_last_looked_at(
+    name: str, tmp_path: Path
+) -> None:
     """After a change of losses that is meant, run with UPDATE_GOLDEN=NAME and read the diff."""
     events, result = comparable(done(config(name, METHODS[name]), tmp_path).folder)
-    assert result["class_counts"] and all(sum(each) == 800 for each in result["class_counts"])
+    assert result["class_counts"]
+    assert all(sum(each) == 800 for each in result["class_counts"])
     assert set(result["metrics"]) == {"phone_error_rate"}
     assert result["data_sha256"] == samples().sha256
-    golden, losses = json.loads(FILE.read_text()), [event["test_loss"] for event in events]
+    golden = json.loads(FILE.read_text())
+    losses = [event["test_loss"] for event in events]
     if os.environ.get("UPDATE_GOLDEN") == name:
         golden[name] = losses
         lines = [f" {json.dumps(key)}: {json.dumps(golden[key])}" for key in golden]

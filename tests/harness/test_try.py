@@ -17,7 +17,15 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.report.frame import read_frames
 from cser_bench.report.statistics import unpaired
 from cser_bench.report.trial import _trials, verdict
-from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
+from tests.harness.support import (
+    ROOT,
+    TUNING,
+    CommandLine,
+    Table,
+    changed,
+    small_spec,
+    write_spec,
+)
 
 pytestmark = pytest.mark.whole
 
@@ -72,28 +80,33 @@ def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     assert printed.index("promises are kept") < printed.index("tuning the rate")
     table = printed[printed.index("(95 % CI)") :]
     assert max(map(len, table[: table.index("\n\n")].splitlines())) <= 100
-    assert "DDP (fp32), SGD" in table and "->" in table
+    assert "DDP (fp32), SGD" in table
+    assert "->" in table
     folder = tmp_path / "results" / f"try_{NAME}_perceptron"
     experiment = read_experiment(folder)
     [row] = experiment.rows
-    assert row.settings == {"sync_interval": 2} and len(row.runs) == 3
+    assert row.settings == {"sync_interval": 2}
+    assert len(row.runs) == 3
     assert experiment.tuning is not None
     num_trials = experiment.tuning.choices[NAME].num_trials
-    assert f"  {num_trials}  " in next(line for line in table.splitlines() if "->" in line)
+    assert f"  {num_trials}  " in next(
+        line for line in table.splitlines() if "->" in line
+    )
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
         f"try_{NAME}_perceptron",
         f"try_{NAME}_perceptron_tuning",
     }
     assert "Three seeds would show a difference of" in table
     next_line = f"next: python -m harness try {EXAMPLE} --network residual --results "
-    assert (
-        f"Then a larger one.\n{next_line}" in table and table.count("\n", table.index("next:")) == 1
-    )
+    assert f"Then a larger one.\n{next_line}" in table
+    assert table.count("\n", table.index("next:")) == 1
     # Called again, it does nothing anew.
     before = sorted(folder.glob("*/result.json"))
     times = [path.stat().st_mtime_ns for path in before]
     assert verdict(folder, shipped) in printed
-    assert [path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))] == times
+    assert [
+        path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))
+    ] == times
 
 
 @pytest.mark.whole
@@ -102,15 +115,21 @@ def test_a_rate_that_is_given_is_called_that_and_a_broken_promise_trains_nothing
     shipped: Path, tmp_path: Path, cli: CommandLine
 ) -> None:
     broken = tmp_path / "mine.py"
-    broken.write_text(EXAMPLE.read_text().replace("numel * rounds, rounds)", "numel, rounds)"))
+    broken.write_text(
+        EXAMPLE.read_text().replace("numel * rounds, rounds)", "numel, rounds)")
+    )
     given = ("--results", tmp_path / "results", "--learning-rate", "0.05")
     settings = ("--settings", "sync_interval = 4, growth = 0.0")
     said = cli.refused("try", broken, *given, code=1)
-    assert "breaks a promise" in said and not (tmp_path / "results").exists()
+    assert "breaks a promise" in said
+    assert not (tmp_path / "results").exists()
     printed = cli.out("try", EXAMPLE, *given, *settings)
-    assert "given, not tuned" in printed and "another one may do better" in printed
+    assert "given, not tuned" in printed
+    assert "another one may do better" in printed
     # It is then local SGD, which ships, and so ties with it to the bit, at its load.
-    assert re.search(r"Against [\w -]+, the best of 2 rows at its traffic \(1/[\d.]+\): ", printed)
+    assert re.search(
+        r"Against [\w -]+, the best of 2 rows at its traffic \(1/[\d.]+\): ", printed
+    )
     compared = re.findall(r"-> ?\d+.* (-?[\d.]+) \((-?[\d.]+) to", printed)
     assert compared, "with its interval"
 
@@ -122,8 +141,12 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
         make_trial(str(EXAMPLE), "residual", "other")
     text = EXAMPLE.read_text()
     needs = tmp_path / "needs.py"
-    needs.write_text(text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"'))
-    with pytest.raises(SpecError, match=r"or its sync_interval, as `try` takes them by --settings"):
+    needs.write_text(
+        text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"')
+    )
+    with pytest.raises(
+        SpecError, match=r"or its sync_interval, as `try` takes them by --settings"
+    ):
         make_trial(str(needs), "residual")
     second = text[text.index("class ") :].replace("GrowingLocalSGD", "Other")
     two = tmp_path / "two.py"
@@ -139,7 +162,9 @@ def test_settings_change_what_they_name(tmp_path: Path) -> None:
     assert trial.spec.rows[0].settings == {"sync_interval": 12, "growth": 0.25}
     needs = tmp_path / "needs.py"
     text = EXAMPLE.read_text()
-    needs.write_text(text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"'))
+    needs.write_text(
+        text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"')
+    )
     trial = make_trial(str(needs), "residual", settings="sync_interval = 5")
     assert trial.spec.rows[0].settings == {"sync_interval": 5}
 
@@ -165,7 +190,9 @@ def test_all_rows_that_a_method_is_ranked_among_were_tuned_by_about_as_many_tria
 ) -> None:
     shipped = NETWORKS[network]
     experiment = read_frames(shipped.runs).experiment
-    earlier = read_experiment(shipped.earlier_trials) if shipped.earlier_trials else None
+    earlier = (
+        read_experiment(shipped.earlier_trials) if shipped.earlier_trials else None
+    )
     for row in experiment.rows:
         assert _trials(experiment, row.row, earlier) in ("3", "4", "5", "6")
 
@@ -177,7 +204,9 @@ def test_trials_of_another_rate_or_settings_do_not_count_as_a_rows() -> None:
     assert _trials(experiment, "local_sgd-96", earlier) == "3"
     other_settings = []
     for trial_row in earlier.rows:
-        other_settings.append(trial_row.model_copy(update={"settings": {"sync_interval": 12}}))
+        other_settings.append(
+            trial_row.model_copy(update={"settings": {"sync_interval": 12}})
+        )
     others = earlier.model_copy(update={"rows": other_settings})
     assert _trials(experiment, "local_sgd-96", others) == "given, not tuned"
 

@@ -19,7 +19,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_report_header() -> str:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    names = [
+        torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+    ]
     return f"torch {torch.__version__}, CUDA {torch.version.cuda}, on {', '.join(names) or 'a CPU'}"
 
 
@@ -42,9 +44,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for each in reports
         if each.when == "call" or each.failed
     ]
-    headers, widths = ["what", "measured", "remark", ""], [48, 72, 48, 6]
+    headers = ["what", "measured", "remark", ""]
+    widths = [48, 72, 48, 6]
     terminalreporter.write_line("")
-    terminalreporter.write_line(tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths))
+    terminalreporter.write_line(
+        tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths)
+    )
 
 
 def _remark(report: pytest.TestReport) -> str:
@@ -68,7 +73,9 @@ def _words(value: Any) -> str:
 def device() -> Iterator[torch.device]:
     """The first GPU, or where there is none the CPU, so that the checks themselves are tried
     everywhere."""
-    found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    found = (
+        torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    )
     prepare_thread(str(found))
     yield found
     if found.type == "cuda":

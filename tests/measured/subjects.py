@@ -15,7 +15,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
     fp16_compress_hook,
 )
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
+    PowerSGDState,
+    powerSGD_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms import (
@@ -62,7 +65,10 @@ from tests.harness.support import BLOCK, settings_of
 RATIO = 256
 NUM_WORKERS = 8
 BLOCKS = {"kind": "block", "ratio": RATIO}
-LOCAL_BLOCKS = {"compressor": {"kind": "block", "ratio": RATIO // 8}, "sync_interval": 8}
+LOCAL_BLOCKS = {
+    "compressor": {"kind": "block", "ratio": RATIO // 8},
+    "sync_interval": 8,
+}
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "sgd": {},
     "alone": {},
@@ -72,7 +78,10 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "ef_sgd": {"compressor": BLOCKS},
     "ef21_sgdm": {"compressor": BLOCKS},
     "csea": {"error_compressor": BLOCKS},
-    "cser_pl": {"error_compressor": {"kind": "block", "ratio": 16}, "reset_interval": 16},
+    "cser_pl": {
+        "error_compressor": {"kind": "block", "ratio": 16},
+        "reset_interval": 16,
+    },
     "qsparse_local_sgd": LOCAL_BLOCKS,
     "sparse_loco": LOCAL_BLOCKS,
 }
@@ -108,7 +117,9 @@ def _settings() -> dict[str, dict[str, Any]]:
     found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
-            found.setdefault(name, table_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS))
+            found.setdefault(
+                name, table_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS)
+            )
     return found
 
 
@@ -129,7 +140,9 @@ def config_of(algorithm: str) -> RunConfig:
     )
 
 
-def build(algorithm: str, model: nn.Module, collectives: Collectives) -> DistributedOptimizer:
+def build(
+    algorithm: str, model: nn.Module, collectives: Collectives
+) -> DistributedOptimizer:
     """The algorithm on any model."""
     return build_optimizer(config_of(algorithm), model, collectives, num_steps=0)
 
@@ -137,7 +150,9 @@ def build(algorithm: str, model: nn.Module, collectives: Collectives) -> Distrib
 def skip_to_reset(optimizer: DistributedOptimizer) -> None:
     """Let the next step but one be a reset's or a synchronisation's."""
     settings = SETTINGS[optimizer.name]
-    optimizer.num_steps = settings.get("reset_interval", settings.get("sync_interval", 2)) - 2
+    optimizer.num_steps = (
+        settings.get("reset_interval", settings.get("sync_interval", 2)) - 2
+    )
 
 
 def random_parameters(
@@ -203,7 +218,9 @@ class Spread(nn.Module):
         return torch.stack([parameter.mean() for parameter in self.parameters_of]).sum()
 
 
-def hook_of(name: str, wrapper: DistributedDataParallel) -> tuple[object, Callable[..., Any]]:
+def hook_of(
+    name: str, wrapper: DistributedDataParallel
+) -> tuple[object, Callable[..., Any]]:
     """A hook's state and the hook: PyTorch's, and error feedback."""
     if name == "all-reduce":
         return None, allreduce_hook
@@ -268,9 +285,14 @@ def encoding_calls(
     Each is on one vector as long as all parameters. PowerSGD, which has matrices, is its step
     without the one of SGD.
     """
-    vector = torch.cat([each.detach().view(-1) for each in random_parameters(shapes, device)])
-    error, parameters = vector[None].clone(), vector[None].clone()
-    calls = {"ddp_fp16": lambda: seconds_to_idle(lambda: vector.copy_(vector.half()), device)}
+    vector = torch.cat(
+        [each.detach().view(-1) for each in random_parameters(shapes, device)]
+    )
+    error = vector[None].clone()
+    parameters = vector[None].clone()
+    calls = {
+        "ddp_fp16": lambda: seconds_to_idle(lambda: vector.copy_(vector.half()), device)
+    }
     for number, table in enumerate(ENCODED):
         compressor = build_compressor("compressor", table)
         sending = Sending(AlikeCollectives(0, num_workers))
@@ -374,13 +396,21 @@ class Scale:
     num_intervals: int
 
 
-FULL = Scale(ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16, 40, None, 5)
+FULL = Scale(
+    ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16, 40, None, 5
+)
 TINY = Scale(
-    ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1}), 4, 12, SMALL_SHAPES, 2
+    ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1}),
+    4,
+    12,
+    SMALL_SHAPES,
+    2,
 )
 
 
-def learning(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
+def learning(
+    algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any
+) -> RunConfig:
     """A run of two workers with this algorithm, with so little compression and such short intervals
     that a few steps show whether it learns; `own` are settings besides those that it requires."""
     # A dampened momentum steps 1 - 0.9 times as far.
@@ -388,7 +418,12 @@ def learning(algorithm: str, scale: Scale, precision: Precision = "fp32", **own:
     problem = Problem("cifar100", scale.model, scale.batch_size)
     table = settings_of(algorithm, BLOCK) | own
     return short_run(
-        problem, algorithm, table, num_workers=2, learning_rate=rate, precision=precision
+        problem,
+        algorithm,
+        table,
+        num_workers=2,
+        learning_rate=rate,
+        precision=precision,
     )
 
 
@@ -402,11 +437,15 @@ def on_processes(
     """
     world_size = min(most, torch.cuda.device_count() if device.type == "cuda" else 2)
     devices = device_groups(device.type, world_size, torch.cuda.device_count())[0]
-    with start_workers(_join_and, [(work, own, *arguments) for own in devices]) as workers:
+    with start_workers(
+        _join_and, [(work, own, *arguments) for own in devices]
+    ) as workers:
         return workers.hear_all()
 
 
-def _join_and(worker: Worker, work: Callable[..., T], device: str, *arguments: object) -> T:
+def _join_and(
+    worker: Worker, work: Callable[..., T], device: str, *arguments: object
+) -> T:
     prepare_thread(device)
     with joined(device, 120.0, worker.init_method, worker.rank, worker.world_size):
         return work(torch.device(device), *arguments)

@@ -43,7 +43,9 @@ def idle() -> None:
     """Figures of a busy machine are no figures."""
     load = os.getloadavg()[0]
     if load > BUSY * len(os.sched_getaffinity(0)):
-        print(f"the load was {load:.1f} before this began: measure again when the machine is idle")
+        print(
+            f"the load was {load:.1f} before this began: measure again when the machine is idle"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +53,24 @@ def step_ratios() -> dict[str, list[float]]:
     """Each method's time of a reset interval over that of PyTorch's fused step, by repetition."""
     prepare_thread()
     steppers = {
-        f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters())
+        f"torch {momentum}": subjects.torch_stepper(
+            momentum, subjects.random_parameters()
+        )
         for momentum in (0.9, 0.0)
     }
     steppers |= {
-        name: subjects.own_stepper(name, subjects.random_parameters()) for name in subjects.PASSES
+        name: subjects.own_stepper(name, subjects.random_parameters())
+        for name in subjects.PASSES
     }
     timings = subjects.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
-    plain = {name: f"torch {subjects.config_of(name).momentum}" for name in subjects.PASSES}
+    plain = {
+        name: f"torch {subjects.config_of(name).momentum}" for name in subjects.PASSES
+    }
     return {
-        name: [own / fused for own, fused in zip(timings[name], timings[plain[name]], strict=True)]
+        name: [
+            own / fused
+            for own, fused in zip(timings[name], timings[plain[name]], strict=True)
+        ]
         for name in subjects.PASSES
     }
 
@@ -71,10 +81,8 @@ def test_a_step_takes_no_more_than_its_traffic(
 ) -> None:
     """Over PyTorch's fused step, at 25.6 M parameters on one thread: vectors read and written, and
     7 % more."""
-    ratio, limit = (
-        median(step_ratios[name]),
-        subjects.PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5),
-    )
+    ratio = median(step_ratios[name])
+    limit = subjects.PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5)
     record_property("over torch fused", ratio)
     record_property("traffic limit", limit)
     record_property("all", sorted(step_ratios[name]))
@@ -88,11 +96,17 @@ def test_top_k_takes_less_than_half_of_torch_topk(record_property: Record) -> No
     numbers = torch.randn(25_600_000, generator=torch.Generator().manual_seed(1)).abs()
     count = len(numbers) // 192
     calls = {
-        "own": lambda: seconds_to_idle(lambda: places_of_largest(numbers, count), device),
-        "torch": lambda: seconds_to_idle(lambda: numbers.topk(count, sorted=False), device),
+        "own": lambda: seconds_to_idle(
+            lambda: places_of_largest(numbers, count), device
+        ),
+        "torch": lambda: seconds_to_idle(
+            lambda: numbers.topk(count, sorted=False), device
+        ),
     }
     found = subjects.interleave(calls, INTERVALS)
-    ratio = median(own / plain for own, plain in zip(found["own"], found["torch"], strict=True))
+    ratio = median(
+        own / plain for own, plain in zip(found["own"], found["torch"], strict=True)
+    )
     record_property("over torch.topk", ratio)
     record_property("limit", TOP_K_LIMIT)
     assert ratio <= TOP_K_LIMIT
@@ -116,7 +130,9 @@ NUM_ROUNDS = 192
 """Steps that are summed: the longest rounds of an entry are of 64, and some of 96."""
 
 
-@pytest.mark.parametrize("entry", read_entries(TRACK, "1"), ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", read_entries(TRACK, "1"), ids=lambda entry: entry.name
+)
 def test_own_arithmetic_of_an_entry(entry: Entry, record_property: Record) -> None:
     """Steps without messages on the track's network, in steps of PyTorch's fused AdamW; the track's
     page shows it."""

@@ -55,13 +55,17 @@ NUM_WORKERS = 8
 """Whose messages arrive where encoding is timed, as in the scored sessions."""
 LARGE_BYTES = 100_000_000
 """Bytes of the all-reduce whose bandwidth is measured: about ResNet-50's gradients."""
-OVERFLOWS_AT, NUM_STEPS = 3, 6
-SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120
+OVERFLOWS_AT = 3
+NUM_STEPS = 6
+SAFE_SCALE = 2.0**10
+TOO_LARGE = 2.0**120
 """Loss scales: the second keeps the loss finite in fp32, but no gradient in fp16."""
-WARM_UP, WATCHED = 3, 8
+WARM_UP = 3
+WATCHED = 8
 """Steps in which constants are made and libraries begin, and steps that are watched, a reset among
 them."""
-TEMPORARY, ROUNDED = 2.0, 0.05
+TEMPORARY = 2.0
+ROUNDED = 0.05
 """Memory allowed beside parameters, gradients and state, in units of the parameters' size: for a
 message, its sum, and the allocator's rounding."""
 
@@ -70,7 +74,9 @@ def trainee_of(
     config: RunConfig, device: torch.device, collectives: Collectives | None = None
 ) -> DryTraining:
     """The run's worker or workers, by default one that is alone."""
-    return DryTraining(config, trainable(config, device), collectives or SoloCollectives())
+    return DryTraining(
+        config, trainable(config, device), collectives or SoloCollectives()
+    )
 
 
 # Processes
@@ -81,9 +87,14 @@ def test_collectives_of_a_group_give_what_they_should(
     device: torch.device, most: int, record_property: Record
 ) -> None:
     found = on_processes(
-        _collectives, device, 1000 if device.type == "cpu" else LARGE_BYTES // 4, most=most
+        _collectives,
+        device,
+        1000 if device.type == "cpu" else LARGE_BYTES // 4,
+        most=most,
     )
-    wrong = [f"rank {rank}: {what}" for rank, (each, _) in enumerate(found) for what in each]
+    wrong = [
+        f"rank {rank}: {what}" for rank, (each, _) in enumerate(found) for what in each
+    ]
     record_property("processes", len(found))
     record_property("GB/s of a large all-reduce", found[0][1])
     assert not wrong
@@ -91,17 +102,24 @@ def test_collectives_of_a_group_give_what_they_should(
 
 def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
     """What is wrong, and the bandwidth (payload over time) of an all-reduce in GB/s."""
-    collectives, wrong = ProcessGroupCollectives(overlap=True), []
-    rank, size = collectives.rank, collectives.world_size
+    collectives = ProcessGroupCollectives(overlap=True)
+    wrong = []
+    rank = collectives.rank
+    size = collectives.world_size
     # Messages of the harness itself, on a CPU, must travel by the same group.
     for place in {device, torch.device("cpu")}:
         for dtype in (torch.float32, torch.float16):
             total = torch.full((1003,), float(rank + 1), device=place, dtype=dtype)
-            mean, first = total.clone(), total.clone()
+            mean = total.clone()
+            first = total.clone()
             collectives.all_reduce_sum_(total, Purpose.CONTROL)
             collectives.all_reduce_mean_(mean, Purpose.CONTROL)
             collectives.broadcast_(first, Purpose.CONTROL)
-            right = {"sum": size * (size + 1) / 2, "mean": (size + 1) / 2, "broadcast": 1.0}
+            right = {
+                "sum": size * (size + 1) / 2,
+                "mean": (size + 1) / 2,
+                "broadcast": 1.0,
+            }
             found = {"sum": total, "mean": mean, "broadcast": first}
             wrong += [
                 f"{key} of {dtype} on {place}"
@@ -123,7 +141,9 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
             wrong.append(f"neighbours on {place}")
     large = torch.zeros(numel, device=device)
     dist.all_reduce(large)
-    seconds = median(seconds_to_idle(lambda: dist.all_reduce(large), device) for _ in range(5))
+    seconds = median(
+        seconds_to_idle(lambda: dist.all_reduce(large), device) for _ in range(5)
+    )
     return wrong, 4e-9 * numel / seconds
 
 
@@ -131,14 +151,19 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
     ("name", "own"), [("mcser", {"explicit_error": True}), ("qsparse_local_sgd", {})]
 )
 def test_an_overflow_of_one_worker_is_skipped_by_all_without_a_trace(
-    device: torch.device, scale: Scale, name: str, own: dict[str, object], record_property: Record
+    device: torch.device,
+    scale: Scale,
+    name: str,
+    own: dict[str, object],
+    record_property: Record,
 ) -> None:
     unchanged, steps, losses = zip(
         *on_processes(_overflowing, device, scale, name, own), strict=True
     )
     record_property("processes", len(steps))
     record_property("last losses", [each[-1] for each in losses])
-    assert all(unchanged) and set(steps) == {NUM_STEPS - 1}
+    assert all(unchanged)
+    assert set(steps) == {NUM_STEPS - 1}
     assert all(math.isfinite(loss) for each in losses for loss in each)
 
 
@@ -149,9 +174,11 @@ def _overflowing(
     counted; losses."""
     collectives = ProcessGroupCollectives()
     trainee = trainee_of(learning(name, scale, "fp16", **own), device, collectives)
-    losses, unchanged = [], True
+    losses = []
+    unchanged = True
     for step in range(NUM_STEPS):
-        overflows, before = step == OVERFLOWS_AT, _state(trainee)
+        overflows = step == OVERFLOWS_AT
+        before = _state(trainee)
         alone = overflows and collectives.rank == collectives.world_size - 1
         if step:  # before the first loss there is no scale to change
             trainee.precision.scaler.update(TOO_LARGE if alone else SAFE_SCALE)
@@ -167,7 +194,9 @@ def _state(trainee: DryTraining) -> dict[str, Tensor]:
     flat = trainee.optimizer.state_dict()["param_groups"][0]["flat"] | {
         "x": trainee.optimizer.flat.parameters
     }
-    return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
+    return {
+        key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)
+    }
 
 
 @pytest.mark.parametrize("name", sorted(baselines()))
@@ -222,10 +251,15 @@ def _lost_by_hook(
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "fp32") for name in algorithms()), ("mcser", "bf16")]
+    ("name", "precision"),
+    [*((name, "fp32") for name in algorithms()), ("mcser", "bf16")],
 )
 def test_a_method_learns_with_stacked_workers(
-    device: torch.device, scale: Scale, name: str, precision: Precision, record_property: Record
+    device: torch.device,
+    scale: Scale,
+    name: str,
+    precision: Precision,
+    record_property: Record,
 ) -> None:
     if (
         precision == "bf16"
@@ -238,7 +272,8 @@ def test_a_method_learns_with_stacked_workers(
     num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
-    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] / 2
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0] / 2
     assert trainee.optimizer.flat.parameters.dtype == torch.float32
 
 
@@ -248,7 +283,9 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
 ) -> None:
     """In float64, relative to the way that training took them: only the order of additions may
     differ."""
-    (before, there), (_, here) = (_ways(place, name) for place in (device, torch.device("cpu")))
+    (before, there), (_, here) = (
+        _ways(place, name) for place in (device, torch.device("cpu"))
+    )
     distance = float(((there - here).norm(dim=1) / (here - before).norm(dim=1)).max())
     record_property("relative distance", distance)
     assert distance <= 1e-8
@@ -258,7 +295,9 @@ def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
     config = learning(name, TINY).model_copy(update={"num_workers": 4})
     trainee = DryTraining(
-        config, trainable(config, device).double(), StackedCollectives(config.num_workers)
+        config,
+        trainable(config, device).double(),
+        StackedCollectives(config.num_workers),
     )
     parameters = trainee.optimizer.flat.parameters
     before = parameters.cpu().clone()
@@ -277,14 +316,20 @@ def test_channels_last_keeps_its_format_and_the_losses(
     orders = (torch.contiguous_format, torch.channels_last)
     usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
     pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
-    kernels = [parameter for parameter in last.models[0].parameters() if parameter.dim() == 4]
+    kernels = [
+        parameter for parameter in last.models[0].parameters() if parameter.dim() == 4
+    ]
     trainees = [
         _in_format(device, scale, "fp16" if device.type == "cuda" else "fp32", order)
         for order in orders
     ]
-    seconds = [sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees]
+    seconds = [
+        sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees
+    ]
     record_property("step, usual / channels last", seconds[0] / seconds[1])
-    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    assert all(
+        kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels
+    )
     assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-3
 
 
@@ -305,11 +350,12 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(
     Neither does it for the times at which the GPU comes to the work, which are read at the end.
     """
     config = learning(name, scale)
-    trainee, began = trainee_of(config, device), time.perf_counter()
+    trainee = trainee_of(config, device)
+    began = time.perf_counter()
     clock = Clock(trainee.optimizer.collectives, device)
-    images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(
-        torch.uint8
-    )
+    images = torch.randint(
+        256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)
+    ).to(torch.uint8)
     labels = torch.zeros(256, dtype=torch.int64, device=device)
     padded = nn.functional.pad(images, [4] * 4)
     samples = CroppedSamples(
@@ -330,12 +376,11 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
     assert trainee.optimizer.num_steps == WARM_UP + WATCHED
-    seconds, wall = clock.seconds, time.perf_counter() - began
-    assert (
-        min(seconds["data"], seconds["compute"]) > 0
-        and seconds["evaluate"] == 0
-        and sum(seconds.values()) <= wall
-    )
+    seconds = clock.seconds
+    wall = time.perf_counter() - began
+    assert min(seconds["data"], seconds["compute"]) > 0
+    assert seconds["evaluate"] == 0
+    assert sum(seconds.values()) <= wall
 
 
 def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(
@@ -345,7 +390,9 @@ def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(
     step."""
     weight = nn.Parameter(torch.zeros(2, 1000, device=device))
     optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=StackedCollectives(2))
-    with pytest.warns(UserWarning, match="what worker 1 sent at step 3 is not finite") as warned:
+    with pytest.warns(
+        UserWarning, match="what worker 1 sent at step 3 is not finite"
+    ) as warned:
         for step in range(1, 6):
             weight.grad = torch.ones_like(weight)
             if step >= 3:
@@ -373,7 +420,8 @@ def waits_are_errors(device: torch.device, are_errors: bool = True) -> Iterator[
 def test_a_step_takes_the_memory_that_plans_count(
     device: torch.device, scale: Scale, name: str, record_property: Record
 ) -> None:
-    cuda, held = device.type == "cuda", 0
+    cuda = device.type == "cuda"
+    held = 0
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
@@ -400,7 +448,9 @@ def test_times_of_a_step_of_every_method(
     """At ResNet-50's size, and over PyTorch's fused step; a repetition is a whole reset
     interval."""
     steppers = {
-        "torch fused": subjects.torch_stepper(0.9, subjects.random_parameters(scale.shapes, device))
+        "torch fused": subjects.torch_stepper(
+            0.9, subjects.random_parameters(scale.shapes, device)
+        )
     }
     for name in algorithms():
         steppers[name] = subjects.own_stepper(
@@ -409,16 +459,24 @@ def test_times_of_a_step_of_every_method(
     intervals = subjects.interval_seconds(steppers, scale.num_intervals, device)
     for name, seconds in intervals.items():
         ratio = median(
-            own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True)
+            own / fused
+            for own, fused in zip(seconds, intervals["torch fused"], strict=True)
         )
         record_property(
-            name, {"ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL, "over torch": ratio}
+            name,
+            {
+                "ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL,
+                "over torch": ratio,
+            },
         )
         assert min(seconds) > 0
 
 
 def test_times_of_encoding(
-    device: torch.device, scale: Scale, pytestconfig: pytest.Config, record_property: Record
+    device: torch.device,
+    scale: Scale,
+    pytestconfig: pytest.Config,
+    record_property: Record,
 ) -> None:
     """At ResNet-50's size and eight workers; a GPU's go into a record that reports read."""
     calls = subjects.encoding_calls(scale.shapes, NUM_WORKERS, device)
@@ -430,7 +488,9 @@ def test_times_of_encoding(
         version=VERSION,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         torch=torch.__version__,
-        num_parameters=sum(each.numel() for each in subjects.random_parameters(scale.shapes)),
+        num_parameters=sum(
+            each.numel() for each in subjects.random_parameters(scale.shapes)
+        ),
         num_workers=NUM_WORKERS,
         seconds=seconds,
     )
@@ -441,7 +501,9 @@ def test_times_of_encoding(
     assert set(seconds) >= {name_of(each) for each in subjects.ENCODED}
 
 
-def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(device: torch.device) -> None:
+def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(
+    device: torch.device,
+) -> None:
     """Else what is timed as eight workers' messages would be something else."""
     vector = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1)).to(device)
     layout = Layout.flat(slice(0, 5000))
@@ -454,7 +516,11 @@ def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(device: torch.
             for end in ends
         )
         # In two stages the mean is rounded a second time, where it is a worker's share.
-        tolerance = float(vector.abs().max()) / 7 if table["kind"] == "quantised_blocks" else 1e-6
+        tolerance = (
+            float(vector.abs().max()) / 7
+            if table["kind"] == "quantised_blocks"
+            else 1e-6
+        )
         assert float((alike.mean - alone.mean).abs().max()) <= tolerance
 
 
@@ -464,11 +530,17 @@ def test_images_per_second_of_the_real_experiments(
 ) -> None:
     """By the dry steps that plans measure: one worker, random images, plain SGD; hours are of all
     planned runs."""
-    spec, cuda = load_spec(find_spec(experiment)), device.type == "cuda"
-    full = Problem(spec.task.name, spec.model, spec.training.batch_size, spec.training.precision)
+    spec = load_spec(find_spec(experiment))
+    cuda = device.type == "cuda"
+    full = Problem(
+        spec.task.name, spec.model, spec.training.batch_size, spec.training.precision
+    )
     problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
-    measured = dry_steps(short_run(problem, "sgd", {}, precision=problem.precision), device)
-    rows, training = make_plan(spec, tmp_path).experiment.rows, spec.training
+    measured = dry_steps(
+        short_run(problem, "sgd", {}, precision=problem.precision), device
+    )
+    rows = make_plan(spec, tmp_path).experiment.rows
+    training = spec.training
     images = (
         sum(len(row.runs) * row.num_steps for row in rows)
         * training.num_workers

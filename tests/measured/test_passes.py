@@ -40,7 +40,13 @@ class Passes(TorchDispatchMode):
         self, kernel: Any, types: Any, arguments: Any = (), keywords: Any = None
     ) -> Any:
         result = kernel(*arguments, **(keywords or {}))
-        named = dict(zip([each.name for each in kernel._schema.arguments], arguments, strict=False))
+        named = dict(
+            zip(
+                [each.name for each in kernel._schema.arguments],
+                arguments,
+                strict=False,
+            )
+        )
         named |= keywords or {}
         is_view = any(
             each.alias_info is not None and not each.alias_info.is_write

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from cser_bench.harness.models import resnets
-from cser_bench.harness.models.resnets import PreActivationBlock, resnet50, resnet50_v2, wide_resnet
+from cser_bench.harness.models.resnets import (
+    PreActivationBlock,
+    resnet50,
+    resnet50_v2,
+    wide_resnet,
+)
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
@@ -27,8 +32,12 @@ SMALL: dict[str, dict[str, Any]] = {
 every_model = pytest.mark.parametrize("name", list(SMALL))
 
 
-def build(name: str, shape: tuple[int, ...], num_classes: int = 10, **options: Any) -> nn.Module:
-    model: nn.Module = getattr(resnets, name)(shape, num_classes, **(SMALL[name] | options))
+def build(
+    name: str, shape: tuple[int, ...], num_classes: int = 10, **options: Any
+) -> nn.Module:
+    model: nn.Module = getattr(resnets, name)(
+        shape, num_classes, **(SMALL[name] | options)
+    )
     return model
 
 
@@ -44,15 +53,21 @@ def count(model: nn.Module) -> int:
 
 
 @every_model
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (3, 65, 65), (3, 224, 224)])
+@pytest.mark.parametrize(
+    "shape", [(1, 28, 28), (3, 64, 48), (3, 65, 65), (3, 224, 224)]
+)
 def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
     name: str, shape: tuple[int, ...]
 ) -> None:
     sides: list[int] = []
     with torch.device("meta"):
         model = build(name, shape, num_classes=7)
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        first.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-2]))
+        first = next(
+            module for module in model.modules() if isinstance(module, nn.Conv2d)
+        )
+        first.register_forward_hook(
+            lambda _module, _inputs, output: sides.append(output.shape[-2])
+        )
         assert model(torch.empty(2, *shape)).shape == (2, 7)
     assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     halves = shape[1] > 64 and name != "wide_resnet"
@@ -77,7 +92,9 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
     outputs.float().log_softmax(1)[:, 0].sum().backward()
     for key, parameter in model.named_parameters():
         assert (
-            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()
+            parameter.grad is not None
+            and parameter.grad.isfinite().all()
+            and parameter.grad.any()
         ), key
 
 
@@ -89,7 +106,11 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
         {"depth": 40.0, "width": 8},
         "depth: Input should be a valid integer (given: 40.0)",
     ),
-    ("wide_resnet", {"depth": 40, "width": 0.3}, "width must be a multiple of 1/16, not 0.3"),
+    (
+        "wide_resnet",
+        {"depth": 40, "width": 0.3},
+        "width must be a multiple of 1/16, not 0.3",
+    ),
     ("wide_resnet", {"depth": 40}, "needs the setting 'width'"),
     ("resnet50", {"depth": 50}, "has no setting 'depth'; it has none"),
     ("resnet50", {}, "takes colour images"),
@@ -116,7 +137,9 @@ def test_a_bad_option_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize(("width", "channels"), [(0.5, [8, 16, 32]), (1, [16, 32, 64])])
-def test_a_residual_networks_width_may_be_a_fraction(width: float, channels: list[int]) -> None:
+def test_a_residual_networks_width_may_be_a_fraction(
+    width: float, channels: list[int]
+) -> None:
     model = build_model(
         ModelSpec(name="wide_resnet", options={"depth": 10, "width": width}),
         find_task("fashion_mnist"),
@@ -125,7 +148,8 @@ def test_a_residual_networks_width_may_be_a_fraction(width: float, channels: lis
     )
     stages = list(model.children())[3:6]
     convolutions = [
-        [each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)] for stage in stages
+        [each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)]
+        for stage in stages
     ]
     assert [{each.out_channels for each in stage} for stage in convolutions] == [
         {number} for number in channels
@@ -156,7 +180,9 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
     assert list(first.parameters()) == []
     # So the scale and the shift of the data do not matter while training.
     inputs = images((3, side, side))
-    torch.testing.assert_close(model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("widens", [False, True])
@@ -184,28 +210,63 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
 def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
     with torch.device("meta"):
         blocks = [
-            m for m in resnet50_v2((3, 224, 224), 10).modules() if isinstance(m, PreActivationBlock)
+            m
+            for m in resnet50_v2((3, 224, 224), 10).modules()
+            if isinstance(m, PreActivationBlock)
         ]
     strides = [
-        [m.stride[0] for m in block.convolve if isinstance(m, nn.Conv2d)] for block in blocks
+        [m.stride[0] for m in block.convolve if isinstance(m, nn.Conv2d)]
+        for block in blocks
     ]
-    assert [middle for _, middle, _ in strides] == [1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1]
+    assert [middle for _, middle, _ in strides] == [
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+    ]
     assert all(first == last == 1 for first, _, last in strides)
-    assert [i for i, block in enumerate(blocks) if block.shortcut is not None] == [0, 3, 7, 13]
+    assert [i for i, block in enumerate(blocks) if block.shortcut is not None] == [
+        0,
+        3,
+        7,
+        13,
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "variance"),
     [("resnet50_v2", {"width": 16}, 2 / 1.0625), ("wide_resnet", {"width": 4}, 1.0)],
 )
-def test_initial_values_are_mxnets(name: str, options: dict[str, Any], variance: float) -> None:
+def test_initial_values_are_mxnets(
+    name: str, options: dict[str, Any], variance: float
+) -> None:
     """Normal for ResNet-50 v2, Glorot's uniform ones for Wide ResNet."""
     torch.manual_seed(0)
     for module in build(name, (3, 32, 32), **options).modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
-            fan = module.kernel_size[0] ** 2 * (module.in_channels + module.out_channels) / 2
-            assert module.weight.std().item() == pytest.approx(math.sqrt(variance / fan), rel=0.03)
-            assert (module.weight.abs().max() <= math.sqrt(3 / fan)) == (name == "wide_resnet")
+            fan = (
+                module.kernel_size[0] ** 2
+                * (module.in_channels + module.out_channels)
+                / 2
+            )
+            assert module.weight.std().item() == pytest.approx(
+                math.sqrt(variance / fan), rel=0.03
+            )
+            assert (module.weight.abs().max() <= math.sqrt(3 / fan)) == (
+                name == "wide_resnet"
+            )
         if isinstance(module, nn.Linear):
             assert not module.bias.any()
 
@@ -245,7 +306,9 @@ def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> No
 
 
 def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -> None:
-    full, halved = (build("wide_resnet", (1, 28, 28), stem_stride=stride) for stride in (1, 2))
+    full, halved = (
+        build("wide_resnet", (1, 28, 28), stem_stride=stride) for stride in (1, 2)
+    )
     assert [each.shape for each in full.parameters()] == [
         each.shape for each in halved.parameters()
     ]

@@ -27,12 +27,17 @@ def small(**sizes: int) -> nn.Module:
 
 def pairs(batch: int = 3, length: int = 7) -> Tensor:
     return torch.randint(
-        END + 1, NUM_TOKENS, (batch, 2, length), generator=torch.Generator().manual_seed(1)
+        END + 1,
+        NUM_TOKENS,
+        (batch, 2, length),
+        generator=torch.Generator().manual_seed(1),
     )
 
 
 @pytest.mark.parametrize("is_gpt", [False, True])
-def test_a_position_sees_the_source_and_what_was_said_up_to_itself(is_gpt: bool) -> None:
+def test_a_position_sees_the_source_and_what_was_said_up_to_itself(
+    is_gpt: bool,
+) -> None:
     torch.manual_seed(0)
     model = gpt((LENGTH,), NUM_TOKENS, **SIZES).eval() if is_gpt else small()
     sides = pairs()
@@ -40,7 +45,9 @@ def test_a_position_sees_the_source_and_what_was_said_up_to_itself(is_gpt: bool)
     def scores(side: int, place: int) -> Tensor:
         """With another token in this place."""
         inputs = sides.clone()
-        inputs[:, side, place] = (inputs[:, side, place] - END) % (NUM_TOKENS - END - 1) + END + 1
+        inputs[:, side, place] = (
+            (inputs[:, side, place] - END) % (NUM_TOKENS - END - 1) + END + 1
+        )
         found: Tensor = model(inputs[:, 1] if is_gpt else inputs)
         return found
 
@@ -57,7 +64,9 @@ def test_what_fills_a_batch_up_changes_nothing() -> None:
     inputs = pairs()
     wider = torch.full((3, 2, LENGTH), PAD)
     wider[:, :, :7] = inputs
-    torch.testing.assert_close(model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
@@ -83,7 +92,9 @@ class Table:
     def begin(self, source: Tensor) -> TableState:
         return TableState(source[:, 0])
 
-    def next_scores(self, tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
+    def next_scores(
+        self, tokens: Tensor, state: TableState
+    ) -> tuple[Tensor, TableState]:
         return self.scores[state.before, tokens].clone(), TableState(tokens)
 
 
@@ -110,7 +121,8 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
                 continue
             whole = [first, BEGIN, *said]
             total = sum(
-                float(likely[a, b, c]) for a, b, c in zip(whole, whole[1:], said, strict=False)
+                float(likely[a, b, c])
+                for a, b, c in zip(whole, whole[1:], said, strict=False)
             )
             best = max(best, (total / length**LENGTH_POWER, list(said)))
     return best[1]
@@ -124,14 +136,22 @@ def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> Non
     expected = [best_of_all(scores, int(first), 4) for first in source]
     with torch.no_grad():
         found = beam(model, source, 4, num_beams=200 if seed % 2 else 256)
-        assert [[token for token in row if token != PAD] for row in found.tolist()] == expected
-        assert beam(model, source, 4, num_beams=1).tolist() == greedy(model, source, 4).tolist()
+        assert [
+            [token for token in row if token != PAD] for row in found.tolist()
+        ] == expected
+        assert (
+            beam(model, source, 4, num_beams=1).tolist()
+            == greedy(model, source, 4).tolist()
+        )
 
 
 def test_sizes_go_from_small_to_base() -> None:
     def count(num_tokens: int, **sizes: int) -> int:
         with torch.device("meta"):
-            return sum(each.numel() for each in build((2, 64), num_tokens, **sizes).parameters())
+            return sum(
+                each.numel()
+                for each in build((2, 64), num_tokens, **sizes).parameters()
+            )
 
     # Vaswani et al. count 65 million with 37,000 tokens.
     base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
@@ -172,6 +192,9 @@ def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
 
 def test_attention_that_is_written_out_is_the_fused_one() -> None:
     generator = torch.Generator().manual_seed(3)
-    heads = [torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    heads = [
+        torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    ]
     fused = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
     torch.testing.assert_close(_causal(*heads), fused)

@@ -32,7 +32,9 @@ def faults_of(figure: Figure) -> list[str]:
     figure.draw_without_rendering()
     texts = list(texts_of(figure))
     faults = [
-        f"small: {text.get_text()}" for text in texts if float(text.get_fontsize()) < LEAST_SIZE
+        f"small: {text.get_text()}"
+        for text in texts
+        if float(text.get_fontsize()) < LEAST_SIZE
     ]
     boxes = [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in texts]
     for number, (name, box) in enumerate(boxes):

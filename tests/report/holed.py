@@ -55,7 +55,9 @@ def unpacked(results: Path) -> Path:
 def run_of(records: Path, row: str, seed: int) -> Path:
     """The folder of a planned run."""
     rows = json.loads((records / "experiment.json").read_text())["rows"]
-    return records / next(each["runs"][str(seed)] for each in rows if each["row"] == row)
+    return records / next(
+        each["runs"][str(seed)] for each in rows if each["row"] == row
+    )
 
 
 def change(path: Path, **fields: Any) -> None:
@@ -69,7 +71,14 @@ def holed(results: Path) -> Path:
     for seed in (2, 3):
         shutil.rmtree(run_of(records, "cser-8", seed))
     nothing = dict.fromkeys(
-        ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics")
+        (
+            "train_loss",
+            "test_loss",
+            "test_correct",
+            "test_count",
+            "test_accuracy",
+            "metrics",
+        )
     )
     change(
         run_of(records, "ef_topk-8", 2) / "result.json",
@@ -99,10 +108,13 @@ def resume(run: Path) -> None:
     bookkeeping's traffic."""
     first = json.loads((run / "run.json").read_text())["attempts"][0]
     change(
-        run / "run.json", attempts=[first, first | {"attempt": "again", "resumed_from_step": 900}]
+        run / "run.json",
+        attempts=[first, first | {"attempt": "again", "resumed_from_step": 900}],
     )
     result = json.loads((run / "result.json").read_text())
-    traffic = result["traffic"] | {"control": result["traffic"]["control"] | {"bits": 128}}
+    traffic = result["traffic"] | {
+        "control": result["traffic"]["control"] | {"bits": 128}
+    }
     change(
         run / "result.json",
         attempt="again",

@@ -10,7 +10,8 @@ from typing import Any
 
 RECORD = json.loads(
     (
-        Path(__file__).parents[2] / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json"
+        Path(__file__).parents[2]
+        / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json"
     ).read_text()
 )
 """Who and where, on which kind of network, and what was trained, are as this has them."""
@@ -29,12 +30,21 @@ METHODS = {
 baselines send a 256th."""
 
 
-def fabric(bits_per_second: float, dilation: float = 1.0, machines: int = 8) -> dict[str, Any]:
+def fabric(
+    bits_per_second: float, dilation: float = 1.0, machines: int = 8
+) -> dict[str, Any]:
     """Eight workers, on as many machines or fewer."""
-    place = {"num_machines": machines, "workers_per_machine": 8 // machines, "dilation": dilation}
+    place = {
+        "num_machines": machines,
+        "workers_per_machine": 8 // machines,
+        "dilation": dilation,
+    }
     inside = None if machines == 8 else 1e9
     found: dict[str, Any] = RECORD["fabric"] | place
-    return found | {"bits_per_second": bits_per_second, "inside_bits_per_second": inside}
+    return found | {
+        "bits_per_second": bits_per_second,
+        "inside_bits_per_second": inside,
+    }
 
 
 def ring_seconds(num_bytes: float, bits_per_second: float) -> float:
@@ -51,12 +61,18 @@ def sweep(bits_per_second: float) -> dict[str, Any]:
             ("all_reduce", ring_seconds(size, bits_per_second), 14 * size / 8),
             ("all_gather", gathered, 7.0 * size),
         ):
-            point = {"collective": collective, "payload_bytes": size, "formula_bytes": wire}
+            point = {
+                "collective": collective,
+                "payload_bytes": size,
+                "formula_bytes": wire,
+            }
             counted = {
                 "wire_bytes": 1.0 * wire + 66 * wire / 1448 + 0.002 * wire,
                 "wire_frames": wire / 1448,
             }
-            points.append(point | counted | {"seconds": [seconds, 0.99 * seconds, 1.01 * seconds]})
+            points.append(
+                point | counted | {"seconds": [seconds, 0.99 * seconds, 1.01 * seconds]}
+            )
     return {
         "version": 1,
         "attempt": RECORD["attempt"],
@@ -65,7 +81,9 @@ def sweep(bits_per_second: float) -> dict[str, Any]:
     }
 
 
-def timing(stands_for: float, basis: str = "emulated", dilation: float = 20.0) -> dict[str, Any]:
+def timing(
+    stands_for: float, basis: str = "emulated", dilation: float = 20.0
+) -> dict[str, Any]:
     """A timing record of ResNet-50 on links that stand for this rate; all steps take as long."""
     zeros = [0.0, 0.0]
     plain = {
@@ -76,12 +94,20 @@ def timing(stands_for: float, basis: str = "emulated", dilation: float = 20.0) -
         "visits": [0, 1],
     }
     times = {"seconds": [0.1, 0.1], "compute_seconds": [FORWARD + BACKWARD] * 2}
-    times |= {"codec_seconds": zeros, "waiting_seconds": zeros, "transfer_seconds": zeros}
+    times |= {
+        "codec_seconds": zeros,
+        "waiting_seconds": zeros,
+        "transfer_seconds": zeros,
+    }
     record: dict[str, Any] = RECORD | {
         "basis": basis,
         "fabric": fabric(stands_for / dilation, dilation),
-        "workload": RECORD["workload"] | {"forward_seconds": FORWARD, "backward_seconds": BACKWARD},
-        "methods": [_method(name, baseline, ready) for name, (baseline, ready) in METHODS.items()],
+        "workload": RECORD["workload"]
+        | {"forward_seconds": FORWARD, "backward_seconds": BACKWARD},
+        "methods": [
+            _method(name, baseline, ready)
+            for name, (baseline, ready) in METHODS.items()
+        ],
         "cells": [plain | times | {"method": name} for name in METHODS],
     }
     return record
@@ -121,7 +147,10 @@ def write_study(
             names[kind].append(f"{kind}-{index}.json")
             (folder / names[kind][-1]).write_text(json.dumps(record))
     left_out = [
-        {"what": "100 Gb/s", "why": "above the ceiling of 2.5 Gb/s in all that was measured here"}
+        {
+            "what": "100 Gb/s",
+            "why": "above the ceiling of 2.5 Gb/s in all that was measured here",
+        }
     ]
     study = {
         "version": 1,

@@ -49,7 +49,9 @@ REPORTED = [
 LONG = RESULTS / "reference" / "fashion_mnist_long"
 SMALL = RESULTS / "study_tail"
 ROOT = RESULTS.parent
-PART = re.compile(r"<!-- begin: Attempts and times -->.*<!-- end: Attempts and times -->", re.S)
+PART = re.compile(
+    r"<!-- begin: Attempts and times -->.*<!-- end: Attempts and times -->", re.S
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,11 @@ def _files(folder: Path, *patterns: str) -> dict[str, bytes]:
 
 def _numbers(report: Path) -> list[str]:
     """The title and the lines of tables."""
-    return [line for line in report.read_text().splitlines() if line.startswith(("# ", "| "))]
+    return [
+        line
+        for line in report.read_text().splitlines()
+        if line.startswith(("# ", "| "))
+    ]
 
 
 read_study_once = functools.cache(explorer.read_study)
@@ -80,7 +86,9 @@ def what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 @pytest.mark.usefixtures("what_is_compared")
-def test_a_shipped_report_has_the_numbers_of_its_records(folder: Path, tmp_path: Path) -> None:
+def test_a_shipped_report_has_the_numbers_of_its_records(
+    folder: Path, tmp_path: Path
+) -> None:
     """Title and tables, not the sentences between. The page to explore does not ship; it is at most 1.5 MB."""
     frames = read_frames(folder)
     build_report(frames, tmp_path, with_pdf=False)
@@ -95,7 +103,9 @@ def test_what_does_not_ship_is_the_same_when_it_is_built_again(tmp_path: Path) -
     for seed, output in enumerate(outputs):
         command = [sys.executable, "-m", "harness", "report", SMALL, "--output", output]
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}
-        subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
+        subprocess.run(
+            command, check=True, cwd=ROOT, env=environment, capture_output=True
+        )
     once, again = (_files(output, "*.*", "csv/*", "figures/*") for output in outputs)
     assert {"report.md", "report.pdf", "report.html", "csv/runs.csv"} <= once.keys()
     assert [name for name in once if once[name] != again[name]] == []
@@ -107,7 +117,9 @@ def test_methods_stand_in_the_order_of_their_means_each_once(folder: Path) -> No
     """The first table and that of other ratios have every row that is not left to the CSV."""
     frames = read_frames(folder)
     accuracy = accuracy_frame(frames)
-    ranking = ranking_of(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
+    ranking = ranking_of(
+        frames, accuracy, efficiency_frame(frames, curve_frames(frames))
+    )
     own = accuracy.query("is_own")
     shown = pd.concat([ranking.methods, ranking.further])
     assert len(shown) + ranking.left_out + sum(ranking.not_begun.values()) == len(own)
@@ -115,10 +127,14 @@ def test_methods_stand_in_the_order_of_their_means_each_once(folder: Path) -> No
     written = "percent" if frames.metric.is_share else "nats"
     for table in (ranking.methods, ranking.further):
         means = [text.partition(" (")[0].replace("−", "-") for text in table["mean"]]
-        scores = [float(text) if frames.metric.is_share else -float(text) for text in means]
+        scores = [
+            float(text) if frames.metric.is_share else -float(text) for text in means
+        ]
         assert scores == sorted(scores, reverse=True)
     by_mean = own.sort_values("mean", ascending=False).head(1)
-    assert ranking.methods["label"].iloc[0] == by_mean["label"].iloc[0] or len(ranking.further)
+    assert ranking.methods["label"].iloc[0] == by_mean["label"].iloc[0] or len(
+        ranking.further
+    )
     assert FORMATS[written](by_mean["mean"].iloc[0]) in {
         text.partition(" (")[0] for text in shown["mean"]
     }
@@ -128,14 +144,21 @@ def test_a_comparison_is_the_row_minus_its_reference(long: Frames) -> None:
     """Also where its question names the reference first, as "does local SGD do as well as M-CSER"."""
     section = contrasts_section(long, contrasts_frame(long))
     assert section is not None
-    asked = section.table[section.table["question"].str.startswith("Does local SGD do as well")]
-    assert asked["compared"].tolist() == ["M-CSER − local SGD", "M-CSER block − local SGD"]
+    asked = section.table[
+        section.table["question"].str.startswith("Does local SGD do as well")
+    ]
+    assert asked["compared"].tolist() == [
+        "M-CSER − local SGD",
+        "M-CSER block − local SGD",
+    ]
     for line in asked.itertuples():
         row, reference = line.compared.split(" − ")
         own = long.rows[long.rows["base"].isna() & (long.rows["ratio"] == 96)]
         rows = own.set_index("label")["row"]
         worse = long.done(rows[reference]).mean() - long.done(rows[row]).mean()
-        assert float(line.gap.partition(" (")[0]) == pytest.approx(100 * worse, abs=0.0051)
+        assert float(line.gap.partition(" (")[0]) == pytest.approx(
+            100 * worse, abs=0.0051
+        )
 
 
 def test_figures_can_be_read(long: Frames) -> None:
@@ -176,7 +199,9 @@ def test_a_resumed_run_changes_its_own_part_alone(small: Built, tmp_path: Path) 
     assert PART.search(small.markdown)
     assert small.markdown != resumed.markdown
     assert PART.sub("", small.markdown) == PART.sub("", resumed.markdown)
-    ours, theirs = (_files(built.output, "csv/*.csv", "figures/*") for built in (small, resumed))
+    ours, theirs = (
+        _files(built.output, "csv/*.csv", "figures/*") for built in (small, resumed)
+    )
     assert [name for name in ours if ours[name] != theirs[name]] == ["csv/attempts.csv"]
 
 
@@ -197,5 +222,11 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
     assert "| M-CSER top-k − SGD | – | not enough runs |" in empty.markdown
     assert "0 of 33 runs are done" in empty.markdown
     assert not (empty.output / "figures").exists()
-    assert main(["report", str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)]) == 0
-    assert "A search for settings and learning rates." in (tmp_path / "report.md").read_text()
+    assert (
+        main(["report", str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)])
+        == 0
+    )
+    assert (
+        "A search for settings and learning rates."
+        in (tmp_path / "report.md").read_text()
+    )

@@ -21,8 +21,19 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.run import run_id as run_id_of
 from cser_bench.report.advice import runs
 from cser_bench.report.advice.advise import advice
-from cser_bench.report.advice.lines import DDP, FP16_HOOK, Line, needed_lines, traffic_share
-from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in, nearest
+from cser_bench.report.advice.lines import (
+    DDP,
+    FP16_HOOK,
+    Line,
+    needed_lines,
+    traffic_share,
+)
+from cser_bench.report.advice.measured import (
+    Efficiency,
+    efficiencies_of,
+    measured_in,
+    nearest,
+)
 from cser_bench.report.advice.runs import Method, experiments_on, methods_run
 from cser_bench.report.collection import collection_of
 from cser_bench.report.frame import Frames, read_frames
@@ -39,7 +50,9 @@ from cser_bench.report.wording import NONE
 from tests.own_runs import begin
 
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
-README_JOB = "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+README_JOB = (
+    "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+)
 ALONE = ("--results", "no results of one's own")
 HERE = Path(__file__).parent
 GOLDEN = HERE / "advice_resnet50.txt"
@@ -67,11 +80,16 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     assert method_seconds(job, [Sending(1.0, 0.25, "all_reduce")]) == pytest.approx(
         30e-3 + in_ring / 4
     )
-    assert method_seconds(job, [Sending(0.5, 1.0, "all_gather")]) == pytest.approx(30e-3 + gathered)
-    assert ddp_seconds(job, 4) == pytest.approx(30e-3 + in_ring)  # one bucket holds it all
+    assert method_seconds(job, [Sending(0.5, 1.0, "all_gather")]) == pytest.approx(
+        30e-3 + gathered
+    )
+    # One bucket holds it all
+    assert ddp_seconds(job, 4) == pytest.approx(30e-3 + in_ring)
     # In two stages a machine's four workers send their messages each, where a ring would enter and
     # leave it once.
-    assert method_seconds(job, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(30e-3 + in_ring)
+    assert method_seconds(job, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(
+        30e-3 + in_ring
+    )
     two = TrainingJob(1_000_000, 100, 2, 4, 30e-3, 1e9, 1e12, latency_seconds=0.0)
     four_to_four = 2 * 4 * 4 * 4e6 / 8 * 8 / 1e9
     assert method_seconds(two, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(
@@ -81,8 +99,12 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     # on the link.
     on_a_ring = Sending(2.0, 1.0, "exchange")
     to_a_peer = Sending(1.0, 1.0, "exchange", one_peer=True)
-    assert method_seconds(job, [on_a_ring]) == pytest.approx(30e-3 + 1e-3 + 2 * 4e6 * 8 / 1e9)
-    assert method_seconds(job, [to_a_peer]) == pytest.approx(30e-3 + 1e-3 + 4e6 * 8 / 1e9)
+    assert method_seconds(job, [on_a_ring]) == pytest.approx(
+        30e-3 + 1e-3 + 2 * 4e6 * 8 / 1e9
+    )
+    assert method_seconds(job, [to_a_peer]) == pytest.approx(
+        30e-3 + 1e-3 + 4e6 * 8 / 1e9
+    )
 
 
 def test_models_sent_are_those_of_the_plan() -> None:
@@ -92,13 +114,16 @@ def test_models_sent_are_those_of_the_plan() -> None:
         sent = row["num_steps"] * math.fsum(
             s.models * s.share_of_steps for s in sendings_of(frames, row)
         )
-        assert sent + row["final_exchange"] == pytest.approx(row["models_sent"], rel=1e-3), name
+        assert sent + row["final_exchange"] == pytest.approx(
+            row["models_sent"], rel=1e-3
+        ), name
     assert sendings_of(frames, frames.by_row.loc["alone"]) == []
-    assert {s.collective for s in sendings_of(frames, frames.by_row.loc["mcser-96"])} == {
-        "all_reduce",
-        "all_gather",
-    }
-    assert [s.one_peer for s in sendings_of(frames, frames.by_row.loc["dpsgd"])] == [True]
+    assert {
+        s.collective for s in sendings_of(frames, frames.by_row.loc["mcser-96"])
+    } == {"all_reduce", "all_gather"}
+    assert [s.one_peer for s in sendings_of(frames, frames.by_row.loc["dpsgd"])] == [
+        True
+    ]
 
 
 def test_steps_are_those_of_the_study_by_the_clock() -> None:
@@ -108,7 +133,9 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     model = study.models["resnet50_v100"]
     size = model.workload.num_parameters
     errors = []
-    for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict("records"):
+    for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict(
+        "records"
+    ):
         timing = study.timings[line["timing"]]
         method = model.methods[line["method"]]
         # On machines of several workers the study had a flat ring, and the advice goes by
@@ -121,14 +148,28 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         assert network is not None
         latency = network.links["all_reduce"].between.alpha / line["dilation"]
         job = TrainingJob(
-            size, 1, 8, 1, model.workload.compute_seconds, line["bits_per_second"], 0.0, latency
+            size,
+            1,
+            8,
+            1,
+            model.workload.compute_seconds,
+            line["bits_per_second"],
+            0.0,
+            latency,
         )
         sent = [
-            Sending(m.payload_bytes / (4 * size), 1 / m.every, m.collective, len(m.rounds) > 1)
+            Sending(
+                m.payload_bytes / (4 * size),
+                1 / m.every,
+                m.collective,
+                len(m.rounds) > 1,
+            )
             for m in method.messages
         ]
         number = 2 if method.name == "ddp_fp16" else 4
-        seconds = ddp_seconds(job, number) if method.overlap else method_seconds(job, sent)
+        seconds = (
+            ddp_seconds(job, number) if method.overlap else method_seconds(job, sent)
+        )
         errors.append(abs(seconds / line["seconds"] - 1))
     assert len(errors) >= 30
     assert sum(error <= 0.1 for error in errors) >= 0.9 * len(errors)
@@ -141,16 +182,22 @@ def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
         name: sendings_of(frames, frames.row(name))
         for name in ("noloco-37", "streaming_4-8", "cser_pl_4-8")
     }
-    assert [(each.collective, each.one_peer) for each in ways["noloco-37"]] == [("exchange", True)]
+    assert [(each.collective, each.one_peer) for each in ways["noloco-37"]] == [
+        ("exchange", True)
+    ]
     assert {
-        each.collective for name in ("streaming_4-8", "cser_pl_4-8") for each in ways[name]
+        each.collective
+        for name in ("streaming_4-8", "cser_pl_4-8")
+        for each in ways[name]
     } == {"two_stages"}
-    assert ways["streaming_4-8"][0].models == pytest.approx(ways["cser_pl_4-8"][0].models / 2), (
-        "half of it at a time"
-    )
+    assert ways["streaming_4-8"][0].models == pytest.approx(
+        ways["cser_pl_4-8"][0].models / 2
+    ), "half of it at a time"
 
 
-def test_what_is_needed_between_two_ranks_with_one_message_by_hand(frames: Frames) -> None:
+def test_what_is_needed_between_two_ranks_with_one_message_by_hand(
+    frames: Frames,
+) -> None:
     """A megaparameter is one bucket, which is full when the backward pass ends."""
     job = TrainingJob(1_000_000, 100, 2, 1, 30e-3, 1e9, latency_seconds=1e-3)
     # In a ring of two each sends a half of 4 MB there and a half back, 16 ms each at 1 Gb/s.
@@ -167,8 +214,12 @@ def test_what_is_needed_between_two_ranks_with_one_message_by_hand(frames: Frame
     assert [line.label for line in found.values()] == ["made", FP16_HOOK, DDP]
 
 
-def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(frames: Frames) -> None:
-    hook = made_method(frames, Sending(0.5, 1.0, "all_reduce"), is_fp16_hook=True, drop="0.01")
+def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(
+    frames: Frames,
+) -> None:
+    hook = made_method(
+        frames, Sending(0.5, 1.0, "all_reduce"), is_fp16_hook=True, drop="0.01"
+    )
     lines = needed_lines(RESNET50, [hook], [])
     assert [line.label for line in lines] == ["made", DDP]
     assert lines[0].over_hook == 1, "its buckets are sent during the backward pass"
@@ -176,7 +227,9 @@ def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(frames: F
     assert not lines[0].is_heavy
 
 
-@pytest.mark.parametrize(("num_workers", "share"), [(2, 1 / 96), (8, 1 / 24), (16, 1 / 12)])
+@pytest.mark.parametrize(
+    ("num_workers", "share"), [(2, 1 / 96), (8, 1 / 24), (16, 1 / 12)]
+)
 def test_gathered_messages_are_a_larger_share_between_more_workers(
     num_workers: int, share: float
 ) -> None:
@@ -190,8 +243,12 @@ def test_gathered_messages_are_a_larger_share_between_more_workers(
     assert traffic_share(to_a_neighbour, num_workers) == pytest.approx(1 / ring)
 
 
-@pytest.mark.parametrize(("traffic", "is_heavy"), [(0.5, False), (0.5 + 1e-9, False), (0.51, True)])
-def test_more_traffic_than_with_the_hook_is_marked(traffic: float, is_heavy: bool) -> None:
+@pytest.mark.parametrize(
+    ("traffic", "is_heavy"), [(0.5, False), (0.5 + 1e-9, False), (0.51, True)]
+)
+def test_more_traffic_than_with_the_hook_is_marked(
+    traffic: float, is_heavy: bool
+) -> None:
     assert Line("made", "H 4", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
     assert not Line(DDP, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
 
@@ -220,7 +277,12 @@ def efficiency(
     num_runs: int = 3,
 ) -> Efficiency:
     line = {"num_parameters": num_parameters, "num_steps": num_steps, "kind": kind}
-    line |= {"efficiency": value, "low": 0.4, "high": 0.625, "reason": "curve too coarse there"}
+    line |= {
+        "efficiency": value,
+        "low": 0.4,
+        "high": 0.625,
+        "reason": "curve too coarse there",
+    }
     line["num_runs"] = num_runs
     return Efficiency("made", "made", "network", 0.04, line)
 
@@ -291,7 +353,13 @@ def made_curve(results: Path) -> Path:
     rows = []
     for steps in LENGTHS:
         loss = means["sgd"] + slope * math.log(LENGTHS[-1] / steps)
-        row = {**baseline, "row": f"sgd@s{steps}", "base": "sgd", "num_steps": steps, "runs": {}}
+        row = {
+            **baseline,
+            "row": f"sgd@s{steps}",
+            "base": "sgd",
+            "num_steps": steps,
+            "runs": {},
+        }
         if steps == LENGTHS[-1]:
             row |= {"row": "sgd", "base": None}
         for seed, apart in ((1, -0.0005), (2, 0.0), (3, 0.0005)):
@@ -300,9 +368,19 @@ def made_curve(results: Path) -> Path:
             files["run"]["config"]["learning_rate"] = steps / 1e4
             files["run"]["config"]["evaluation"]["num_scores"] = 1
             run_id = run_id_of(RunConfig.model_validate(files["run"]["config"]))
-            files["run"] |= {"run_id": run_id, "row": row["row"], "experiment": "curve_made"}
-            files["result"] |= {"run_id": run_id, "num_steps": steps, "test_loss": loss + apart}
-            files["events"] = [files["events"][-1] | {"step": steps, "test_loss": loss + apart}]
+            files["run"] |= {
+                "run_id": run_id,
+                "row": row["row"],
+                "experiment": "curve_made",
+            }
+            files["result"] |= {
+                "run_id": run_id,
+                "num_steps": steps,
+                "test_loss": loss + apart,
+            }
+            files["events"] = [
+                files["events"][-1] | {"step": steps, "test_loss": loss + apart}
+            ]
             made[run_id] = files
             row["runs"][str(seed)] = run_id
         rows.append(row)
@@ -319,7 +397,10 @@ def made_curve(results: Path) -> Path:
 def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> None:
     made_curve(tmp_path)
     measured = measured_in([tmp_path / "curve_made", tmp_path / "resnet_regime"])
-    assert {each.experiment.name for each in measured} == {"curve_made", "resnet_regime"}
+    assert {each.experiment.name for each in measured} == {
+        "curve_made",
+        "resnet_regime",
+    }
     [own] = [each for each in measured if each.experiment.name == "resnet_regime"]
     methods = {method.label: method for method in methods_run([own])}
     found = nearest(efficiencies_of(measured), methods["local SGD"].key, RESNET50)
@@ -340,7 +421,9 @@ def test_no_experiment_without_a_curve_is_read_for_efficiencies() -> None:
 # What is printed
 
 
-def printed_by(capsys: pytest.CaptureFixture[str], words: str, results: Path | None = None) -> str:
+def printed_by(
+    capsys: pytest.CaptureFixture[str], words: str, results: Path | None = None
+) -> str:
     own = ALONE if results is None else ("--results", str(results))
     assert main(["advise", *words.split(), *own]) == 0
     return capsys.readouterr().out
@@ -352,7 +435,9 @@ def cells_of(printed: str, method: str) -> list[str]:
     return re.split(r"\s{2,}", lines[0])[1:]
 
 
-def test_the_command_of_readme_prints_the_golden_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_of_readme_prints_the_golden_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     printed = printed_by(capsys, README_JOB)
     shown = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
     assert f"{README_JOB}\n\n{shown}" in (HERE.parents[1] / "README.md").read_text()
@@ -367,7 +452,9 @@ def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_cou
     printed = printed_by(capsys, README_JOB)
     everything = printed_by(capsys, f"{README_JOB} --all")
     assert cells_of(printed, "EF top-k: TopK(192)")[:2] == ["1/24", "33.3"]
-    num_lines = [text.partition("\n\n")[0].count("\n") for text in (printed, everything)]
+    num_lines = [
+        text.partition("\n\n")[0].count("\n") for text in (printed, everything)
+    ]
     assert f"{num_lines[1] - num_lines[0]} more settings were run: --all." in printed
     assert "more settings" not in everything
 
@@ -422,7 +509,10 @@ def test_more_workers_than_top_k_is_good_for_are_warned_of(
             "--parameters many --workers 8 --bandwidth 10Gb/s",
             "'--parameters': must be a number above 0, as 25.6M",
         ),
-        ("--parameters 1M --bandwidth 10Gb/s", "missing option '--workers' / '--layout'"),
+        (
+            "--parameters 1M --bandwidth 10Gb/s",
+            "missing option '--workers' / '--layout'",
+        ),
         ("--parameters 1M --workers 1 --bandwidth 10Gb/s", "one worker sends nothing"),
         ("--parameters 1M --layout 2by4 --bandwidth 10Gb/s", "not '2by4'"),
         ("--parameters 1M --layout 8x --bandwidth 10Gb/s", "as 2x4, not '8x'"),
@@ -438,14 +528,21 @@ def test_more_workers_than_top_k_is_good_for_are_warned_of(
                 f"--parameters 1M --workers 8 --bandwidth 10Gb/s {option}",
                 f"no such option '{option.split()[0]}'",
             )
-            for option in ("--margin 0.5", "--gap 5", "--map results", "--dollars-per-hour 24")
+            for option in (
+                "--margin 0.5",
+                "--gap 5",
+                "--map results",
+                "--dollars-per-hour 24",
+            )
         ),
     ],
 )
 def test_mistakes_are_one_sentence(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["advise", *words.split(), *ALONE, "--steps", "1000", "--compute-ms", "27"])
+    code = main(
+        ["advise", *words.split(), *ALONE, "--steps", "1000", "--compute-ms", "27"]
+    )
     assert code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 

@@ -53,12 +53,16 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_the_shipped_answers_are_what_the_records_give_to_the_byte(rebuilt: Path) -> None:
+def test_the_shipped_answers_are_what_the_records_give_to_the_byte(
+    rebuilt: Path,
+) -> None:
     """So each placeholder of every page gives a number."""
     names = [path.name for path in rebuilt.iterdir()]
     assert len(names) == 1 + len(LONG)
     for name in names:
-        assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), f"run {AGAIN}"
+        assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), (
+            f"run {AGAIN}"
+        )
     index = rendered(INDEX, queries_of(collection_of(None), root="."))
     assert index == (RESULTS / "README.md").read_text(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
@@ -67,7 +71,9 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(rebuilt: Path
 # Form
 
 
-def test_there_are_eleven_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> None:
+def test_there_are_eleven_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> (
+    None
+):
     parts = [part_of(source) for source in questions()]
     assert parts == ["practice"] * 11 + ["paper"] * 25
     for number, source in enumerate(questions()[11:], 1):
@@ -75,7 +81,9 @@ def test_there_are_eleven_questions_from_practice_and_the_paper_s_twenty_five_in
 
 
 def test_the_answer_comes_first_in_few_words_and_two_numbers(rebuilt: Path) -> None:
-    sections = re.split(r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE)[1:]
+    sections = re.split(
+        r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE
+    )[1:]
     assert len(sections) == 36
     for source, section in zip(questions(), sections, strict=True):
         title, answer = section.split("\n\n", 2)[:2]
@@ -87,14 +95,21 @@ def test_the_answer_comes_first_in_few_words_and_two_numbers(rebuilt: Path) -> N
         assert len(PLACEHOLDER.findall(typed_bold)) <= 2, typed_bold
 
 
-def test_every_answer_says_where_it_is_from_and_links_lead_somewhere(rebuilt: Path) -> None:
-    sections = re.split(r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE)[1:]
+def test_every_answer_says_where_it_is_from_and_links_lead_somewhere(
+    rebuilt: Path,
+) -> None:
+    sections = re.split(
+        r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE
+    )[1:]
     for section in sections:
         assert re.search(r"^From .*\]\(", section, re.MULTILINE), section
     for page in (*rebuilt.glob("*.md"), RESULTS / "README.md"):
         folder = RESULTS if page.name == "README.md" else SHIPPED
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            assert (folder / link).exists() or link == "which-method.md", (page.name, link)
+            assert (folder / link).exists() or link == "which-method.md", (
+                page.name,
+                link,
+            )
 
 
 def test_specs_and_commands_that_pages_name_are_there() -> None:
@@ -166,7 +181,9 @@ def test_a_measured_number_that_is_typed_is_found(text: str) -> None:
 
 
 def folder_of(name: str) -> Path:
-    return next(path for path in (RESULTS / "reference" / name, RESULTS / name) if path.exists())
+    return next(
+        path for path in (RESULTS / "reference" / name, RESULTS / name) if path.exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +208,9 @@ def test_a_difference_is_that_of_the_raw_results_and_positive_where_worse(
     assert scores.contrast(experiment, row, reference, "short") == number
 
 
-def test_a_gap_of_a_repetition_is_to_the_baseline_of_its_size_and_length(scores: Scores) -> None:
+def test_a_gap_of_a_repetition_is_to_the_baseline_of_its_size_and_length(
+    scores: Scores,
+) -> None:
     row = "local-8@w32-s3844"
     assert scores.gap("gap_text_longer", row) == scores.contrast(
         "gap_text_longer", row, "adamw@w32-s3844"
@@ -211,7 +230,9 @@ def test_trials_are_counted_from_the_raw_results() -> None:
     """A loss beyond 1,000 times that of a guess among ten has diverged."""
     search = Search(collection_of(None))
     folder = folder_of(f"{SEARCHED}_tuning")
-    trials = scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
+    trials = (
+        scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
+    )
     # Some rows have more seeds than the one that all have.
     first = {row["runs"][min(row["runs"], key=int)] for row in PLANS[folder]["rows"]}
     trials = trials.loc[sorted(first)]
@@ -294,7 +315,11 @@ def test_the_page_of_which_method_has_what_advice_prints(
 ) -> None:
     page = (SHIPPED / "which-method.md").read_text()
     head = next(line for line in page.splitlines() if line.startswith("| method"))
-    [line] = [line for line in page.splitlines() if line.startswith(f"| {method} | {setting} |")]
+    [line] = [
+        line
+        for line in page.splitlines()
+        if line.startswith(f"| {method} | {setting} |")
+    ]
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
         job = replace(RESNET50, bits_per_second=bandwidth)

@@ -23,13 +23,19 @@ from cser_bench.report.statistics import VERDICTS, contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
-    folder: json.loads((folder / "experiment.json").read_text()) for folder in shipped_experiments()
+    folder: json.loads((folder / "experiment.json").read_text())
+    for folder in shipped_experiments()
 }
 DECLARED = {folder: plan for folder, plan in PLANS.items() if plan.get("contrasts")}
 SMALL = RESULTS / "reference" / "cmudict"
 
 LATE = "no verdict, declared after its runs"
-PAIRS = [("mcser-8", "sgd"), ("ef_topk-8", "sgd"), ("powersgd-8", "sgd"), ("local_sgd-8", "sgd")]
+PAIRS = [
+    ("mcser-8", "sgd"),
+    ("ef_topk-8", "sgd"),
+    ("powersgd-8", "sgd"),
+    ("local_sgd-8", "sgd"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,9 @@ def declaring(frames: Frames, *contrasts: dict[str, Any]) -> Frames:
     """The frames with these contrasts instead; each asks whether less than a margin is lost."""
     common = {"kind": "non-inferiority", "question": "Is less lost?", "margin": 0.02}
     made = [Contrast(**(common | contrast)) for contrast in contrasts]
-    return replace(frames, experiment=frames.experiment.model_copy(update={"contrasts": made}))
+    return replace(
+        frames, experiment=frames.experiment.model_copy(update={"contrasts": made})
+    )
 
 
 def pair(number: int, **dates: Any) -> dict[str, Any]:
@@ -129,10 +137,14 @@ def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correctio
     assert alone["estimate"].iloc[0] == line["estimate"]
 
 
-def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(small: Frames) -> None:
+def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(
+    small: Frames,
+) -> None:
     plain = contrasts_frame(declaring(small, *(pair(number) for number in range(4))))
     dates = {"declared_at": AFTER_ALL, "declared_in": "0" * 40, "is_verdict_kept": True}
-    kept = contrasts_frame(declaring(small, *(pair(number, **dates) for number in range(4))))
+    kept = contrasts_frame(
+        declaring(small, *(pair(number, **dates) for number in range(4)))
+    )
     assert kept["verdict"].tolist() == plain["verdict"].tolist()
     assert LATE not in set(kept["verdict"])
     assert kept["p_holm"].tolist() == plain["p_holm"].tolist()
@@ -162,7 +174,10 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
         "post hoc, 15 of 15 runs begun |",
     ]
     assert "Such a test counts where it was published" in tests
-    assert f"{len(changed)} attempts, 2 with changes to the code that stood in no commit" in page
+    assert (
+        f"{len(changed)} attempts, 2 with changes to the code that stood in no commit"
+        in page
+    )
     explored = experiment_tables(frames)["contrasts"]
     assert explored.columns[4] == "declared"
     assert explored["declared"].tolist()[0] == "before its runs"
@@ -174,11 +189,14 @@ def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:
     lines = (folder / "runs.jsonl").read_text().splitlines()[1:]
     runs = [json.loads(line) for line in lines]
     starts = {
-        run["run_id"]: min(each["started_at"] for each in run["run"]["attempts"]) for run in runs
+        run["run_id"]: min(each["started_at"] for each in run["run"]["attempts"])
+        for run in runs
     }
     rows = {row["row"]: set(row["runs"].values()) for row in PLANS[folder]["rows"]}
     both = [rows[contrast["row"]], rows[contrast["reference"]]]
-    begun = [{run for run in row if starts[run] < contrast["declared_at"]} for row in both]
+    begun = [
+        {run for run in row if starts[run] < contrast["declared_at"]} for row in both
+    ]
     return len(set.union(*begun)), len(set.union(*both)), sum(map(bool, begun))
 
 
@@ -187,7 +205,9 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
     """Those of which both had keep their verdicts, and no others need to."""
     num_rows = {0: 0, 1: 0, 2: 0}
     for folder, plan in DECLARED.items():
-        words = [seen_in_words(seen) for seen in seen_when_declared(read_frames(folder))]
+        words = [
+            seen_in_words(seen) for seen in seen_when_declared(read_frames(folder))
+        ]
         for contrast, said in zip(plan["contrasts"], words, strict=True):
             begun, planned, rows = seen_in(folder, contrast)
             assert said == (

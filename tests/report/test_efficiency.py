@@ -49,7 +49,9 @@ def curve_through(
 ) -> Curve:
     """The curve of runs that differ from a true score by normal noise."""
     noise = generator or np.random.default_rng(0)
-    samples = [score(steps) + deviation * noise.standard_normal(num_runs) for steps in lengths]
+    samples = [
+        score(steps) + deviation * noise.standard_normal(num_runs) for steps in lengths
+    ]
     pooled, degrees = pooled_deviation(samples)
     return Curve(
         steps=np.array(lengths, dtype=float),
@@ -62,7 +64,9 @@ def curve_through(
 
 
 @pytest.mark.parametrize("share", [0.13, 0.3, 0.5, 0.77, 0.97])
-def test_a_score_is_valued_by_the_steps_that_the_baseline_needs_for_it(share: float) -> None:
+def test_a_score_is_valued_by_the_steps_that_the_baseline_needs_for_it(
+    share: float,
+) -> None:
     """A score that is linear in ln t: cubic, quadratic and the truth are then one line."""
     curve = curve_through(math.log)
     reached = math.log(share * T)
@@ -76,14 +80,18 @@ def test_between_lengths_a_cubic_errs_less_than_a_straight_line() -> None:
     curve = curve_through(falling_loss)
     for steps in (700, 1400, 2000, 2900, 4400):
         found = steps_in_draws(curve, [np.full(5, falling_loss(steps))])[0][0]
-        straight = math.exp(np.interp(falling_loss(steps), curve.means, np.log(curve.steps)))
+        straight = math.exp(
+            np.interp(falling_loss(steps), curve.means, np.log(curve.steps))
+        )
         assert abs(math.log(found / steps)) < 0.004
         assert abs(math.log(found / steps)) < abs(math.log(straight / steps))
 
 
 def test_a_longer_run_that_came_less_far_does_not_turn_the_curve_back() -> None:
     means = np.array([1.0, 2.0, 4.0, 3.0, 5.0])
-    curve = Curve(np.array([1.0, 2, 4, 8, 16]), means, np.array([5, 5, 5, 5, 5]), 0.0, 20, (1, 16))
+    curve = Curve(
+        np.array([1.0, 2, 4, 8, 16]), means, np.array([5, 5, 5, 5, 5]), 0.0, 20, (1, 16)
+    )
     # The two in the middle pool to 3.5, which the smallest of their lengths reaches.
     assert steps_in_draws(curve, [np.full(5, 3.5)])[0][0] == pytest.approx(4.0)
     assert not curve.is_monotone
@@ -141,13 +149,21 @@ def test_beyond_the_curve_there_is_a_bound_and_no_number() -> None:
 @pytest.mark.parametrize(
     ("changes", "scores", "reason"),
     [
-        ({"deviation": 0.02}, falling_loss(2400) + 0.001 * np.arange(5), "interval too wide"),
+        (
+            {"deviation": 0.02},
+            falling_loss(2400) + 0.001 * np.arange(5),
+            "interval too wide",
+        ),
         (
             {"lengths": [*LENGTHS[:4], 4800]},
             np.full(5, falling_loss(3000)),
             "curve too coarse there",
         ),
-        ({"tuned": (600, 4800)}, np.full(5, falling_loss(1700)), "rate not tuned near there"),
+        (
+            {"tuned": (600, 4800)},
+            np.full(5, falling_loss(1700)),
+            "rate not tuned near there",
+        ),
         ({"num_runs": 1}, np.full(5, falling_loss(1700)), "too few runs"),
     ],
 )
@@ -189,7 +205,9 @@ def test_too_few_lengths_give_an_empty_frame(frames: Frames) -> None:
 
 def test_a_curve_of_another_network_is_refused(frames: Frames, tmp_path: Path) -> None:
     other = read_frames(SHIPPED / "reference" / "resnet_regime")
-    with pytest.raises(UsageError, match="takes its baseline's curve from gap_text_longer, whose"):
+    with pytest.raises(
+        UsageError, match="takes its baseline's curve from gap_text_longer, whose"
+    ):
         efficiency_frame(other, frames)
 
 
@@ -206,7 +224,11 @@ def losses_in_packs(*names: str) -> pd.DataFrame:
             if files["result"]["status"] == "done":
                 row = files["run"]["row"].partition("@")[0]
                 config = files["run"]["config"]
-                key = (row, config["model"]["options"]["width"], files["result"]["num_steps"])
+                key = (
+                    row,
+                    config["model"]["options"]["width"],
+                    files["result"]["num_steps"],
+                )
                 lines[files["run_id"]] = (*key, files["result"]["test_loss"])
     return pd.DataFrame(lines.values(), columns=["row", "width", "steps", "loss"])
 
@@ -220,7 +242,10 @@ def pooled_by_max_of_min(means: np.ndarray, counts: np.ndarray) -> list[float]:
         return float((means[part] * counts[part]).sum() / counts[part].sum())
 
     return [
-        min(max(block(first, last) for last in range(here, size)) for first in range(here + 1))
+        min(
+            max(block(first, last) for last in range(here, size))
+            for first in range(here + 1)
+        )
         for here in range(size)
     ]
 
@@ -257,14 +282,18 @@ def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
     """CSER by blocks on the middle network, in the longest runs: the curve is steep there."""
     losses = losses_in_packs("gap_text_longer")
     baseline = losses[(losses["row"] == "adamw") & (losses["width"] == 32)]
-    own = losses[(losses["width"] == 32) & (losses["steps"] == 3844) & (losses["row"] != "adamw")]
+    own = losses[
+        (losses["width"] == 32) & (losses["steps"] == 3844) & (losses["row"] != "adamw")
+    ]
     target = own.loc[own["row"] == "cser-8", "loss"]
     by_steps = baseline.groupby("steps")["loss"]
     degrees = int((by_steps.count() - 1).sum())
     pooled = math.sqrt(float(((by_steps.count() - 1) * by_steps.var()).sum()) / degrees)
     by_row = own.groupby("row")["loss"]
     own_degrees = int((by_row.count() - 1).sum())
-    own_pooled = math.sqrt(float(((by_row.count() - 1) * by_row.var()).sum()) / own_degrees)
+    own_pooled = math.sqrt(
+        float(((by_row.count() - 1) * by_row.var()).sum()) / own_degrees
+    )
 
     generator = np.random.default_rng(11)
     drawn = []
@@ -273,9 +302,9 @@ def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
         means = by_steps.mean() + noise / np.sqrt(by_steps.count())
         redrawn = pd.DataFrame({"steps": means.index, "loss": means.to_numpy()})
         redrawn = redrawn.loc[redrawn.index.repeat(by_steps.count())]
-        aim = target.mean() + generator.standard_t(own_degrees) * own_pooled / math.sqrt(
-            len(target)
-        )
+        aim = target.mean() + generator.standard_t(
+            own_degrees
+        ) * own_pooled / math.sqrt(len(target))
         try:
             drawn.append(steps_by_root(redrawn, aim))
         except ValueError:  # beyond the curve

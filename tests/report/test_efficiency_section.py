@@ -42,15 +42,21 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> Frames:
     frames = read_frames(SHIPPED / "reference" / "gap_text_longer")
     # Its own place is the longest run of the middle network.
     rows = [
-        row.model_copy(update={"base": None if row.row.endswith("@w32-s3844") else "adamw"})
+        row.model_copy(
+            update={"base": None if row.row.endswith("@w32-s3844") else "adamw"}
+        )
         for row in frames.experiment.rows
     ]
     experiment = frames.experiment.model_copy(
         update={"rows": rows, "baseline": "adamw@w32-s3844", "floor": None}
     )
-    base = frames.rows["base"].where(~frames.rows["row"].str.endswith("@w32-s3844"), None)
+    base = frames.rows["base"].where(
+        ~frames.rows["row"].str.endswith("@w32-s3844"), None
+    )
     is_baseline = frames.rows["row"].str.startswith("adamw")
-    base = base.mask(is_baseline & (frames.rows["row"] != "adamw@w32-s3844"), "adamw@w32-s3844")
+    base = base.mask(
+        is_baseline & (frames.rows["row"] != "adamw@w32-s3844"), "adamw@w32-s3844"
+    )
     base = base.mask(frames.rows["row"].isin(["local-8", "cser-8", "alone"]), "adamw")
     return replace(frames, experiment=experiment, rows=frames.rows.assign(base=base))
 
@@ -60,14 +66,22 @@ def ranking(frames: Frames) -> Ranking:
 
 
 def section_of(frames: Frames) -> EfficiencySection:
-    section = efficiency_section(frames, accuracy_frame(frames), efficiency_frame(frames))
+    section = efficiency_section(
+        frames, accuracy_frame(frames), efficiency_frame(frames)
+    )
     assert section is not None
     return section
 
 
-def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(frames: Frames) -> None:
+def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(
+    frames: Frames,
+) -> None:
     methods = ranking(frames).methods
-    assert methods["label"].tolist()[:3] == ["AdamW", "local AdamW", "CSER with AdamW, blocks"]
+    assert methods["label"].tolist()[:3] == [
+        "AdamW",
+        "local AdamW",
+        "CSER with AdamW, blocks",
+    ]
     settings = [setting.partition(", lr")[0] for setting in methods["setting"][:3]]
     assert settings[1:] == ["H 8", "R2 16, R1 2, H 8"]
     assert settings[0].startswith("lr ")
@@ -85,12 +99,16 @@ def test_a_drop_is_positive_where_a_method_is_worse(frames: Frames) -> None:
             for word in line["drop"].translate({ord(c): None for c in "()"}).split()
             if word != "to"
         )
-        assert drop == pytest.approx(float(line["mean"].split()[0]) - baseline, abs=2e-4)
+        assert drop == pytest.approx(
+            float(line["mean"].split()[0]) - baseline, abs=2e-4
+        )
         assert drop > 0
         assert low < drop < high
 
 
-def test_the_terminal_has_the_table_of_the_report(frames: Frames, tmp_path: Path) -> None:
+def test_the_terminal_has_the_table_of_the_report(
+    frames: Frames, tmp_path: Path
+) -> None:
     printed = terminal_text(frames)
     assert printed is not None
     report = build_report(frames, tmp_path, with_pdf=False).read_text()
@@ -106,7 +124,9 @@ def test_an_experiment_without_efficiencies_prints_no_table() -> None:
 
 
 @pytest.mark.parametrize("verdict", ["as predicted", "inconclusive", "fails"])
-def test_a_prediction_is_judged_by_the_whole_interval(frames: Frames, verdict: str) -> None:
+def test_a_prediction_is_judged_by_the_whole_interval(
+    frames: Frames, verdict: str
+) -> None:
     """The tolerance is a little wider than the interval around the efficiency itself."""
     line = efficiency_frame(frames).query("row == 'cser-8@w32-s3844'").iloc[0]
     assert line["kind"] == "estimate"
@@ -114,7 +134,9 @@ def test_a_prediction_is_judged_by_the_whole_interval(frames: Frames, verdict: s
     widest = max(-low, high)
     # Moved a little, the wider side leaves the tolerance; moved down by more than both, all does.
     little = 0.04 if -low > high else -0.04
-    moved = {"as predicted": 0.0, "inconclusive": little, "fails": -2 * widest - 0.1}[verdict]
+    moved = {"as predicted": 0.0, "inconclusive": little, "fails": -2 * widest - 0.1}[
+        verdict
+    ]
     predicted = Prediction(
         row="cser-8@w32-s3844",
         efficiency=line["efficiency"] * math.exp(moved),
@@ -130,10 +152,15 @@ def test_an_efficiency_is_written_with_its_interval_or_its_reason() -> None:
     estimate = {"kind": "estimate", "efficiency": 0.634, "low": 0.551, "high": 0.709}
     assert efficiency_cell(estimate) == "0.63 (0.55 to 0.71)"
     assert efficiency_cell({"kind": "at most", "efficiency": 0.2}) == "at most 0.20"
-    assert efficiency_cell({"kind": "none", "reason": "too few runs"}) == "– (too few runs)"
+    assert (
+        efficiency_cell({"kind": "none", "reason": "too few runs"})
+        == "– (too few runs)"
+    )
 
 
-def test_a_curve_is_found_beside_an_experiment_or_where_records_ship(tmp_path: Path) -> None:
+def test_a_curve_is_found_beside_an_experiment_or_where_records_ship(
+    tmp_path: Path,
+) -> None:
     regime = read_frames(SHIPPED / "reference" / "resnet_regime")
     assert beside(regime, "gap_images") == SHIPPED / "reference" / "gap_images"
     elsewhere = replace(regime, folder=tmp_path / "resnet_regime")

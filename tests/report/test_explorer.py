@@ -18,7 +18,12 @@ import pandas as pd
 import pytest
 
 from cser_bench.report.explorer.page import experiment_tables, explorer_page
-from cser_bench.report.explorer.steps import scored_models, scored_name, step_models, timings_table
+from cser_bench.report.explorer.steps import (
+    scored_models,
+    scored_name,
+    step_models,
+    timings_table,
+)
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.speed.cost_model import Compute, period_seconds
@@ -43,7 +48,9 @@ DDP = "DDP (fp32)"
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    return with_short_labels(read_frames(RESULTS / "reference" / "fashion_mnist_regime"))
+    return with_short_labels(
+        read_frames(RESULTS / "reference" / "fashion_mnist_regime")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,9 @@ def html_of(frames: Frames, study: SpeedStudy) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(frames: Frames, study: SpeedStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(
+    frames: Frames, study: SpeedStudy, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("explorer") / "report.html"
     path.write_text(html_of(frames, study))
     return path
@@ -79,10 +88,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         pytest.skip("there is no chromium with its chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    for flag in (
+        *FLAGS.split(),
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    options.set_capability(
+        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
+    )
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(chromedriver)
+    )
     yield driver
     driver.quit()
 
@@ -115,7 +131,10 @@ def fifteen_digits(value: Any) -> str:
 
 
 def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
-    logged = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    logged = [
+        json.loads(entry["message"])["message"]
+        for entry in opened.get_log("performance")
+    ]
     asked = [
         each["params"]["request"]["url"]
         for each in logged
@@ -123,7 +142,10 @@ def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
     ]
     assert asked
     assert not [url for url in asked if re.match("(http|ws)s?:", url)]
-    assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert (
+        opened.execute_script("return performance.getEntriesByType('resource').length")
+        == 0
+    )
     assert not opened.get_log("browser"), "the console says nothing"
 
 
@@ -136,7 +158,9 @@ def test_titles_and_labels_are_texts_and_nothing_else(
         "true'> & @script@ {{ 7 * 7 }}"
     )
     experiment = frames.experiment.model_copy(update={"title": hostile})
-    rows = frames.rows.assign(label=[f"{label} {hostile}" for label in frames.rows["label"]])
+    rows = frames.rows.assign(
+        label=[f"{label} {hostile}" for label in frames.rows["label"]]
+    )
     path = tmp_path / "report.html"
     path.write_text(explorer_page(replace(frames, experiment=experiment, rows=rows)))
     browser.get_log("browser")
@@ -148,7 +172,9 @@ def test_titles_and_labels_are_texts_and_nothing_else(
     assert not browser.get_log("browser"), "the console says nothing"
 
 
-def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Frames) -> None:
+def test_a_point_opens_the_runs_behind_it(
+    opened: webdriver.Chrome, frames: Frames
+) -> None:
     """With the mouse; closing gives the focus back to where it was."""
     find(opened, "#methods [data-all=true]").click()
     mark = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']")
@@ -195,16 +221,23 @@ def test_keys_alone_reach_points_and_tables(opened: webdriver.Chrome) -> None:
 def test_everything_that_takes_the_focus_has_a_name(opened: webdriver.Chrome) -> None:
     nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     for node in nodes:
-        of = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
+        of = {
+            each["name"]: each["value"].get("value")
+            for each in node.get("properties", [])
+        }
         if of.get("focusable") and node["role"]["value"] not in (
             "RootWebArea",
             "generic",
             "main",
             "tabpanel",
         ):
-            assert node["name"]["value"].strip(), (node["role"]["value"], node["backendDOMNodeId"])
+            assert node["name"]["value"].strip(), (
+                node["role"]["value"],
+                node["backendDOMNodeId"],
+            )
     heads = [
-        int(e.tag_name[1]) for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")
+        int(e.tag_name[1])
+        for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")
     ]
     assert heads[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(heads))
@@ -214,12 +247,20 @@ def test_tables_hold_every_line_with_the_same_digits(
     opened: webdriver.Chrome, frames: Frames
 ) -> None:
     """What the page would save as CSV, of every table, is the frame's own."""
-    tables = {name: table for name, table in experiment_tables(frames).items() if len(table)}
+    tables = {
+        name: table for name, table in experiment_tables(frames).items() if len(table)
+    }
     assert {"rows", "runs", "tuning", "scores", "pairs"} <= tables.keys()
     for name, table in tables.items():
-        saved = opened.execute_script(f"return csvOf(TABLES.{name}, Object.keys(TABLES.{name}[0]))")
-        shown, own = (pd.read_csv(StringIO(text)) for text in (saved, table.to_csv(index=False)))
-        pd.testing.assert_frame_equal(shown, own[list(shown)], check_dtype=False, check_exact=True)
+        saved = opened.execute_script(
+            f"return csvOf(TABLES.{name}, Object.keys(TABLES.{name}[0]))"
+        )
+        shown, own = (
+            pd.read_csv(StringIO(text)) for text in (saved, table.to_csv(index=False))
+        )
+        pd.testing.assert_frame_equal(
+            shown, own[list(shown)], check_dtype=False, check_exact=True
+        )
 
 
 def test_a_row_with_a_partition_of_its_own_has_a_page() -> None:
@@ -231,11 +272,18 @@ def test_a_row_with_a_partition_of_its_own_has_a_page() -> None:
     assert "reshuffled" in explorer_page(own)
 
 
-def test_tables_are_sorted_and_filtered(opened: webdriver.Chrome, frames: Frames) -> None:
+def test_tables_are_sorted_and_filtered(
+    opened: webdriver.Chrome, frames: Frames
+) -> None:
     find(opened, "#tab-runs").click()
     find(opened, "#filter").send_keys("mcser seed=2")
-    wanted = frames.runs[frames.runs["row"].str.contains("mcser") & (frames.runs["seed"] == 2)]
-    ids = [row.text.split()[2] for row in opened.find_elements(By.CSS_SELECTOR, "#table tbody tr")]
+    wanted = frames.runs[
+        frames.runs["row"].str.contains("mcser") & (frames.runs["seed"] == 2)
+    ]
+    ids = [
+        row.text.split()[2]
+        for row in opened.find_elements(By.CSS_SELECTOR, "#table tbody tr")
+    ]
     assert ids == wanted["run_id"].to_list()
     assert f"{len(wanted)} of {len(frames.runs)} lines" in find(opened, "#count").text
     find(opened, "#filter").clear()
@@ -258,7 +306,10 @@ def test_the_filter_shown_as_an_example_finds_something_in_every_table(
         example = box.get_attribute("placeholder").partition("or ")[2]
         box.clear()
         box.send_keys(example)
-        assert opened.find_elements(By.CSS_SELECTOR, "#table tbody tr"), (tab.text, example)
+        assert opened.find_elements(By.CSS_SELECTOR, "#table tbody tr"), (
+            tab.text,
+            example,
+        )
 
 
 def test_heads_are_one_tab_stop_and_lines_another(opened: webdriver.Chrome) -> None:
@@ -277,13 +328,17 @@ def test_heads_are_one_tab_stop_and_lines_another(opened: webdriver.Chrome) -> N
 def test_every_row_shows_its_verdict(opened: webdriver.Chrome, frames: Frames) -> None:
     rows = experiment_tables(frames)["rows"]
     judged = rows[rows["verdict"].notna()].iloc[0]
-    heads = [head.text for head in opened.find_elements(By.CSS_SELECTOR, "#table thead th")]
+    heads = [
+        head.text for head in opened.find_elements(By.CSS_SELECTOR, "#table thead th")
+    ]
     assert heads[2] == "verdict"
     find(opened, "#filter").send_keys(judged["row"])
     assert find(opened, "#table tbody td:nth-child(3)").text == judged["verdict"]
 
 
-def test_the_address_keeps_what_was_chosen(browser: webdriver.Chrome, page: Path) -> None:
+def test_the_address_keeps_what_was_chosen(
+    browser: webdriver.Chrome, page: Path
+) -> None:
     def state() -> list[str]:
         script = "return [...choices()].map(([name, value]) => `${name}=${value}`)"
         return list(browser.execute_script(script))
@@ -297,7 +352,9 @@ def test_the_address_keeps_what_was_chosen(browser: webdriver.Chrome, page: Path
     find(browser, "#table [data-sort=score]").click()
     find(browser, "#filter").send_keys("mcser seed=2")
     slider = "const e = document.getElementById('rate'); e.value = 0.4;"
-    browser.execute_script(slider + "e.dispatchEvent(new Event('input', { bubbles: true }))")
+    browser.execute_script(
+        slider + "e.dispatchEvent(new Event('input', { bubbles: true }))"
+    )
     chosen = state()
     address = browser.current_url
     assert "relative=absolute" in address
@@ -331,7 +388,9 @@ def test_a_page_opens_on_what_was_found(
 def test_a_method_is_switched_off_and_on(opened: webdriver.Chrome) -> None:
     def marks() -> set[str]:
         found = opened.find_elements(By.CSS_SELECTOR, "[data-chart=loss] .mark")
-        return {re.split(", ratio", mark.get_attribute("aria-label"))[0] for mark in found}
+        return {
+            re.split(", ratio", mark.get_attribute("aria-label"))[0] for mark in found
+        }
 
     find(opened, "#methods [data-all=true]").click()
     everything = marks()
@@ -342,13 +401,15 @@ def test_a_method_is_switched_off_and_on(opened: webdriver.Chrome) -> None:
     assert "Nothing is switched on" in find(opened, "[data-chart=loss]").text
 
 
-def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames) -> None:
+def test_a_plot_is_relative_or_absolute(
+    opened: webdriver.Chrome, frames: Frames
+) -> None:
     find(opened, "#methods [data-all=true]").click()
     means = frames.runs.groupby("row")["score"].mean()
     gap = 100 * (means["mcser-96"] - means["sgd"])
-    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']").get_attribute(
-        "aria-label"
-    )
+    label = find(
+        opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']"
+    ).get_attribute("aria-label")
     assert f"accuracy drop {-gap:.2f} points against SGD" in label
     assert f": {100 * means['mcser-96']:.2f} %" in label
     axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
@@ -372,12 +433,16 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
     slower = [0.5, 1.0, 3.0]
     shown = opened.execute_script(MODELLED, rates, slower)
     for work, model in study.models.items():
-        scored = {each.name: each for session in study.sessions for each in session.methods}
+        scored = {
+            each.name: each for session in study.sessions for each in session.methods
+        }
         for name, method, rate, factor, seconds in shown:
             network = model.network(rate)
             assert network is not None
             if name == work:
-                assert seconds == pytest.approx(seconds_at(model, method, rate, factor), rel=0.01)
+                assert seconds == pytest.approx(
+                    seconds_at(model, method, rate, factor), rel=0.01
+                )
             elif name == scored_name(work):
                 compute = Compute(
                     factor * model.workload.forward_seconds,
@@ -396,12 +461,17 @@ def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
     def slide(name: str, place: float) -> dict[str, tuple[float, float]]:
         """Milliseconds and speed-up of each method shown, with a slider at a place between 0 and
         1."""
-        slider = "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-        opened.execute_script(slider + "e.dispatchEvent(new Event('input'))", name, place)
+        slider = (
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        )
+        opened.execute_script(
+            slider + "e.dispatchEvent(new Event('input'))", name, place
+        )
         found = {}
         for line in opened.find_elements(By.CSS_SELECTOR, "#speed-table tbody tr"):
             cells = [
-                cell.text.replace(",", "") for cell in line.find_elements(By.CSS_SELECTOR, "th, td")
+                cell.text.replace(",", "")
+                for cell in line.find_elements(By.CSS_SELECTOR, "th, td")
             ]
             found[cells[0]] = (float(cells[1]), float(cells[2]))
         return found
@@ -410,7 +480,10 @@ def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
     fast = slide("rate", 0.95)
     assert slow[DDP][0] > 2 * fast[DDP][0]
     assert slow[DDP][1] < fast[DDP][1]
-    assert find(opened, "#rate").get_attribute("aria-valuetext") == find(opened, "#rate-text").text
+    assert (
+        find(opened, "#rate").get_attribute("aria-valuetext")
+        == find(opened, "#rate-text").text
+    )
     assert slide("compute", 0.9)[DDP][0] > 2 * fast[DDP][0]
     find(opened, "#speed-baseline option[value=ddp]").click()
     assert slide("rate", 0.6)[DDP][1] == 1
@@ -446,13 +519,18 @@ def test_it_is_readable_at_every_width(
     4.5 to 1)."""
     look(browser, width, dark)
     browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert (
+        browser.execute_script("return document.documentElement.scrollWidth") <= width
+    )
     for chart in browser.execute_script(LABELS):
         for place, (left, top, right, bottom, inside, text) in enumerate(chart):
             assert inside, text
             for other in chart[:place]:
                 assert (
-                    left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+                    left >= other[2]
+                    or other[0] >= right
+                    or top >= other[3]
+                    or other[1] >= bottom
                 ), (text, other[5])
     names = [
         len(browser.find_elements(By.CSS_SELECTOR, css))
@@ -462,10 +540,14 @@ def test_it_is_readable_at_every_width(
     if width < 560:
         assert num_beside == 0 and num_below > 0, "names stand below narrow charts"
     else:
-        assert num_beside > num_below, "beside lines in wide ones, but where no room is left"
+        assert num_beside > num_below, (
+            "beside lines in wide ones, but where no room is left"
+        )
     ground, *texts = browser.execute_script(COLOURS)
     find(browser, "#theme").click()
-    assert browser.execute_script(COLOURS)[0] != ground, "the switch turns dark into light"
+    assert browser.execute_script(COLOURS)[0] != ground, (
+        "the switch turns dark into light"
+    )
     assert (sum(ground[:3]) < 150) == dark
     assert len(texts) > 50
     assert min(contrast(ground, text) for text in texts) >= 4.5

@@ -28,7 +28,10 @@ LOOK = next(folder for folder in REPORTED if folder.name == "first_look")
 def test_each_shipped_experiment_has_a_finding_that_holds(folder: Path) -> None:
     frames = read_frames(folder)
     written = findings()[folder.name]
-    assert broken_claims(written, frames, accuracy_frame(frames), contrasts_frame(frames)) == []
+    assert (
+        broken_claims(written, frames, accuracy_frame(frames), contrasts_frame(frames))
+        == []
+    )
     claims = written.model_dump(exclude={"finding", "note", "except_at"})
     assert any(claims.values()), "a sentence without a claim cannot be wrong"
     # Numbers of results would have to be kept up by hand; those of settings may stand.
@@ -56,7 +59,9 @@ def look() -> Frames:
         {"inconclusive": [("mcser_blocks", "local")]},
     ],
 )
-def test_a_claim_that_does_not_hold_is_found(look: Frames, claim: dict[str, object]) -> None:
+def test_a_claim_that_does_not_hold_is_found(
+    look: Frames, claim: dict[str, object]
+) -> None:
     written = findings()["first_look"].model_copy(update=claim)
     broken = broken_claims(written, look, accuracy_frame(look), contrasts_frame(look))
     assert len(broken) == 1

@@ -36,9 +36,13 @@ def name_of(value: object) -> str:
 
 
 @pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
-def test_a_line_is_one_setting_of_the_class_that_one_types(table: Table, line: Line) -> None:
+def test_a_line_is_one_setting_of_the_class_that_one_types(
+    table: Table, line: Line
+) -> None:
     rows = [known_of(run).row for run in (*line.runs, line.setting_of) if run]
-    assert len({setting_in_short(row) for row in rows}) == 1, "its cells would mix two settings"
+    assert len({setting_in_short(row) for row in rows}) == 1, (
+        "its cells would mix two settings"
+    )
     if line.type:
         assert line.type in {methods()[row.algorithm].__name__ for row in rows}
 
@@ -71,7 +75,9 @@ def test_what_a_step_needs_by_hand() -> None:
 
 
 def test_advice_has_the_names_of_the_tables() -> None:
-    assert set(names_by_key("residual").values()) <= {line.label for line in tables()[0].rows}
+    assert set(names_by_key("residual").values()) <= {
+        line.label for line in tables()[0].rows
+    }
     assert names_by_key("perceptron") == {}
 
 
@@ -99,7 +105,9 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
     for panel in panels():
         for runs in panel.lines.values():
             shares = [known_of(run).traffic for run in runs]
-            assert shares == sorted(shares, reverse=True), "a line goes from much to little traffic"
+            assert shares == sorted(shares, reverse=True), (
+                "a line goes from much to little traffic"
+            )
 
 
 # The findings, which a person wrote
@@ -120,20 +128,31 @@ def margins(methods: list[str]) -> list[float]:
     """Return how many times the efficiency that they need at 10 Gb/s methods have, on both networks."""
     frame = table_frame(tables()[0]).set_index("method").loc[methods]
     needs = frame["needs at 10 Gb/s"].astype(float)
-    found = [frame[network].map(first) / needs for network in ("small CNN", "residual network")]
+    found = [
+        frame[network].map(first) / needs
+        for network in ("small CNN", "residual network")
+    ]
     return [float(margin) for each in found for margin in each]
 
 
 def test_the_findings_on_images_are_those_of_the_table() -> None:
     best = margins(["EF 4-bit", "EF top-k"])
-    assert f"they have {min(best):.1f} to {max(best):.1f} times what they need" in findings()
+    assert (
+        f"they have {min(best):.1f} to {max(best):.1f} times what they need"
+        in findings()
+    )
     next_best = margins(["M-CSER 4-bit"])
     assert (
-        f"M-CSER with 4 bits has {min(next_best):.1f} to {max(next_best):.1f} times" in findings()
+        f"M-CSER with 4 bits has {min(next_best):.1f} to {max(next_best):.1f} times"
+        in findings()
     )
     low_rank = margins(["DDP + PowerSGD hook"])[0]
     assert f"PowerSGD hook {low_rank:.1f} times on the small CNN" in findings()
-    assert max(margins(["DiLoCo", "local SGD", "M-CSER blocks"])) < min(next_best) <= min(best)
+    assert (
+        max(margins(["DiLoCo", "local SGD", "M-CSER blocks"]))
+        < min(next_best)
+        <= min(best)
+    )
     frame = table_frame(tables()[0]).set_index("method")
     blocks = frame.loc["M-CSER blocks"]
     has = [first(blocks[network]) for network in ("small CNN", "residual network")]
@@ -141,18 +160,27 @@ def test_the_findings_on_images_are_those_of_the_table() -> None:
     assert f"they have {has[0]} and {has[1]} and need {needs}" in findings()
     assert float(blocks["needs at 1 Gb/s"]) < min(has) <= max(has) < needs
     of_cnn = frame["small CNN"]
-    outer = f"has {first(of_cnn['DiLoCo']):.2f} on the small CNN with its outer step tuned"
+    outer = (
+        f"has {first(of_cnn['DiLoCo']):.2f} on the small CNN with its outer step tuned"
+    )
     assert f"{outer}, local SGD {first(of_cnn['local SGD']):.2f}" in findings()
 
 
 def test_at_25_gbits_no_method_has_clearly_more_than_was_emulated() -> None:
     needs = emulated_needs()
-    fast = needs[(needs["bits_per_second"] == 2.5e10) & ~needs["method"].isin(["ddp", "ddp_fp16"])]
-    least, most = fast["needed_fp16_encoded"].min(), fast["needed_fp16_encoded"].max()
+    fast = needs[
+        (needs["bits_per_second"] == 2.5e10)
+        & ~needs["method"].isin(["ddp", "ddp_fp16"])
+    ]
+    least = fast["needed_fp16_encoded"].min()
+    most = fast["needed_fp16_encoded"].max()
     assert f"at 25 Gb/s need {least:.2f} to {most:.2f}" in findings()
     frame = table_frame(tables()[0]).set_index("method")
     for network in ("small CNN", "residual network"):
-        lows = [float(cell.partition("(")[2].partition(" to ")[0]) for cell in frame[network][2:-1]]
+        lows = [
+            float(cell.partition("(")[2].partition(" to ")[0])
+            for cell in frame[network][2:-1]
+        ]
         assert max(lows) < least, "no interval lies above"
 
 
@@ -172,14 +200,18 @@ def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> N
     assert line.runs[0] in timed.rows
 
 
-def test_powersgd_has_the_need_of_what_it_sent_and_not_of_its_rank_on_resnet_50() -> None:
+def test_powersgd_has_the_need_of_what_it_sent_and_not_of_its_rank_on_resnet_50() -> (
+    None
+):
     sent = known_of("table_cnn/powersgd")
     assert timed_as(sent.row) is None
     frame = table_frame(tables()[0]).set_index("method")
     # It sends 1.5 times as much as EF top-k does, all in one step.
     assert sent.traffic == pytest.approx(1 / 16, rel=0.01)
     needs = frame["needs at 1 Gb/s"].astype(float)
-    assert needs["DDP + PowerSGD hook"] == pytest.approx(1.5 * needs["EF top-k"], rel=0.3)
+    assert needs["DDP + PowerSGD hook"] == pytest.approx(
+        1.5 * needs["EF top-k"], rel=0.3
+    )
 
 
 def test_the_findings_on_text_are_those_of_the_table() -> None:
@@ -193,9 +225,14 @@ def test_the_findings_on_text_are_those_of_the_table() -> None:
 
 
 def test_ten_times_is_out_of_reach_of_a_step_that_sends_nothing() -> None:
-    frame = table_frame(tables()[0]).set_index("method")["needs at 10 Gb/s"].astype(float)
+    frame = (
+        table_frame(tables()[0]).set_index("method")["needs at 10 Gb/s"].astype(float)
+    )
     most = frame["DDP (fp32)"] / frame["no communication"]
-    assert f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32" in findings()
+    assert (
+        f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32"
+        in findings()
+    )
 
 
 def test_the_lines_of_readme_make_the_optimisers_of_its_table() -> None:

@@ -32,11 +32,14 @@ from cser_bench.report.statistics import contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
-    folder: json.loads((folder / "experiment.json").read_text()) for folder in shipped_experiments()
+    folder: json.loads((folder / "experiment.json").read_text())
+    for folder in shipped_experiments()
 }
 PACKED = [folder for folder in PLANS if (folder / "runs.jsonl").exists()]
 """What ships; one's own runs beside it are not packed."""
-DECLARED = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")}
+DECLARED = {
+    folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")
+}
 
 
 def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
@@ -53,13 +56,18 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
                 # Text without labels has windows of one class.
                 classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
                 losses = [
-                    result[key] for key in ("train_loss", "test_loss") if result[key] is not None
+                    result[key]
+                    for key in ("train_loss", "test_loss")
+                    if result[key] is not None
                 ]
                 lost = [
-                    not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses
+                    not math.isfinite(loss) or loss > 1000 * math.log(classes)
+                    for loss in losses
                 ]
                 if metric == "loss":
-                    value = None if result["test_loss"] is None else -result["test_loss"]
+                    value = (
+                        None if result["test_loss"] is None else -result["test_loss"]
+                    )
                 else:
                     value = (
                         result["test_accuracy"]
@@ -68,7 +76,12 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
                     )
                 value = 1 - value if metric == "phone_error_rate" else value
                 found.append(
-                    (row["row"], run_id, value, result["status"] == "diverged" or any(lost))
+                    (
+                        row["row"],
+                        run_id,
+                        value,
+                        result["status"] == "diverged" or any(lost),
+                    )
                 )
     return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
 
@@ -78,7 +91,8 @@ def known_of(folder: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     """Scores by row, and rows that diverged."""
     runs = scores_of(folder, PLANS[folder])
     scores = {
-        str(row): group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")
+        str(row): group["score"].to_numpy()
+        for row, group in runs[~runs["diverged"]].groupby("row")
     }
     return scores, set(runs[runs["diverged"]]["row"])
 
@@ -91,12 +105,17 @@ def difference_of(folder: Path, row: str, reference: str) -> tuple[float, float,
     return float(scores[row].mean() - scores[reference].mean()), float(low), float(high)
 
 
-def one_sided(folder: Path, row: str, reference: str, bound: float, alternative: str) -> float:
+def one_sided(
+    folder: Path, row: str, reference: str, bound: float, alternative: str
+) -> float:
     """p of Welch's test that the difference is not "greater", or not "less", than the bound."""
     scores, _ = known_of(folder)
     return float(
         stats.ttest_ind(
-            scores[row] - bound, scores[reference], equal_var=False, alternative=alternative
+            scores[row] - bound,
+            scores[reference],
+            equal_var=False,
+            alternative=alternative,
         ).pvalue
     )
 
@@ -105,9 +124,14 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     """p by what is to be shown."""
     pair = (contrast["row"], contrast["reference"])
     margin = contrast["margin"]
-    above, below = (one_sided(folder, *pair, -margin, side) for side in ("greater", "less"))
+    above, below = (
+        one_sided(folder, *pair, -margin, side) for side in ("greater", "less")
+    )
     if contrast["kind"] == "non-inferiority":
-        return {"loses less than the margin": above, "loses more than the margin": below}
+        return {
+            "loses less than the margin": above,
+            "loses more than the margin": below,
+        }
     if contrast["kind"] == "superiority":
         return {
             word: one_sided(folder, *pair, 0, side)
@@ -120,21 +144,30 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, float], float]:
+def at_rates(
+    folder: Path, plan: dict[str, Any], row: str
+) -> dict[tuple[str, float], float]:
     """Mean score of a row at full length, by where and learning rate; where nothing was run,
     nothing."""
     found = {}
     beside = [
-        each for each in plan["rows"] if each.get("rule") == "sensitivity" and each["base"] == row
+        each
+        for each in plan["rows"]
+        if each.get("rule") == "sensitivity" and each["base"] == row
     ]
-    for each in [*beside, *(own for own in plan["rows"] if own["row"] == row and beside)]:
+    for each in [
+        *beside,
+        *(own for own in plan["rows"] if own["row"] == row and beside),
+    ]:
         runs = (
             each["runs"]
             if each in beside
             else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
         )
         scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
-        found["test", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
+        found["test", each["learning_rate"]] = scores.loc[
+            ~scores["diverged"], "score"
+        ].mean()
     tuning = RESULTS / f"{(plan['tuning'] or {}).get('experiment')}"
     if (tuning / "experiment.json").exists():
         longest = max(each["num_epochs"] for each in plan["rows"])
@@ -161,8 +194,16 @@ def is_so_at_one_rate(
     pair = [contrast["row"], contrast["reference"]]
     chosen = {rows[name]["learning_rate"] for name in pair}
     mine, theirs = (at_rates(folder, plan, name) for name in pair)
-    apart = [mine[key] - theirs[key] for key in mine.keys() & theirs.keys() if key[1] in chosen]
-    apart = [each for each in apart if not math.isnan(each)] if len(chosen) > 1 else [estimate]
+    apart = [
+        mine[key] - theirs[key]
+        for key in mine.keys() & theirs.keys()
+        if key[1] in chosen
+    ]
+    apart = (
+        [each for each in apart if not math.isnan(each)]
+        if len(chosen) > 1
+        else [estimate]
+    )
     return all(each * estimate > 0 for each in apart) if apart else None
 
 
@@ -174,19 +215,33 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     for number, contrast in enumerate(plan["contrasts"]):
         pair = (contrast["row"], contrast["reference"])
         if set(pair) & lost or min(len(scores.get(name, ())) for name in pair) < 2:
-            numbers.append({"word": "diverged" if set(pair) & lost else "not enough runs"})
-            tests += [(number, "", 1.0)] * (3 if contrast["kind"] == "equivalence" else 2)
+            numbers.append(
+                {"word": "diverged" if set(pair) & lost else "not enough runs"}
+            )
+            tests += [(number, "", 1.0)] * (
+                3 if contrast["kind"] == "equivalence" else 2
+            )
             continue
         numbers.append(
-            dict(zip(("estimate", "low", "high"), difference_of(folder, *pair), strict=True))
+            dict(
+                zip(
+                    ("estimate", "low", "high"),
+                    difference_of(folder, *pair),
+                    strict=True,
+                )
+            )
         )
         tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
     # Questions of exponents are tests of the same family, and are no longer made.
     others = [1.0] * len(plan.get("exponents") or [])
-    family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][: len(family)]
+    family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][
+        : len(family)
+    ]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
-    frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
+    frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(
+        least
+    )
     level = 1 - plan["confidence"]
     words = []
     for line, contrast in zip(frame.itertuples(), plan["contrasts"], strict=True):
@@ -202,14 +257,22 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
 
 
 def word(
-    folder: Path, plan: dict[str, Any], contrast: dict[str, Any], shows: str, estimate: float
+    folder: Path,
+    plan: dict[str, Any],
+    contrast: dict[str, Any],
+    shows: str,
+    estimate: float,
 ) -> str:
     """What a contrast has shown whose adjusted p is small enough."""
     if not shows.startswith(("better", "worse")):
         return shows
     is_so = is_so_at_one_rate(folder, plan, contrast, estimate)
     return (
-        "not run at equal rate" if is_so is None else shows if is_so else "not shown at equal rate"
+        "not run at equal rate"
+        if is_so is None
+        else shows
+        if is_so
+        else "not shown at equal rate"
     )
 
 
@@ -221,7 +284,11 @@ def test_the_reports_contrasts(folder: Path) -> None:
     assert reported["verdict"].tolist() == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
         np.testing.assert_allclose(
-            reported[column], found[column].astype(float), rtol=0, atol=1e-9, err_msg=column
+            reported[column],
+            found[column].astype(float),
+            rtol=0,
+            atol=1e-9,
+            err_msg=column,
         )
 
 
@@ -236,7 +303,9 @@ def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
         sent = []
         carried = []
         for result in (results[run_id] for run_id in row["runs"].values()):
-            training = [result["traffic"].get(key, {}) for key in ("gradient", "error", "model")]
+            training = [
+                result["traffic"].get(key, {}) for key in ("gradient", "error", "model")
+            ]
             bits, gathered, to_neighbours = (
                 sum(entry.get(key, 0) for entry in training)
                 for key in ("bits", "gathered_bits", "neighbour_bits")
@@ -251,4 +320,6 @@ def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
             carried.append(link / model_bits)
         line = reported.loc[row["row"]]
         assert line["models_sent"] == pytest.approx(np.mean(sent), rel=1e-9), row["row"]
-        assert line["link_models"] == pytest.approx(np.mean(carried), rel=1e-9), row["row"]
+        assert line["link_models"] == pytest.approx(np.mean(carried), rel=1e-9), row[
+            "row"
+        ]

@@ -13,8 +13,18 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.records.store import VERSION, write_record
-from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing, Workload
-from cser_bench.report.speed.encoding import Encoding, encoding_of, name_of, selection_seconds
+from cser_bench.harness.records.timings import (
+    EncodingTimes,
+    TimedMethod,
+    Timing,
+    Workload,
+)
+from cser_bench.report.speed.encoding import (
+    Encoding,
+    encoding_of,
+    name_of,
+    selection_seconds,
+)
 from cser_bench.report.speed.needed import (
     COLUMNS,
     needed_efficiency,
@@ -34,7 +44,9 @@ RATES = (1e9, 10e9, 25e9)
 
 @pytest.fixture(scope="module")
 def records() -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("scored-*.json"))]
+    return [
+        json.loads(path.read_text()) for path in sorted(FOLDER.glob("scored-*.json"))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +60,9 @@ def frame(sessions: list[Timing]) -> pd.DataFrame:
 
 
 def line(frame: pd.DataFrame, method: str, rate: float) -> pd.Series:
-    [found] = frame.index[(frame["method"] == method) & (frame["bits_per_second"] == rate)]
+    [found] = frame.index[
+        (frame["method"] == method) & (frame["bits_per_second"] == rate)
+    ]
     return frame.loc[found]
 
 
@@ -152,16 +166,24 @@ def test_what_is_encoded_every_h_steps_costs_a_share_of_it() -> None:
     assert costs[0] == pytest.approx(4 * costs[1])
 
 
-def test_gathered_numbers_arrive_from_all_workers_and_the_error_is_kept_in_each_step() -> None:
+def test_gathered_numbers_arrive_from_all_workers_and_the_error_is_kept_in_each_step() -> (
+    None
+):
     def of(algorithm: str, workers: int, **settings: Any) -> Encoding:
         found = encoding_of(method(algorithm, **settings), workload(), workers)
         assert found is not None
         return found
 
-    eight, sixteen = (of("csea", workers, error_compressor=TOP_K) for workers in (8, 16))
+    eight, sixteen = (
+        of("csea", workers, error_compressor=TOP_K) for workers in (8, 16)
+    )
     assert eight.basis == "published"
     assert sixteen.seconds - eight.seconds == pytest.approx(8 * 72 / 16 * 1e-9)
-    blocks = {"gradient_compressor": BLOCK, "error_compressor": BLOCK, "reset_interval": 4}
+    blocks = {
+        "gradient_compressor": BLOCK,
+        "error_compressor": BLOCK,
+        "reset_interval": 4,
+    }
     shared = of("mcser", 8, **blocks).seconds
     kept = of("mcser", 8, **blocks | {"error_compressor": TOP_K}).seconds
     # A quarter of the reset's cost, and all of the error's 8 bytes.
@@ -171,16 +193,23 @@ def test_gathered_numbers_arrive_from_all_workers_and_the_error_is_kept_in_each_
 
 def test_the_published_selection_is_scaled_by_what_it_reads() -> None:
     # 128 rows of 8,000,000 in fp16: 2 passes and one that gathers, of 2 bytes. In fp32 5 of 4.
-    assert selection_seconds(128 * 8_000_000) == pytest.approx(11.30892170800103e-3 * 20 / 6)
+    assert selection_seconds(128 * 8_000_000) == pytest.approx(
+        11.30892170800103e-3 * 20 / 6
+    )
 
 
 def test_what_is_not_known_has_no_encoding() -> None:
     assert encoding_of(method("choco_sgd"), workload(), 8) is None
-    assert encoding_of(method("ef_sgd", compressor={"kind": "sign"}), workload(), 8) is None
+    assert (
+        encoding_of(method("ef_sgd", compressor={"kind": "sign"}), workload(), 8)
+        is None
+    )
     assert encoding_of(method("ddp"), workload("CPU"), 8) is None
 
 
-def gpu_times(device: str = "Tesla V100-SXM2-16GB", num_parameters: int = NUMBERS) -> EncodingTimes:
+def gpu_times(
+    device: str = "Tesla V100-SXM2-16GB", num_parameters: int = NUMBERS
+) -> EncodingTimes:
     top_k = name_of({"kind": "top_k", "ratio": 192})
     return EncodingTimes(
         version=VERSION,
@@ -198,7 +227,10 @@ def test_a_gpu_of_the_workloads_device_and_size_is_believed_first(
     path = tmp_path / "encoding.json"
     write_record(path, gpu_times())
     measured = needed_frame(sessions, path)
-    for name, seconds in (("ddp_fp16", 0.001), ("ef_topk-96", 0.004 + 8 * NUMBERS / 900e9)):
+    for name, seconds in (
+        ("ddp_fp16", 0.001),
+        ("ef_topk-96", 0.004 + 8 * NUMBERS / 900e9),
+    ):
         found = line(measured, name, 10e9)
         assert found["encoding_basis"] == "measured"
         assert found["encoding_seconds"] == pytest.approx(seconds)
@@ -214,7 +246,9 @@ def test_times_of_another_device_or_size_say_nothing(
     sessions: list[Timing], frame: pd.DataFrame, times: EncodingTimes, tmp_path: Path
 ) -> None:
     write_record(tmp_path / "encoding.json", times)
-    pd.testing.assert_frame_equal(needed_frame(sessions, tmp_path / "encoding.json"), frame)
+    pd.testing.assert_frame_equal(
+        needed_frame(sessions, tmp_path / "encoding.json"), frame
+    )
 
 
 # From the records, a second time.
@@ -263,13 +297,19 @@ def test_intervals_are_of_the_spread_between_sessions(
     found = line(frame, "mcser_block-96", 10e9)
     # It was in two sessions, and the rival in one.
     half = statistics.NormalDist().inv_cdf(0.975) * deviation * math.sqrt(1 / 2 + 1)
-    assert found["needed_fp16_low"] == pytest.approx(found["needed_fp16"] * math.exp(-half))
-    assert found["needed_fp16_high"] == pytest.approx(found["needed_fp16"] * math.exp(half))
+    assert found["needed_fp16_low"] == pytest.approx(
+        found["needed_fp16"] * math.exp(-half)
+    )
+    assert found["needed_fp16_high"] == pytest.approx(
+        found["needed_fp16"] * math.exp(half)
+    )
     itself = line(frame, "ddp_fp16", 10e9)
     assert itself["needed_fp16_low"] == itself["needed_fp16_high"] == 1
 
 
-def test_every_scored_method_has_an_encoding_with_its_basis(frame: pd.DataFrame) -> None:
+def test_every_scored_method_has_an_encoding_with_its_basis(
+    frame: pd.DataFrame,
+) -> None:
     assert frame.columns.to_list() == COLUMNS
     assert frame["encoding_seconds"].notna().all()
     assert (frame["encoding_seconds"] >= 0).all()

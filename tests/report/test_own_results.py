@@ -22,7 +22,9 @@ pytestmark = pytest.mark.whole
 EXPERIMENT = "resnet_regime"
 NUM_RUNS = 65
 FEW = ("sgd", "alone", "local_sgd-24", "mcser_block-24")
-ADVICE = "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+ADVICE = (
+    "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+)
 
 
 def done(results: Path) -> Path:
@@ -65,7 +67,10 @@ def test_advice_takes_ones_own_when_it_is_done_and_says_so(
 
 def test_pages_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
     done(tmp_path)
-    assert collection_for(SHIPPED / "answers", tmp_path).folders == collection_of(None).folders
+    assert (
+        collection_for(SHIPPED / "answers", tmp_path).folders
+        == collection_of(None).folders
+    )
     assert rows_of(collection_for(tmp_path / "answers", tmp_path)) == len(FEW)
 
 
@@ -89,7 +94,11 @@ def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
     assert ours
     assert all(folder.is_relative_to(SHIPPED) for folder in ours)
     assert rows_of(collection_of(mixed)) == rows_of(collection_of(None))
-    own = [folder for folder in collection_of(mixed).folders if folder.resolve() not in ours]
+    own = [
+        folder
+        for folder in collection_of(mixed).folders
+        if folder.resolve() not in ours
+    ]
     assert mixed / "fashion_mnist_regime" in own
     assert mixed / EXPERIMENT not in own
 
@@ -99,16 +108,22 @@ def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
     assert "cmudict_again" not in shared
     assert "cmudict" in sharing_baseline(read_frames(mixed / "cmudict_again"))
     study = read_study(mixed / "speedups")
-    beside = [each.folder for each in experiments_beside(mixed / "speedups", study.sessions)]
+    beside = [
+        each.folder for each in experiments_beside(mixed / "speedups", study.sessions)
+    ]
     assert len(beside) > 1
     assert all(folder.is_relative_to(mixed / "reference") for folder in beside)
 
 
 @pytest.mark.whole
-def test_a_site_has_reports_of_what_ships_and_of_ones_own_that_is_done(tmp_path: Path) -> None:
+def test_a_site_has_reports_of_what_ships_and_of_ones_own_that_is_done(
+    tmp_path: Path,
+) -> None:
     begin(tmp_path / "results", "cmudict", 3)
     rename(begin(tmp_path / "results", "cmudict", 99, "cmudict_again"), "cmudict_again")
     output = tmp_path / "site"
     build_site(tmp_path / "results", output, ROOT, ["cmudict", "cmudict_again"])
-    reports = {path.parent.relative_to(output).as_posix() for path in output.rglob("report.md")}
+    reports = {
+        path.parent.relative_to(output).as_posix() for path in output.rglob("report.md")
+    }
     assert reports == {"results/reference/cmudict", "results/cmudict_again"}

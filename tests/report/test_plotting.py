@@ -52,7 +52,9 @@ LEAST_CONTRAST = 4.5
 def linear(colour: str) -> Colour:
     """Return the linear RGB of "#rrggbb"."""
     shares = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-    return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return np.where(
+        shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4
+    )
 
 
 def cielab(rgb: Colour) -> Colour:
@@ -61,14 +63,18 @@ def cielab(rgb: Colour) -> Colour:
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     )
     relative = to_xyz @ np.clip(rgb, 0, 1) / np.array([0.9505, 1.0, 1.089])
-    x, y, z = np.where(relative > 0.008856, np.cbrt(relative), 7.787 * relative + 16 / 116)
+    x, y, z = np.where(
+        relative > 0.008856, np.cbrt(relative), 7.787 * relative + 16 / 116
+    )
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def least_apart(colours: Iterable[str], kind: str) -> float:
     """Return how far apart the two nearest of these colours are."""
     seen = [cielab(SEEN[kind] @ linear(colour)) for colour in colours]
-    return min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2))
+    return min(
+        float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)
+    )
 
 
 def contrast(one: str, other: str) -> float:

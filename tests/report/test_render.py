@@ -14,7 +14,14 @@ from matplotlib.text import Text
 from cser_bench.report import wording
 from cser_bench.report.accuracy_figures import link_figure, loss_figure
 from cser_bench.report.frame import read_frames
-from cser_bench.report.plotting import end_labels, headline, new_figure, plain, save, style
+from cser_bench.report.plotting import (
+    end_labels,
+    headline,
+    new_figure,
+    plain,
+    save,
+    style,
+)
 from cser_bench.report.render import table
 from cser_bench.report.statistics import accuracy_frame
 from cser_bench.report.typesetting import typst_of
@@ -31,9 +38,16 @@ def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
             "is_best": [True, False],
         }
     )
-    columns = {"name": ("method", "text"), "run": ("run", "code"), "loss": ("loss", "percent")}
+    columns = {
+        "name": ("method", "text"),
+        "run": ("run", "code"),
+        "loss": ("loss", "percent"),
+    }
     lines = table(rows, columns, strong="is_best").splitlines()
-    assert lines[2:] == ["| **a\\|b\\*\\_c\\_** | **`ab~1`** | **−0.12** |", "| SGD | – | – |"]
+    assert lines[2:] == [
+        "| **a\\|b\\*\\_c\\_** | **`ab~1`** | **−0.12** |",
+        "| SGD | – | – |",
+    ]
     assert table(pd.DataFrame({"a": []}), {"a": ("A", "percent")}) == "| A |\n| ---: |"
 
 
@@ -50,7 +64,8 @@ def test_code_keeps_its_indentation_in_a_pdf(tmp_path: Path) -> None:
 def test_links_of_a_pdf_lead_to_the_web_and_to_pdfs(tmp_path: Path) -> None:
     (tmp_path / "23.pdf").touch()
     source = typst_of(
-        "# T\n\n[a](https://example.org) and [b](23.md#c), [d](../docs/d.md)\n", tmp_path
+        "# T\n\n[a](https://example.org) and [b](23.md#c), [d](../docs/d.md)\n",
+        tmp_path,
     )
     assert '#link("https://example.org")[#"a"]' in source
     assert '#link("23.pdf")[#"b"]' in source

@@ -33,7 +33,10 @@ def _fails(
     ("arguments", "words"),
     [
         (["nowhere"], ["nowhere", "give the path"]),
-        (["fashion_mnist", "--results", "nowhere"], ["nowhere/fashion_mnist", "begin them by"]),
+        (
+            ["fashion_mnist", "--results", "nowhere"],
+            ["nowhere/fashion_mnist", "begin them by"],
+        ),
         (["fashion_mnist", "--results", "empty"], ["no experiment.json"]),
     ],
 )
@@ -78,13 +81,20 @@ def test_a_record_that_is_damaged_or_cannot_be_is_named(
 
 
 def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    assert main(["report", str(records), "--output", str(records / "experiment.json")]) == 2
+    assert (
+        main(["report", str(records), "--output", str(records / "experiment.json")])
+        == 2
+    )
     assert "experiment.json" in capsys.readouterr().err
 
 
-def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(records: Path) -> None:
+def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(
+    records: Path,
+) -> None:
     run = run_of(records, "sgd", 1)
-    (run / "events.jsonl").write_text((run / "events.jsonl").read_text() + '{"step": 12')
+    (run / "events.jsonl").write_text(
+        (run / "events.jsonl").read_text() + '{"step": 12'
+    )
     (records / "stray").mkdir()
     (records / "stray" / "run.json").write_text((run / "run.json").read_text())
     frames = read_frames(records)

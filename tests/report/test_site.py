@@ -87,7 +87,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[str, Page]:
-    return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
+    return {
+        path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_texts_of_a_spec_are_texts_in_a_report(hostile: Path) -> None:
     """To a reader of Markdown that knows HTML, as most do."""
-    tokens = MarkdownIt("commonmark").enable("table").parse((hostile / "report.md").read_text())
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .parse((hostile / "report.md").read_text())
+    )
     lines = [token for token in tokens if token.type == "inline"]
     parts = [part for line in lines for part in line.children or []]
     assert not [part.content for part in parts if part.type == "html_inline"]
@@ -119,7 +125,9 @@ def test_texts_of_a_spec_are_texts_in_a_report(hostile: Path) -> None:
     assert all(re.fullmatch("<!-- [^<>]+ -->", block) for block in blocks)
     words = [plain(line) for line in lines]
     assert words[1] == f"{HOSTILE}.", "the title, below the finding"
-    assert sum(text.startswith(f"{HOSTILE} ") for text in words) > 2, "labels in a table"
+    assert sum(text.startswith(f"{HOSTILE} ") for text in words) > 2, (
+        "labels in a table"
+    )
     assert f"{HOSTILE}?" in words, "a question"
     assert any(f"were declared {HOSTILE}." in text for text in words)
 
@@ -144,7 +152,8 @@ def test_an_own_experiment_stands_under_its_own_heading_beside_the_one_that_ship
     listed = (tmp_path / "site" / "experiments.html").read_text()
     _, *groups = listed.split("<h2>")
     links = {
-        group.partition("</h2>")[0]: re.findall('<li><a href="(.+?)"', group) for group in groups
+        group.partition("</h2>")[0]: re.findall('<li><a href="(.+?)"', group)
+        for group in groups
     }
     assert links == {
         "Your own experiments": ["results/first_look/index.html"],
@@ -184,14 +193,21 @@ def test_nothing_is_written_outside_the_site(tmp_path: Path) -> None:
 
 
 def test_there_is_a_page_for_everything(pages: dict[str, Page]) -> None:
-    wanted = ["index.html", "results/answers/index.html", "experiments.html", "docs/slurm.html"]
+    wanted = [
+        "index.html",
+        "results/answers/index.html",
+        "experiments.html",
+        "docs/slurm.html",
+    ]
     wanted += ["tracks/1/index.html", "tracks/1/rules.html"]
     wanted += [REPORT, f"results/reference/{EXPERIMENT}/explorer.html"]
     wanted += [method.page for method in read_methods(ROOT)]
     assert set(wanted) <= pages.keys()
 
 
-def test_every_link_leads_to_a_page_and_its_part(site: Path, pages: dict[str, Page]) -> None:
+def test_every_link_leads_to_a_page_and_its_part(
+    site: Path, pages: dict[str, Page]
+) -> None:
     for place, page in pages.items():
         for link in page.links:
             if "://" in link:
@@ -207,9 +223,14 @@ def test_every_link_leads_to_a_page_and_its_part(site: Path, pages: dict[str, Pa
 def test_nothing_is_loaded_from_a_network(site: Path, pages: dict[str, Page]) -> None:
     for place, page in pages.items():
         for address in page.loaded:
-            assert "://" not in address and not address.startswith("//"), (place, address)
+            assert "://" not in address and not address.startswith("//"), (
+                place,
+                address,
+            )
             if address and not address.startswith("data:"):
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(place), address))
+                path = posixpath.normpath(
+                    posixpath.join(posixpath.dirname(place), address)
+                )
                 assert (site / path).is_file(), (place, address)
     for path in (*site.glob("*.css"), *site.glob("*.js")):
         assert not re.search(r"url\(|@import|fetch\(", path.read_text()), path
@@ -258,7 +279,9 @@ def test_search_knows_every_title(site: Path) -> None:
 def test_links_of_texts_are_those_of_pages(tmp_path: Path) -> None:
     texts = {"docs/a.md": tmp_path / "a.md", "README.md": tmp_path / "README.md"}
     places = Places(ROOT, tmp_path, texts)
-    markdown = "# A\n\n[b](../README.md#there) [c](gone.md) [d](https://x.org) `README.md`\n"
+    markdown = (
+        "# A\n\n[b](../README.md#there) [c](gone.md) [d](https://x.org) `README.md`\n"
+    )
     text = html_of(markdown, "docs/a.md", places, {})
     assert page_of("docs/a.md") == "docs/a.html"
     assert '<a href="../index.html#there">b</a>' in text.body
@@ -268,9 +291,13 @@ def test_links_of_texts_are_those_of_pages(tmp_path: Path) -> None:
     assert '<a href="../index.html"><code>README.md</code></a>' in text.body
 
 
-def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(tmp_path: Path) -> None:
+def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(
+    tmp_path: Path,
+) -> None:
     words = "words " * 20
-    markdown = f"# A\n\nIt is 5 % of it.\n\n| a | b |\n| --- | --- |\n| short | {words}|\n"
+    markdown = (
+        f"# A\n\nIt is 5 % of it.\n\n| a | b |\n| --- | --- |\n| short | {words}|\n"
+    )
     text = html_of(markdown, "a.md", Places(tmp_path, tmp_path / "site", {}), {})
     assert text.body.count('class="long"') == 1
     assert "<td>short</td>" in text.body

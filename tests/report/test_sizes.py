@@ -39,18 +39,33 @@ def losses_of(folder: Path) -> tuple[pd.DataFrame, str]:
 def test_each_method_has_its_drop_at_each_size_and_length(name: str) -> None:
     losses, baseline = losses_of(REFERENCE / name)
     place = ["num_parameters", "num_steps"]
-    of_baseline = dict(iter(losses[losses["method"] == baseline].groupby(place)["loss"]))
+    of_baseline = dict(
+        iter(losses[losses["method"] == baseline].groupby(place)["loss"])
+    )
     expected = {}
-    for (label, *at), own in losses[losses["method"] != baseline].groupby(["label", *place]):
+    for (label, *at), own in losses[losses["method"] != baseline].groupby(
+        ["label", *place]
+    ):
         drop = stats.ttest_ind(own["loss"], of_baseline[tuple(at)], equal_var=False)
         low, high = drop.confidence_interval(0.95)
         mean = own["loss"].mean() - of_baseline[tuple(at)].mean()
-        expected[label, *at] = (len(own), of_baseline[tuple(at)].mean(), mean, low, high)
+        expected[label, *at] = (
+            len(own),
+            of_baseline[tuple(at)].mean(),
+            mean,
+            low,
+            high,
+        )
     found = sizes_frame(read_frames(REFERENCE / name))
     assert len(found) == len(expected)
     for line in found.itertuples():
         # Scores are losses with their sign turned, so that more is better.
-        numbers = (-line.baseline, -line.difference, -line.difference_high, -line.difference_low)
+        numbers = (
+            -line.baseline,
+            -line.difference,
+            -line.difference_high,
+            -line.difference_low,
+        )
         num_runs, *others = expected[line.label, line.num_parameters, line.num_steps]
         assert line.num_runs == num_runs
         assert numbers == pytest.approx(tuple(others), abs=1e-9)
@@ -63,7 +78,7 @@ def test_an_experiment_of_one_size_has_no_such_table() -> None:
 def test_a_tie_is_rounded_as_everywhere_else() -> None:
     """This drop is 7.315 points, but for its last bits."""
     sizes = sizes_frame(read_frames(REFERENCE / "gap_images"))
-    [line] = sizes[(sizes["num_parameters"] == 303_450) & (sizes["label"] == "local SGD")].to_dict(
-        "records"
-    )
+    [line] = sizes[
+        (sizes["num_parameters"] == 303_450) & (sizes["label"] == "local SGD")
+    ].to_dict("records")
     assert line["drop"].startswith(f"{gap(line['difference'], 'points')} (")

@@ -28,13 +28,17 @@ def _network(
     machines: int, workers: int, algorithm: Algorithm = "ring", inside: Link = INSIDE
 ) -> Network:
     links = Links(BETWEEN, inside)
-    return Network(machines, workers, dict.fromkeys(get_args(Collective), links), algorithm)
+    return Network(
+        machines, workers, dict.fromkeys(get_args(Collective), links), algorithm
+    )
 
 
 def _message(
     num_bytes: int, ready: float, every: int = 1, collective: Collective = "all_reduce"
 ) -> Message:
-    return Message(collective=collective, payload_bytes=num_bytes, every=every, ready=ready)
+    return Message(
+        collective=collective, payload_bytes=num_bytes, every=every, ready=ready
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,14 +48,16 @@ def _message(
         (_network(8, 1), "all_gather", 63.0),  # 7 hops of 8 kB: 7 (1 + 8)
         (_network(8, 1, "tree"), "all_reduce", 54.0),  # 2 x 3 levels of 8 kB: 6 (1 + 8)
         (_network(5, 1, "tree"), "all_reduce", 54.0),  # five need three levels as well
-        (_network(2, 4), "all_reduce", 28.0),  # the slow link between sets the pace of all 14 hops
+        # The slow link between sets the pace of all 14 hops
+        (_network(2, 4), "all_reduce", 28.0),
         (
             _network(2, 4, inside=Link(2e-3, 3e-6)),
             "all_reduce",
             70.0,
         ),  # or the one inside: 14 (2 + 3)
         (_network(1, 8), "all_reduce", 2.8),  # inside alone: 14 (0.1 + 0.1)
-        (_network(8, 1, "hierarchical"), "all_reduce", 28.0),  # nothing inside: the ring
+        # Nothing inside: the ring
+        (_network(8, 1, "hierarchical"), "all_reduce", 28.0),
         (
             _network(2, 4, "tree"),
             "all_reduce",
@@ -63,7 +69,8 @@ def _message(
         # Gather 3 (0.1 + 0.8); between, four workers' 8 kB, 1 (1 + 32); all 64 kB on, 0.3 + 6.4.
         (_network(2, 4, "hierarchical"), "all_gather", 42.4),
         (_network(1, 1), "all_reduce", 0.0),
-        (_network(8, 1, "tree"), "two_stages", 28.0),  # 2 x 7 messages of 1 kB, as in a ring
+        # 2 x 7 messages of 1 kB, as in a ring
+        (_network(8, 1, "tree"), "two_stages", 28.0),
         (_network(1, 8), "two_stages", 2.8),
         # Four workers send 1 kB to each of the four of the other machine, twice: 2 x 4 (1 + 4).
         (_network(2, 4, "hierarchical"), "two_stages", 40.0),
@@ -126,7 +133,9 @@ DRAWN = _message(8000, 2 / 3).model_copy(update={"ready_draws": [1 / 3, 1.0]})
     ],
 )
 def test_a_step(messages: list[Message], network: Network, milliseconds: float) -> None:
-    assert step_seconds(COMPUTE, messages, network) == pytest.approx(1e-3 * milliseconds)
+    assert step_seconds(COMPUTE, messages, network) == pytest.approx(
+        1e-3 * milliseconds
+    )
 
 
 def test_encoding_comes_on_top() -> None:
@@ -136,8 +145,13 @@ def test_encoding_comes_on_top() -> None:
 
 def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:
     # Three steps of 40 + 28, one of 40 + 28 + 63: (3 x 68 + 131) / 4.
-    messages = [_message(8000, 1.0), _message(8000, 1.0, every=4, collective="all_gather")]
-    assert period_seconds(COMPUTE, messages, 4, _network(8, 1)) == pytest.approx(83.75e-3)
+    messages = [
+        _message(8000, 1.0),
+        _message(8000, 1.0, every=4, collective="all_gather"),
+    ]
+    assert period_seconds(COMPUTE, messages, 4, _network(8, 1)) == pytest.approx(
+        83.75e-3
+    )
 
 
 RING = ((1, 7),)
@@ -170,7 +184,10 @@ PEERS = ((1,), (2,), (4,))
     ],
 )
 def test_an_exchange_with_neighbours(
-    network: Network, payload_bytes: int, rounds: tuple[tuple[int, ...], ...], milliseconds: float
+    network: Network,
+    payload_bytes: int,
+    rounds: tuple[tuple[int, ...], ...],
+    milliseconds: float,
 ) -> None:
     seconds = collective_seconds(network, "exchange", payload_bytes, rounds)
     assert seconds == pytest.approx(1e-3 * milliseconds, rel=1e-12)
@@ -195,12 +212,14 @@ def test_a_published_measurement_is_met() -> None:
     }
     links = {bits: Links(Link(0.0, 8 / bits), INSIDE) for bits in published}
     sending = {
-        bits: collective_seconds(Network(4, 1, {"all_reduce": each}), "all_reduce", 4 * 30_800_000)
+        bits: collective_seconds(
+            Network(4, 1, {"all_reduce": each}), "all_reduce", 4 * 30_800_000
+        )
         for bits, each in links.items()
     }
     compute = 0.0174 / (1 - 0.0174) * sending[1e9]
     for bits, shares in published.items():
         for interval, share in shares.items():
-            assert interval * compute / (interval * compute + sending[bits]) == pytest.approx(
-                share, rel=0.1
-            )
+            assert interval * compute / (
+                interval * compute + sending[bits]
+            ) == pytest.approx(share, rel=0.1)

@@ -33,7 +33,9 @@ def hidden(point: dict[str, Any]) -> list[float]:
     """Each hop takes the root of the sum of squares of what it would take alone for its latency and
     for its bytes."""
     is_sum = point["collective"] == "all_reduce"
-    size, hops = (point["payload_bytes"] / 8, 14) if is_sum else (point["payload_bytes"], 7)
+    size, hops = (
+        (point["payload_bytes"] / 8, 14) if is_sum else (point["payload_bytes"], 7)
+    )
     return [hops * math.hypot(ALPHA, size / RATE)]
 
 
@@ -45,7 +47,8 @@ def hidden(point: dict[str, Any]) -> list[float]:
         # be anything.
         (
             lambda point: [
-                seconds * (1 + NOISE.uniform(-0.02, 0.02)) for seconds in point["seconds"]
+                seconds * (1 + NOISE.uniform(-0.02, 0.02))
+                for seconds in point["seconds"]
             ],
             1,
             0.05,
@@ -63,7 +66,9 @@ def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
     reduced, gathered = _fits(record)
     assert (reduced.collective, gathered.collective) == ("all_reduce", "all_gather")
     for fit in (reduced, gathered):
-        assert (fit.link.alpha, fit.link.beta) == pytest.approx((ALPHA, 1 / RATE), rel=error)
+        assert (fit.link.alpha, fit.link.beta) == pytest.approx(
+            (ALPHA, 1 / RATE), rel=error
+        )
         assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error)
         assert fit.worst < error
         assert fit.link.hop(1e9) == pytest.approx(1e9 * fit.link.beta, rel=1e-3)
@@ -96,7 +101,9 @@ def test_between_two_limits_the_share_is_in_between() -> None:
         point["seconds"] = [2 * point["seconds"][0] - hops * ALPHA]
     network = _network(_fits(slow, fast), math.sqrt(10e6 * 1e9))
     # Half-way between the limits on the axis of logarithms: (0.9 + 0.45) / 2 of 100 Mb/s.
-    assert 8 / network.links["all_reduce"].between.beta == pytest.approx(67.5e6, rel=1e-6)
+    assert 8 / network.links["all_reduce"].between.beta == pytest.approx(
+        67.5e6, rel=1e-6
+    )
 
 
 def test_other_layouts_and_dilated_networks_are_modelled_from_what_was_swept() -> None:
@@ -105,7 +112,12 @@ def test_other_layouts_and_dilated_networks_are_modelled_from_what_was_swept() -
     assert (links.between.beta, links.inside.beta) == pytest.approx(
         (1 / RATE, 8 / (EFFICIENCY * 1e9))
     )
-    assert network_on(Fabric.model_validate(fabric(100e6) | {"backend": "nccl"}), fits) is None
+    assert (
+        network_on(Fabric.model_validate(fabric(100e6) | {"backend": "nccl"}), fits)
+        is None
+    )
     real, dilated = (_network(fits, 100e6, dilation=k) for k in (1.0, 20.0))
-    slow, fast = (collective_seconds(each, "all_gather", 5000) for each in (real, dilated))
+    slow, fast = (
+        collective_seconds(each, "all_gather", 5000) for each in (real, dilated)
+    )
     assert fast == pytest.approx(slow / 20)

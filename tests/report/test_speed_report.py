@@ -16,12 +16,23 @@ import pytest
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import RecordError
 from cser_bench.report.render import markdown_of
-from cser_bench.report.speed.comparisons import HEADLINES, headline_marks, needed_ratio_at, speedup
+from cser_bench.report.speed.comparisons import (
+    HEADLINES,
+    headline_marks,
+    needed_ratio_at,
+    speedup,
+)
 from cser_bench.report.speed.report import build_speed_report, contents
 from cser_bench.report.speed.timed import experiments_beside, scored_steps_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
-from tests.report.made_up_timings import NUM_PARAMETERS, ring_seconds, sweep, timing, write_study
+from tests.report.made_up_timings import (
+    NUM_PARAMETERS,
+    ring_seconds,
+    sweep,
+    timing,
+    write_study,
+)
 
 SHIPPED = Path(__file__).parents[2] / "results/speedups"
 
@@ -33,7 +44,9 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
-    context, frames, figures = contents(study, experiments_beside(SHIPPED, study.sessions))
+    context, frames, figures = contents(
+        study, experiments_beside(SHIPPED, study.sessions)
+    )
     return markdown_of("speed.md.j2", context), frames, figures
 
 
@@ -45,7 +58,10 @@ def test_a_slower_device_and_its_messages_by_hand(tmp_path: Path) -> None:
     for slower in (1.0, 2.0):
         base = slower * 0.03 + ring_seconds(4 * NUM_PARAMETERS, 100e6) / 20
         own = slower * 0.03 + ring_seconds(4 * NUM_PARAMETERS / 256, 100e6) / 20
-        codecs = [codec_bytes()[name] * NUM_PARAMETERS / 900e9 for name in ("all_reduce", "csea")]
+        codecs = [
+            codec_bytes()[name] * NUM_PARAMETERS / 900e9
+            for name in ("all_reduce", "csea")
+        ]
         expected = (base + codecs[0]) / (own + codecs[1])
         assert speedup(model, "csea", "all_reduce", bits, slower) == pytest.approx(
             expected, rel=1e-6
@@ -60,7 +76,9 @@ def test_a_slower_device_and_its_messages_by_hand(tmp_path: Path) -> None:
 def test_published_rates_are_scaled_to_the_batch(study: SpeedStudy) -> None:
     marks = headline_marks(HEADLINES[0], study.models["resnet50_v100"])
     # 32 images at 1,200 a second of one GPU, and at 8,322, 5,815.8 and 4,808 of eight.
-    assert [*marks] == pytest.approx([32 / 1200, 32 / 1040.25, 32 / 726.975, 32 / 601.0])
+    assert [*marks] == pytest.approx(
+        [32 / 1200, 32 / 1040.25, 32 / 726.975, 32 / 601.0]
+    )
 
 
 def test_the_model_is_off_by_what_the_report_says(
@@ -70,10 +88,13 @@ def test_the_model_is_off_by_what_the_report_says(
     cells = frames["step_times"]
     whole = (cells["predicted_seconds"] / cells["seconds"] - 1).abs()
     large = cells[cells["communication_seconds"] > 0.1 * cells["compute_seconds"]]
-    talk = (large["predicted_communication_seconds"] / large["communication_seconds"] - 1).abs()
+    talk = (
+        large["predicted_communication_seconds"] / large["communication_seconds"] - 1
+    ).abs()
     for errors, count in ((whole, 196), (talk, 117)):
         numbers = [
-            f"{100 * each:.1f}" for each in (errors.mean(), errors.median(), errors.quantile(0.9))
+            f"{100 * each:.1f}"
+            for each in (errors.mean(), errors.median(), errors.quantile(0.9))
         ]
         assert f"| all | {count} | {' | '.join(numbers)} |" in text
 
@@ -86,9 +107,7 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
     at_10 = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
     over_ddp = at_10["ddp"] / at_10["mcser-96"]
     over_best = at_10["ddp_powersgd_1"] / at_10["mcser-96"]
-    head = (
-        f"| M-CSER top-k | 96 | emulated, without encoding | {over_ddp:.2f}x | {over_best:.2f}x |"
-    )
+    head = f"| M-CSER top-k | 96 | emulated, without encoding | {over_ddp:.2f}x | {over_best:.2f}x |"
     first_table = text.partition("\n## ")[0]
     assert head in first_table
     [line] = re.findall(
@@ -154,7 +173,9 @@ def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:
     assert cells["predicted_seconds"].isna().all()
     assert not math.isnan(cells["seconds"].iloc[0])
     first, again = (
-        report_of(name, timing(100e6, "measured", 1.0), sweeps=[sweep(100e6)]).read_text()
+        report_of(
+            name, timing(100e6, "measured", 1.0), sweeps=[sweep(100e6)]
+        ).read_text()
         for name in ("one", "two")
     )
     assert "Measured milliseconds of a step" in first
@@ -169,7 +190,9 @@ def test_mistakes_are_sentences(study: SpeedStudy, tmp_path: Path) -> None:
     record = json.loads((folder / "timing-0.json").read_text())
     record["attempt"]["host"] = "elsewhere"
     (folder / "timing-0.json").write_text(json.dumps(record))
-    with pytest.raises(RecordError, match=r"timed on another machine than sweep-0\.json"):
+    with pytest.raises(
+        RecordError, match=r"timed on another machine than sweep-0\.json"
+    ):
         read_study(folder)
 
 

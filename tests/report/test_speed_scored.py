@@ -42,10 +42,26 @@ def method(frames: Frames, row: str, **changes: Any) -> dict[str, Any]:
 
 
 def cell(
-    name: str, seconds: list[float], bits: float | None, kind: str = "every", share: float = 1.0
+    name: str,
+    seconds: list[float],
+    bits: float | None,
+    kind: str = "every",
+    share: float = 1.0,
 ) -> dict[str, Any]:
-    plain = {"method": name, "kind": kind, "share": share, "bits_per_second": bits, "dilation": 4.0}
-    parts = ("compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds", "visits")
+    plain = {
+        "method": name,
+        "kind": kind,
+        "share": share,
+        "bits_per_second": bits,
+        "dilation": 4.0,
+    }
+    parts = (
+        "compute_seconds",
+        "codec_seconds",
+        "waiting_seconds",
+        "transfer_seconds",
+        "visits",
+    )
     return plain | {key: [0] * len(seconds) for key in parts} | {"seconds": seconds}
 
 
@@ -65,7 +81,12 @@ def made(frames: Frames, slower: float = 1.0) -> Timing:
     methods = [method(frames, row) for row in ROWS]
     methods.append(
         method(
-            frames, "sgd", name="ddp", label="DDP", algorithm="ddp", rows=["fashion_mnist_long/sgd"]
+            frames,
+            "sgd",
+            name="ddp",
+            label="DDP",
+            algorithm="ddp",
+            rows=["fashion_mnist_long/sgd"],
         )
     )
     seconds = {"sgd": 0.2, "mcser-96": 0.03, "ef_topk-96": 0.05, "ddp": 0.15}
@@ -74,8 +95,12 @@ def made(frames: Frames, slower: float = 1.0) -> Timing:
         for bits in LINKS
         for name, own in seconds.items()
     ]
-    cells += [cell("local_sgd-96", steps(0.9), bits, "synchronising", 0.25) for bits in LINKS]
-    return session(methods, [*cells, cell("local_sgd-96", steps(0.02), None, "ordinary", 0.75)])
+    cells += [
+        cell("local_sgd-96", steps(0.9), bits, "synchronising", 0.25) for bits in LINKS
+    ]
+    return session(
+        methods, [*cells, cell("local_sgd-96", steps(0.02), None, "ordinary", 0.75)]
+    )
 
 
 def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
@@ -103,13 +128,17 @@ def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
 
 def test_ddp_stands_for_sgd_which_loses_nothing_to_itself(frames: Frames) -> None:
     found = joined_frame(frames, [made(frames)])
-    own = found[(found["row"] == "sgd") & (found["bits_per_second"] == 1e9)].set_index("method")
+    own = found[(found["row"] == "sgd") & (found["bits_per_second"] == 1e9)].set_index(
+        "method"
+    )
     assert set(own.index) == {"sgd", "ddp"}
     assert set(own["estimate"]) == {0.0}
     assert own.loc["ddp", "seconds"] < own.loc["sgd", "seconds"]
     scores = {row: frames.done(row).mean() for row in ("sgd", "mcser-96")}
     line = found[(found["row"] == "mcser-96")].iloc[0]
-    assert line["estimate"] == pytest.approx(scores["mcser-96"] - scores["sgd"], abs=1e-12)
+    assert line["estimate"] == pytest.approx(
+        scores["mcser-96"] - scores["sgd"], abs=1e-12
+    )
 
 
 def test_an_experiment_that_has_just_begun_has_steps_and_no_losses(
@@ -126,7 +155,9 @@ def test_no_line_of_the_frontier_is_beaten(frames: Frames) -> None:
     found = joined_frame(frames, [made(frames)]).dropna(subset=["seconds", "estimate"])
     for _, group in found.groupby("bits_per_second"):
         for line in group.itertuples():
-            better = (group["seconds"] <= line.seconds) & (group["estimate"] >= line.estimate)
+            better = (group["seconds"] <= line.seconds) & (
+                group["estimate"] >= line.estimate
+            )
             strictly = better & (
                 (group["seconds"] < line.seconds) | (group["estimate"] > line.estimate)
             )
@@ -140,12 +171,18 @@ def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
     expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
     assert line["interval"] == "t"
     assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
-    assert one.loc[("local_sgd-96", 1e9), "seconds"] == pytest.approx(0.75 * 0.0202 + 0.25 * 0.909)
+    assert one.loc[("local_sgd-96", 1e9), "seconds"] == pytest.approx(
+        0.75 * 0.0202 + 0.25 * 0.909
+    )
     two = scored_steps_frame([made(frames), made(frames, 1.1)]).set_index(
         ["method", "bits_per_second"]
     )
     line = two.loc[("mcser-96", 1e9)]
-    assert (line["interval"], line["num_sessions"], line["num_steps"]) == ("sessions", 2, 24)
+    assert (line["interval"], line["num_sessions"], line["num_steps"]) == (
+        "sessions",
+        2,
+        24,
+    )
     assert (line["low"], line["high"]) == pytest.approx((0.0303, 1.1 * 0.0303))
     few = session([method(frames, "mcser-96")], [cell("mcser-96", [0.1, 0.3], 1e9)])
     line = scored_steps_frame([few]).iloc[0]

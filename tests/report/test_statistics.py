@@ -42,11 +42,11 @@ def shipped() -> Frames:
 
 def test_settings_are_columns(shipped: Frames) -> None:
     row = shipped.by_row.loc["mcser-96"]
-    assert (row["error_compressor.kind"], row["error_compressor.ratio"], row["reset_interval"]) == (
-        "top_k",
-        16,
-        24,
-    )
+    assert (
+        row["error_compressor.kind"],
+        row["error_compressor.ratio"],
+        row["reset_interval"],
+    ) == ("top_k", 16, 24)
     assert math.isnan(shipped.by_row.loc["sgd", "reset_interval"])
     assert row["momentum"] == 0.9
 
@@ -121,7 +121,9 @@ def test_each_row_has_its_own_variance_whatever_the_others_have(
     )
     first, second = (line for _, line in contrasts_frame(frames).iterrows())
     welch = stats.ttest_ind(wild, SGD, equal_var=False)
-    assert (first["p"], first["degrees"]) == pytest.approx((welch.pvalue / 2, welch.df), rel=1e-9)
+    assert (first["p"], first["degrees"]) == pytest.approx(
+        (welch.pvalue / 2, welch.df), rel=1e-9
+    )
     assert (first["low"], first["high"]) == pytest.approx(
         tuple(welch.confidence_interval(0.95)), rel=1e-9
     )
@@ -134,7 +136,9 @@ def test_each_row_has_its_own_variance_whatever_the_others_have(
     beyond = stats.ttest_ind(
         np.subtract(calm, 0.005), wild, equal_var=False, alternative="greater"
     ).pvalue
-    below = stats.ttest_ind(np.add(calm, 0.005), wild, equal_var=False, alternative="less").pvalue
+    below = stats.ttest_ind(
+        np.add(calm, 0.005), wild, equal_var=False, alternative="less"
+    ).pvalue
     assert second["p"] == pytest.approx(min(both[0], beyond, below), rel=1e-9)
 
 
@@ -152,14 +156,17 @@ def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -
         for side in SIDES
     )
     better, worse = (
-        stats.ttest_ind(B, SGD, equal_var=False, alternative=side).pvalue for side in SIDES
+        stats.ttest_ind(B, SGD, equal_var=False, alternative=side).pvalue
+        for side in SIDES
     )
     above, below = (
         stats.ttest_ind(np.add(B, 0.005), A, equal_var=False, alternative=side).pvalue
         for side in SIDES
     )
     under, beyond = (
-        stats.ttest_ind(np.subtract(B, 0.005), A, equal_var=False, alternative=side).pvalue
+        stats.ttest_ind(
+            np.subtract(B, 0.005), A, equal_var=False, alternative=side
+        ).pvalue
         for side in SIDES[::-1]
     )
     family = multipletests(
@@ -174,20 +181,30 @@ def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -
     ]
 
 
-def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(shipped: Frames) -> None:
+def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(
+    shipped: Frames,
+) -> None:
     """By its definition: mean squares of a two-way layout, as statsmodels has them."""
     generator = np.random.default_rng(0)
     common = generator.normal(0, 0.01, 6)
-    scores = {row: list(0.8 + common + generator.normal(0, 0.01, 6)) for row in ("a", "b", "c")}
+    scores = {
+        row: list(0.8 + common + generator.normal(0, 0.01, 6))
+        for row in ("a", "b", "c")
+    }
     scores["a"].append(0.9)  # a seed that the others lack
-    frames = made_up(shipped, scores, ("a", "b", "superiority"), ("c", "b", "superiority"))
+    frames = made_up(
+        shipped, scores, ("a", "b", "superiority"), ("c", "b", "superiority")
+    )
     lines = [
         (row, seed, score)
         for row, values in scores.items()
         for seed, score in enumerate(values[:6])
     ]
     table = anova_lm(
-        ols("score ~ C(row) + C(seed)", pd.DataFrame(lines, columns=["row", "seed", "score"])).fit()
+        ols(
+            "score ~ C(row) + C(seed)",
+            pd.DataFrame(lines, columns=["row", "seed", "score"]),
+        ).fit()
     )
     between, within = table.loc[["C(seed)", "Residual"], "mean_sq"]
     found = seed_correlation(frames)
@@ -196,7 +213,10 @@ def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(shipp
     assert found.value == pytest.approx((between - within) / (between + 2 * within))
     assert found.low < found.value < found.high
     assert (
-        seed_correlation(made_up(shipped, {"a": A, "b": B[:1]}, ("a", "b", "superiority"))) is None
+        seed_correlation(
+            made_up(shipped, {"a": A, "b": B[:1]}, ("a", "b", "superiority"))
+        )
+        is None
     )
 
 
@@ -223,7 +243,8 @@ def test_experiments_that_share_runs_of_their_baseline_name_each_other(
         ("superiority", [0.8752, 0.8758, 0.8755], "no difference seen"),
         ("equivalence", [0.8752, 0.8758, 0.8755], "equal within the margin"),
         ("equivalence", [0.85, 0.89, 0.88], "undecided"),
-        ("equivalence", [0.8703, 0.8709, 0.8706], "undecided"),  # about the margin apart
+        # About the margin apart
+        ("equivalence", [0.8703, 0.8709, 0.8706], "undecided"),
         ("equivalence", [0.86, 0.861, 0.862], "worse by more than the margin"),
         ("equivalence", [0.89, 0.891, 0.892], "better by more than the margin"),
         ("non-inferiority", [0.8752, math.nan, 0.8755], "diverged"),
@@ -239,13 +260,19 @@ def test_words(shipped: Frames, kind: str, scores: list[float], word: str) -> No
 def test_what_cannot_be_said_stays_in_its_family(shipped: Frames) -> None:
     """Else a run that diverges would make the other contrasts easier to show."""
     two = (("a", "sgd", "non-inferiority"), ("b", "sgd", "non-inferiority"))
-    broken = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two))
+    broken = contrasts_frame(
+        made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two)
+    )
     assert broken["p"][1] == 1
     assert broken["p_holm"][0] == pytest.approx(4 * broken["p"][0])
 
 
-def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(shipped: Frames) -> None:
-    frames = made_up(shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority"))
+def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(
+    shipped: Frames,
+) -> None:
+    frames = made_up(
+        shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority")
+    )
     found = difference(frames, "a", "sgd")
     assert found is not None
     assert found.p_above(-0.005) == 0
@@ -266,7 +293,8 @@ def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(shipped: 
             {("a", 0.1): 0.9, ("b", 0.1): 0.8, ("a", 0.01): 0.7, ("b", 0.01): 0.71},
             0.0,
         ),  # it turns round
-        ({("a", 1.0): 0.9, ("b", 1.0): 0.8}, math.nan),  # a rate that neither was chosen at
+        # A rate that neither was chosen at
+        ({("a", 1.0): 0.9, ("b", 1.0): 0.8}, math.nan),
         ({("a", 0.1): 0.9, ("b", 0.1): math.nan}, math.nan),  # one diverged
     ],
 )
@@ -283,9 +311,13 @@ def test_a_difference_needs_one_rate_for_both(
         expected, nan_ok=True
     )
     equal = replace(
-        shipped, rows=rows.assign(learning_rate=0.1), runs=made_up(shipped, {"a": A, "b": B}).runs
+        shipped,
+        rows=rows.assign(learning_rate=0.1),
+        runs=made_up(shipped, {"a": A, "b": B}).runs,
     )
-    assert at_equal_rate(equal, rates[:0], "a", "b") == pytest.approx(np.mean(A) - np.mean(B))
+    assert at_equal_rate(equal, rates[:0], "a", "b") == pytest.approx(
+        np.mean(A) - np.mean(B)
+    )
 
 
 def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:

@@ -30,7 +30,9 @@ def test_welch_alone_holds_its_level_unpaired(shipped: pd.DataFrame) -> None:
     assert most["moderated, robust"] > 0.1
     assert most["pooled"] > 0.2
     hard = shipped[
-        (shipped["seeds"] == 3) & (shipped["noise"] == "row") & (shipped["correlation"] == 0)
+        (shipped["seeds"] == 3)
+        & (shipped["noise"] == "row")
+        & (shipped["correlation"] == 0)
     ]
     assert (hard[hard["rule"] == "Welch"]["error_margin"] < 0.06).all()
     assert (hard[hard["rule"] == "moderated, robust"]["error_margin"] > 0.08).all()
@@ -51,11 +53,16 @@ def test_correlations_are_those_of_the_packs() -> None:
             for row in plan["rows"]
             for seed, run_id in row["runs"].items()
         }
-        named = {contrast[key] for contrast in plan["contrasts"] for key in ("row", "reference")}
+        named = {
+            contrast[key]
+            for contrast in plan["contrasts"]
+            for key in ("row", "reference")
+        }
         runs = scores_of(folder, plan)
         runs = runs[~runs["diverged"] & runs["row"].isin(named)]
         runs["seed"] = [
-            seeds[row, run_id] for row, run_id in zip(runs["row"], runs["run_id"], strict=True)
+            seeds[row, run_id]
+            for row, run_id in zip(runs["row"], runs["run_id"], strict=True)
         ]
         runs = runs[runs.groupby("seed")["row"].transform("size") == len(named)]
         table = anova_lm(ols("score ~ C(row) + C(seed)", runs).fit())
@@ -68,7 +75,10 @@ def test_correlations_are_those_of_the_packs() -> None:
 def table_of(name: str) -> list[list[str]]:
     """Cells of a table of the page, without its head."""
     part = PAGE.partition(f"<!-- table: {name} -->\n")[2].partition("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[2:]]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in part.splitlines()[2:]
+    ]
 
 
 def test_the_pages_errors_are_those_recorded(shipped: pd.DataFrame) -> None:
@@ -78,11 +88,16 @@ def test_the_pages_errors_are_those_recorded(shipped: pd.DataFrame) -> None:
     assert len(lines) == 8
     for rule, seeds, *cells in lines:
         noises = ("equal", "as shipped", "row", "other row", "baseline")
-        assert cells == [f"{100 * most[rule, int(seeds), noise]:.1f}" for noise in noises]
+        assert cells == [
+            f"{100 * most[rule, int(seeds), noise]:.1f}" for noise in noises
+        ]
     welch = shipped[shipped["rule"] == "Welch"]
-    at_margin, of_difference = (100 * welch[["error_margin", "error_better"]].max()).tolist()
+    at_margin, of_difference = (
+        100 * welch[["error_margin", "error_better"]].max()
+    ).tolist()
     assert (
-        f"the most is {at_margin:.1f} at the margin's edge, and {of_difference:.1f} for a" in PAGE
+        f"the most is {at_margin:.1f} at the margin's edge, and {of_difference:.1f} for a"
+        in PAGE
     )
     said = (
         f"cover the truth in {100 * welch['coverage'].min():.1f} to "
@@ -110,7 +125,10 @@ def test_the_pages_costs_and_pairs_are_those_recorded(shipped: pd.DataFrame) -> 
             for rule in ("Welch", "paired")
         ]
         widths = [f"{line['half_width']:.2f}" for line in lines]
-        assert cells == [*widths, *(f"{100 * line['power_holm']:.0f}" for line in lines)]
+        assert cells == [
+            *widths,
+            *(f"{100 * line['power_holm']:.0f}" for line in lines),
+        ]
 
 
 def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() -> None:

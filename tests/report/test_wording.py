@@ -47,10 +47,14 @@ def test_an_interval_has_one_form_in_cells_and_one_in_prose() -> None:
 
 def test_each_verdict_is_a_finding_of_the_row_against_its_reference() -> None:
     line = {"margin": 0.005, "unit": "points"}
-    found = {word: wording.finding(line | {"verdict": word}) for word in statistics.VERDICTS}
+    found = {
+        word: wording.finding(line | {"verdict": word}) for word in statistics.VERDICTS
+    }
     assert found[statistics.LESS] == "below 0.5 points"
     assert found[statistics.WORSE_BY_MARGIN] == "worse by over 0.5 points"
-    assert found[statistics.UNDECIDED] == found[statistics.NO_DIFFERENCE] == "inconclusive"
+    assert (
+        found[statistics.UNDECIDED] == found[statistics.NO_DIFFERENCE] == "inconclusive"
+    )
     is_open = {word for word, said in found.items() if said.startswith("inconclusive")}
     assert is_open.isdisjoint(wording.SIGNIFICANT)
     assert wording.finding(line | {"verdict": None}) == "not tested"

@@ -27,9 +27,13 @@ def slurm() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def cluster(
+    slurm: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalCluster]:
     """Six idle nodes; it takes arrays of three tasks. Tests leave it as they found it."""
-    with running(tmp_path_factory.mktemp("slurm"), num_nodes=6, max_array_size=3) as shared:
+    with running(
+        tmp_path_factory.mktemp("slurm"), num_nodes=6, max_array_size=3
+    ) as shared:
         yield shared
 
 

@@ -45,7 +45,8 @@ is 120."""
 NOTICE_SECONDS = 10
 """Slurm's SlurmdTimeout: with 3, all nodes are down for a moment after a start."""
 
-READY_SECONDS, STOP_SECONDS = 60.0, 10.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 10.0
 """How long a daemon may take until it answers, and to end by itself."""
 
 
@@ -57,7 +58,9 @@ def missing_packages() -> str | None:
     """The sentence that says which of Debian's packages are missing, and the command that installs
     them."""
     missing = [
-        package for program, package in PACKAGES.items() if not shutil.which(program, path=PATH)
+        package
+        for program, package in PACKAGES.items()
+        if not shutil.which(program, path=PATH)
     ]
     command = f"apt-get install --no-install-recommends {' '.join(missing)}"
     return (
@@ -82,10 +85,13 @@ class LocalCluster:
         """What one of Slurm's commands prints. Raises ClusterError, with what it says, where it
         fails."""
         environment = os.environ | {"PATH": PATH} | self.environment
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60
+        )
         if done.returncode:
             raise ClusterError(
-                done.stderr.strip() or f"{command[0]} failed with exit code {done.returncode}"
+                done.stderr.strip()
+                or f"{command[0]} failed with exit code {done.returncode}"
             )
         return done.stdout
 
@@ -117,14 +123,17 @@ class LocalCluster:
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
         if noticed:
-            self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
+            self.call(
+                "scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed"
+            )
 
     def start_node(self, node: str) -> None:
         """Bring a node back that was killed. Raises ClusterError if it does not answer."""
         self._launch(node)
 
         def is_back() -> bool:
-            if self._state(node) == "down":  # by `noticed`: Slurm leaves it so until told
+            # By `noticed`: Slurm leaves it so until told
+            if self._state(node) == "down":
                 self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
             return self._answers(node)
 
@@ -137,7 +146,9 @@ class LocalCluster:
 
     def port(self, daemon: str) -> int:
         """Where slurmctld or a node's slurmd listens."""
-        return self.first_port + (0 if daemon == "slurmctld" else int(daemon.removeprefix("node")))
+        return self.first_port + (
+            0 if daemon == "slurmctld" else int(daemon.removeprefix("node"))
+        )
 
     def _state(self, node: str) -> str:
         """Slurm's word for the state of a node, such as idle or down*, where * means that it does
@@ -153,14 +164,17 @@ class LocalCluster:
     def _launch(self, name: str) -> None:
         """Start a daemon in the foreground, and wait until it listens. What it says goes to
         `log/NAME.err`."""
-        own, address = f"{self.folder}/munge", f"{self.folder}/munge/munge.socket"
+        own = f"{self.folder}/munge"
+        address = f"{self.folder}/munge/munge.socket"
         command = [["slurmd", "-N", name], ["slurmctld"]][name == "slurmctld"]
         command = [*command, "-D", "-f", f"{self.folder}/etc/slurm.conf"]
         if name == "munged":  # --force: it takes a private folder for no error
             command = ["munged", "--foreground", "--force", f"--key-file={own}/munge.key", f"--socket={address}",
                        f"--pid-file={own}/munged.pid", f"--seed-file={own}/munged.seed"]  # fmt: skip
         environment = {
-            key: value for key, value in os.environ.items() if not key.startswith("SLURM")
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("SLURM")
         }
         environment |= {"PATH": PATH} | self.environment
         with (self.folder / f"log/{name}.err").open("wb") as said:
@@ -169,7 +183,10 @@ class LocalCluster:
                 start_new_session=True,
             )  # fmt: skip
         self._wait(
-            lambda: _listens(address if name == "munged" else ("127.0.0.1", self.port(name))), name
+            lambda: _listens(
+                address if name == "munged" else ("127.0.0.1", self.port(name))
+            ),
+            name,
         )
 
     def _wait(self, condition: Callable[[], bool], name: str) -> None:
@@ -184,7 +201,9 @@ class LocalCluster:
                     .strip()
                     .splitlines()
                 )
-                raise ClusterError(f"{name} does not answer: {said[-1:]} (see {self.folder}/log)")
+                raise ClusterError(
+                    f"{name} does not answer: {said[-1:]} (see {self.folder}/log)"
+                )
             time.sleep(0.1)
 
     def _end(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
@@ -202,17 +221,24 @@ class LocalCluster:
         """Processes of a node. slurmd and its steps hold the node's log open; a task's environment
         names the two."""
         log = str(self.folder / f"log/{node}.log")
-        names = {f"SLURM_CLUSTER_NAME={self.name}".encode(), f"SLURMD_NODENAME={node}".encode()}
+        names = {
+            f"SLURM_CLUSTER_NAME={self.name}".encode(),
+            f"SLURMD_NODENAME={node}".encode(),
+        }
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended, or is somebody else's
                 is_task = names <= set((entry / "environ").read_bytes().split(b"\0"))
                 is_slurm = (entry / "exe").readlink().name.startswith("slurm")
-                if is_task or (is_slurm and log in map(os.readlink, (entry / "fd").iterdir())):
+                if is_task or (
+                    is_slurm and log in map(os.readlink, (entry / "fd").iterdir())
+                ):
                     yield int(entry.name)
 
 
 @contextmanager
-def running(folder: Path, num_nodes: int, max_array_size: int = 1001) -> Iterator[LocalCluster]:
+def running(
+    folder: Path, num_nodes: int, max_array_size: int = 1001
+) -> Iterator[LocalCluster]:
     """A cluster that keeps to this folder, and is stopped with all that runs on it at the end."""
     cluster = LocalCluster(folder, num_nodes, max_array_size)
     try:
@@ -223,7 +249,9 @@ def running(folder: Path, num_nodes: int, max_array_size: int = 1001) -> Iterato
 
 
 def _listens(address: str | tuple[str, int]) -> bool:
-    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as client:
+    with socket.socket(
+        socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    ) as client:
         return client.connect_ex(address) == 0
 
 
@@ -233,7 +261,9 @@ def _free_ports() -> int:
     return next(
         first
         for first in starts
-        if not any(_listens(("127.0.0.1", port)) for port in range(first, first + PORTS.step))
+        if not any(
+            _listens(("127.0.0.1", port)) for port in range(first, first + PORTS.step)
+        )
     )
 
 
@@ -258,7 +288,8 @@ def _write_files(cluster: LocalCluster) -> None:
 
 
 def _slurm_conf(cluster: LocalCluster) -> str:
-    folder, user = cluster.folder, pwd.getpwuid(os.getuid()).pw_name
+    folder = cluster.folder
+    user = pwd.getpwuid(os.getuid()).pw_name
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     nodes = "\n".join(
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={cluster.port(node)} "

@@ -57,7 +57,11 @@ def one_run(row: str, **training: Any) -> Table:
     spec = small_spec()
     rows = [each for each in spec["rows"] if each["row"] == row]
     statistics = spec["statistics"] | {"baseline": row, "seeds": [1]}
-    return spec | {"rows": rows, "statistics": statistics, "training": spec["training"] | training}
+    return spec | {
+        "rows": rows,
+        "statistics": statistics,
+        "training": spec["training"] | training,
+    }
 
 
 def slow_checkout(folder: Path, seconds: float) -> Path:
@@ -66,7 +70,8 @@ def slow_checkout(folder: Path, seconds: float) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=ignored)
     path = folder / PACKAGE / "harness" / "tasks" / "task.py"
-    text, batch = path.read_text(), "        for index in indices:\n"
+    text = path.read_text()
+    batch = "        for index in indices:\n"
     assert text.count(batch) == 1
     path.write_text(
         text.replace(batch, f"{batch}            __import__('time').sleep({seconds})\n")
@@ -74,20 +79,32 @@ def slow_checkout(folder: Path, seconds: float) -> Path:
     return folder
 
 
-def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def slurm_command(
+    *words: str | Path, checkout: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """`python -m harness ...` with the sources of a checkout; our own are here already, and do so
     without a process."""
     said = list(map(str, words))
     if checkout == ROOT:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        out = io.StringIO()
+        err = io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
             patch.setattr(sys, "argv", ["__main__.py", *said])
             code = main(said)
         return subprocess.CompletedProcess(said, code, out.getvalue(), err.getvalue())
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cser_bench.harness", *said]
     return subprocess.run(
-        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400
+        command,
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
 
 
@@ -105,7 +122,8 @@ def wait_until(
     ends = time.monotonic() + patience_seconds
     while not condition():
         assert time.monotonic() < ends, f"waited in vain until {what}"
-        time.sleep(0.5)  # a look may start programs of Slurm's, on the cores that the jobs need
+        # A look may start programs of Slurm's, on the cores that the jobs need
+        time.sleep(0.5)
 
 
 def submission(folder: Path, *runs: str, **changes: Any) -> Submission:

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from cser_bench.harness.plan.plan import Plan, make_plan
-from cser_bench.harness.records.store import Heartbeat, RecordError, read_optional, read_run
+from cser_bench.harness.records.store import (
+    Heartbeat,
+    RecordError,
+    read_optional,
+    read_run,
+)
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.attempt import attempt_stacked
@@ -18,7 +23,14 @@ from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.frame import read_frames
 from cser_bench.slurm.campaign import queued_jobs, read_campaign, statuses
 from cser_bench.slurm.requeue import read_attempts
-from tests.harness.support import Table, changed, comparable, job_for, small_spec, write_spec
+from tests.harness.support import (
+    Table,
+    changed,
+    comparable,
+    job_for,
+    small_spec,
+    write_spec,
+)
 from tests.slurm.local_cluster import LocalCluster
 from tests.slurm.support import (
     one_run,
@@ -30,7 +42,11 @@ from tests.slurm.support import (
     write_profile,
 )
 
-pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600), pytest.mark.whole]
+pytestmark = [
+    pytest.mark.usefixtures("slurm_conf"),
+    pytest.mark.timeout(600),
+    pytest.mark.whole,
+]
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,9 @@ class Trial:
 def trial(folder: Path, spec: Table, profile: Table) -> Trial:
     folder.mkdir(exist_ok=True)
     path = write_spec(folder, spec)
-    return Trial(folder, path, write_profile(folder, profile), make_plan(load_spec(path), folder))
+    return Trial(
+        folder, path, write_profile(folder, profile), make_plan(load_spec(path), folder)
+    )
 
 
 def as_if_local(run: PlannedRun, folder: Path) -> object:
@@ -93,7 +111,9 @@ def pending(job: str) -> bool:
 
 
 def left_the_queue(made: Trial) -> bool:
-    return not {"queued", "running"} & {run.state for run in statuses(made.records, made.plan.runs)}
+    return not {"queued", "running"} & {
+        run.state for run in statuses(made.records, made.plan.runs)
+    }
 
 
 SLOW_SECONDS = 0.1
@@ -128,8 +148,13 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         job = made.submit(checkout=slow)
-        for path in (slow / "cser_bench/harness/tasks/blobs.py", slow / "cser_bench/slurm/job.py"):
-            path.write_text("raise ZeroDivisionError('this was edited after the submission')\n")
+        for path in (
+            slow / "cser_bench/harness/tasks/blobs.py",
+            slow / "cser_bench/slurm/job.py",
+        ):
+            path.write_text(
+                "raise ZeroDivisionError('this was edited after the submission')\n"
+            )
         cluster.call("scontrol", "release", job)
     return made
 
@@ -149,7 +174,9 @@ def array(
     """
     spec = small_spec()
     made = trial(
-        tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile()
+        tmp_path_factory.mktemp("array"),
+        spec | {"rows": spec["rows"][:2]},
+        small_profile(),
     )
     for run in made.plan.runs:
         if run.seed == 2 and run.row != "sgd":
@@ -162,9 +189,8 @@ def array(
             patch.setenv(name, value)
         patch.setenv("SBATCH_EXPORT", "NONE")
         said = submitted(*made.words)
-        assert "preflight: all well" in said and re.search(
-            r"submitted 4 runs as job \d+, \d+\n", said
-        )
+        assert "preflight: all well" in said
+        assert re.search(r"submitted 4 runs as job \d+, \d+\n", said)
         assert "nothing to submit: " in submitted(*made.words)
         wait_until(lambda: left_the_queue(made), "the array has ended", 400.0)
     return made
@@ -177,14 +203,19 @@ def test_siblings_of_a_run_that_raises_go_on_and_status_and_report_say_so(
     assert sorted(run.state for run in runs) == ["done", "done", "done", "failed"]
     for run in runs:
         if run.state == "failed":
-            assert run.detail.startswith("bug: ") and "Not a directory" in run.detail
-            assert run.log and "NotADirectoryError" in Path(run.log).read_text()
+            assert run.detail.startswith("bug: ")
+            assert "Not a directory" in run.detail
+            assert run.log
+            assert "NotADirectoryError" in Path(run.log).read_text()
             assert len(read_attempts(run.folder)) == 1  # and was not tried again
     first, second = read_campaign(array.records).submissions
     assert (len(first.jobs), len(second.jobs)) == (3, 1)
-    for name, job in zip(first.runs, first.jobs, strict=True):  # a record says where a run was
+    # A record says where a run was
+    for name, job in zip(first.runs, first.jobs, strict=True):
         attempt = read_run(array.records / name).run.attempts[0]
-        assert attempt.launch == "slurm" and attempt.backend == "gloo" and attempt.slurm is not None
+        assert attempt.launch == "slurm"
+        assert attempt.backend == "gloo"
+        assert attempt.slurm is not None
         assert (attempt.slurm["job"], attempt.slurm["SLURM_NTASKS"]) == (job, "2")
         assert len(set(attempt.slurm["nodes"].split(","))) == 2
         assert attempt.command.startswith("python -m harness submit ")
@@ -200,7 +231,13 @@ def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(
         if path.is_file():
             path.unlink()
     done = slurm_command(
-        "submit", array.spec, "--results", array.results, "--yes", "--no-preflight", "--wait"
+        "submit",
+        array.spec,
+        "--results",
+        array.results,
+        "--yes",
+        "--no-preflight",
+        "--wait",
     )
     assert done.returncode == 0, done.stderr
     assert "submitted 1 runs as job" in done.stdout
@@ -232,13 +269,21 @@ def test_run_whose_node_dies_goes_on_and_a_cancelled_one_stays_so_until_it_is_re
     cluster.call("scancel", job)
     wait_until(lambda: left_the_queue(made), "the job has ended")
     first, second = read_attempts(made.only_run)
-    assert first.attempt != second.attempt and second.resumed_from_step > 0
+    assert first.attempt != second.attempt
+    assert second.resumed_from_step > 0
     (run,) = statuses(made.records, made.plan.runs)
     assert run.state == "stopped"
     done = slurm_command(
-        "submit", made.spec, "--results", made.results, "--yes", "--no-preflight", "--wait"
+        "submit",
+        made.spec,
+        "--results",
+        made.results,
+        "--yes",
+        "--no-preflight",
+        "--wait",
     )
-    assert done.returncode == 0 and comparable(made.only_run) == as_if_local(
+    assert done.returncode == 0
+    assert comparable(made.only_run) == as_if_local(
         made.plan.runs[0], tmp_path / "local"
     )
 
@@ -246,13 +291,14 @@ def test_run_whose_node_dies_goes_on_and_a_cancelled_one_stays_so_until_it_is_re
 # Refused, or looked at and found wanting
 
 
-def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(tmp_path: Path) -> None:
+def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(
+    tmp_path: Path,
+) -> None:
     made = trial(tmp_path, one_run("sgd"), small_profile({"partition": "nosuch"}))
     done = slurm_command("submit", *made.words, "--yes", "--no-preflight")
     assert done.returncode == 1
-    assert (
-        "invalid partition" in done.stderr and f"change the profile {made.profile}" in done.stderr
-    )
+    assert "invalid partition" in done.stderr
+    assert f"change the profile {made.profile}" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not read_campaign(made.records).submissions
 
@@ -260,13 +306,13 @@ def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(tmp_path: Pa
 def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitted(
     tmp_path: Path,
 ) -> None:
-    made = trial(tmp_path, changed(one_run("sgd"), "task.name", "fashion_mnist"), small_profile())
+    made = trial(
+        tmp_path, changed(one_run("sgd"), "task.name", "fashion_mnist"), small_profile()
+    )
     done = slurm_command("submit", *made.words, "--data", tmp_path / "nowhere", "--yes")
     assert done.returncode == 1
-    assert (
-        "preflight fails on the compute nodes: FAIL data: " in done.stderr
-        and "nowhere" in done.stderr
-    )
+    assert "preflight fails on the compute nodes: FAIL data: " in done.stderr
+    assert "nowhere" in done.stderr
     assert not (made.records / "campaign.json").exists()
 
 
@@ -277,6 +323,11 @@ def test_run_over_its_time_limit_goes_on_in_another_turn_with_the_code_that_was_
     overtime: Trial, tmp_path: Path
 ) -> None:
     wait_until((overtime.only_run / "result.json").exists, "the run is done", 500.0)
-    steps = [attempt.resumed_from_step for attempt in read_run(overtime.only_run).run.attempts]
-    assert len(steps) >= 2 and steps == sorted(steps) and steps[-1] > 0
+    steps = [
+        attempt.resumed_from_step
+        for attempt in read_run(overtime.only_run).run.attempts
+    ]
+    assert len(steps) >= 2
+    assert steps == sorted(steps)
+    assert steps[-1] > 0
     assert comparable(overtime.only_run) == as_if_local(overtime.plan.runs[0], tmp_path)

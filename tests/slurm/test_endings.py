@@ -25,7 +25,13 @@ from cser_bench.harness.records.store import Failure, FailureKind, read_record
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.slurm import requeue
 from cser_bench.slurm.campaign import put_submission
-from cser_bench.slurm.requeue import Allocation, NothingToDo, begin_attempt, decide, read_attempts
+from cser_bench.slurm.requeue import (
+    Allocation,
+    NothingToDo,
+    begin_attempt,
+    decide,
+    read_attempts,
+)
 from tests.harness.support import ROOT, Table, job_for, small_config
 from tests.slurm.support import allocation, submission
 
@@ -63,7 +69,8 @@ def test_notice_is_heard_by_a_worker_that_trains_and_ends_one_that_only_loads_at
 def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that a made-up scontrol writes its words to. Any job but 7_0 is an array to it, of
     which a task runs."""
-    said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
+    said = tmp_path / "said"
+    program = tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
     show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None ${MORE}"'
     show += '; [ "$4" = 7_0 ] || echo "JobId=9 JobState=RUNNING"'
@@ -87,9 +94,13 @@ def failure_of(folder: Path) -> Failure:
     return read_record(folder / "failure.json", Failure)
 
 
-def enter(folder: Path, attempt: str, restart: int, saved: int = 0, job: str = "7_0") -> None:
+def enter(
+    folder: Path, attempt: str, restart: int, saved: int = 0, job: str = "7_0"
+) -> None:
     """A start of a job, as the newest attempt of run.json."""
-    recorder_of(folder, allocation(job=job, restart=restart), attempt, saved).enter(saved)
+    recorder_of(folder, allocation(job=job, restart=restart), attempt, saved).enter(
+        saved
+    )
 
 
 def recorder_of(
@@ -97,11 +108,15 @@ def recorder_of(
 ) -> Recorder:
     made = job_for(small_config(), folder)
     slurm = {"job": here.job, "restart": str(here.restart), "saved": str(saved)}
-    named = made.attempt.model_copy(update={"attempt": attempt or here.attempt, "slurm": slurm})
+    named = made.attempt.model_copy(
+        update={"attempt": attempt or here.attempt, "slurm": slurm}
+    )
     return replace(made, folder=folder, attempt=named).recorder()
 
 
-def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None = None) -> Path:
+def started(
+    folder: Path, before: int = 0, said: tuple[str, FailureKind] | None = None
+) -> Path:
     """Records of a run whose job 7_0 started so often before, and once more, as attempt `now`."""
     for restart in range(before):
         enter(folder, f"a{restart}", restart)
@@ -115,15 +130,22 @@ def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None 
 
 def begun(folder: Path, **changes: int | str) -> str:
     with ExitStack() as stack:
-        begin_attempt(recorder_of(folder, allocation(**changes)), allocation(**changes), 2, stack)
+        begin_attempt(
+            recorder_of(folder, allocation(**changes)), allocation(**changes), 2, stack
+        )
     return allocation(**changes).attempt
 
 
 def test_a_start_that_begins_to_train_is_one_attempt(tmp_path: Path) -> None:
-    recorder = recorder_of(started(tmp_path / "run", before=1), allocation(restart=2), "third")
+    recorder = recorder_of(
+        started(tmp_path / "run", before=1), allocation(restart=2), "third"
+    )
     recorder.enter(0)
     recorder.begin(30)
-    attempts = [(each.attempt, each.resumed_from_step) for each in read_attempts(tmp_path / "run")]
+    attempts = [
+        (each.attempt, each.resumed_from_step)
+        for each in read_attempts(tmp_path / "run")
+    ]
     assert attempts == [("a0", 0), ("now", 0), ("third", 30)]
 
 
@@ -146,7 +168,8 @@ def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
 
     Starts of another job of the run do not count.
     """
-    folder, turns = tmp_path / "run", [0, 10, 20, 30, 40, 40, 40]
+    folder = tmp_path / "run"
+    turns = [0, 10, 20, 30, 40, 40, 40]
     for restart in range(9):
         enter(folder, f"a{restart}", restart, saved=40, job="6_0")
     for restart, (saved, step) in enumerate(itertools.pairwise(turns)):
@@ -157,7 +180,8 @@ def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
     assert follows[0] or requeued.read_text() == "requeue 7_0\n" * follows.count(0)
 
 
-BEFORE, NOW = "attempt a0 begins\n", "attempt now begins\n"
+BEFORE = "attempt a0 begins\n"
+NOW = "attempt now begins\n"
 WAITED = (
     "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, "
     "OpType=ALLREDUCE)\n"
@@ -166,10 +190,15 @@ ENDED = (
     "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an "
     "illegal memory access\n"
 )
-LIMIT, IS_ENDED = {"SLURM_JOB_END_TIME": "0"}, {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "9e9"}
+LIMIT = {"SLURM_JOB_END_TIME": "0"}
+IS_ENDED = {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "9e9"}
 LOST = ("now", "communication")
 BY_SLURM = [
-    ("Restarts=0", "preempted", "the job was cancelled; `make resubmit` takes it up again"),
+    (
+        "Restarts=0",
+        "preempted",
+        "the job was cancelled; `make resubmit` takes it up again",
+    ),
     ("Restarts=1", "preempted", "the job was requeued by Slurm"),
     ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
 ]
@@ -216,7 +245,8 @@ def test_what_is_recorded_of_an_end_and_whether_the_job_goes_on(
         monkeypatch.setenv(variable, value)
     assert requeue_of(folder, how.get("before", 0), how.get("code", 137)) == code
     assert requeued.exists() == (code == 0)
-    assert failure_of(folder).kind == kind and words in failure_of(folder).message
+    assert failure_of(folder).kind == kind
+    assert words in failure_of(folder).message
 
 
 def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_ever(
@@ -225,27 +255,29 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     """Its first start began; then two may be lost."""
     folder = tmp_path / "run"
     begun(folder)
-    assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [
-        0,
-        0,
-        140,
-    ]
+    assert [
+        requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)
+    ] == [0, 0, 140]
     assert requeued.read_text() == "requeue 7_0\n" * 2
     failure = failure_of(folder)
-    assert failure.kind == "preempted" and failure.message.startswith(
-        "the job was told to stop before a worker began"
-    )
+    assert failure.kind == "preempted"
+    assert failure.message.startswith("the job was told to stop before a worker began")
 
 
-def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
+def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> (
+    None
+):
     script = "import sys, slurm.requeue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 
-def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requeued: Path) -> None:
+def test_orphan_does_not_requeue_the_start_that_replaced_it(
+    tmp_path: Path, requeued: Path
+) -> None:
     folder = started(tmp_path / "run", 2)
     assert requeue_of(folder, 1, 1) == 1
-    assert not requeued.exists() and not (folder / "failure.json").exists()
+    assert not requeued.exists()
+    assert not (folder / "failure.json").exists()
 
 
 def test_full_disk_requeues_nothing(
@@ -270,7 +302,8 @@ def test_full_disk_requeues_nothing(
 
     monkeypatch.setattr(store, "write_record", no_space)
     assert requeue.main([str(tmp_path / "campaign.json"), "0", "3", "1"]) == 1
-    assert "not requeued: " in (said := capsys.readouterr().out) and "quota" in said
+    assert "not requeued: " in (said := capsys.readouterr().out)
+    assert "quota" in said
     assert not requeued.exists()
 
 
@@ -280,13 +313,13 @@ def test_full_disk_requeues_nothing(
 def test_starts_meet_at_ports_of_their_own_which_linux_hands_out_to_nobody() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     starts = [
-        allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)
+        allocation(job=str(os.getpid()), restart=restart, world_size=2)
+        for restart in range(200)
     ]
-    assert (
-        all(1024 < start.port < low for start in starts)
-        and len({start.port for start in starts}) > 190
-    )
-    assert len({start.key for start in starts}) == 200  # where two have the same port by chance
+    assert all(1024 < start.port < low for start in starts)
+    assert len({start.port for start in starts}) > 190
+    # Where two have the same port by chance
+    assert len({start.key for start in starts}) == 200
 
 
 # Beginning anew
@@ -297,14 +330,19 @@ def test_starts_that_save_nothing_new_give_up_and_a_job_that_was_submitted_anew_
 ) -> None:
     folder = tmp_path / "run"
     attempts = [begun(folder, restart=restart) for restart in (0, 1, 2)]
-    assert [each.attempt for each in read_attempts(folder)] == attempts and len(set(attempts)) == 3
-    with pytest.raises(NothingToDo, match="gave up: job 7_0 ended with node at start 3"):
+    assert [each.attempt for each in read_attempts(folder)] == attempts
+    assert len(set(attempts)) == 3
+    with pytest.raises(
+        NothingToDo, match="gave up: job 7_0 ended with node at start 3"
+    ):
         begun(folder, restart=3)
     assert failure_of(folder).kind == "node"
     write_failure(folder, "run", attempts[-1], "preempted", "", "", is_last_word=True)
     begun(folder, restart=3)
     with ExitStack() as stack:
-        begin_attempt(recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack)
+        begin_attempt(
+            recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack
+        )
 
 
 def test_a_start_after_the_result_leaves_the_record_as_it_is(tmp_path: Path) -> None:
@@ -341,5 +379,8 @@ def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
         assert begun(folder, restart=1) != orphan
         with pytest.raises(NothingToDo), ExitStack() as stack:
             begin_attempt(
-                recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack
+                recorder_of(folder, allocation(job="9_0")),
+                allocation(job="9_0"),
+                2,
+                stack,
             )

@@ -30,12 +30,17 @@ from tests.slurm.support import small_profile, write_profile
 STORED = Path(__file__).parent / "sbatch"
 SHARED = Path("/shared/results/imagenet")
 PLACE = SubmissionPaths(
-    SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0
+    SHARED / "jobs" / "000",
+    SHARED / "code" / "0123456789ab",
+    SHARED / "campaign.json",
+    0,
 )
 
 
 def array_text(profile: Profile, num_runs: int) -> str:
-    return sbatch_text(profile, PLACE, array_parameters(profile, "imagenet", PLACE), num_runs)
+    return sbatch_text(
+        profile, PLACE, array_parameters(profile, "imagenet", PLACE), num_runs
+    )
 
 
 TEMPLATE = str(CLUSTERS.parent / "template.toml")
@@ -50,7 +55,9 @@ STORED_OF = {
 
 
 @pytest.mark.parametrize("script", STORED_OF)
-def test_text_for_sbatch_is_the_stored_one(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_for_sbatch_is_the_stored_one(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
     profile = load_profile(STORED_OF[script])
     assert array_text(profile, 80) + "\n" == (STORED / f"{script}.sh").read_text()
@@ -74,15 +81,15 @@ def test_aws_nodes_of_the_shape_can_give_the_memory_that_is_asked_for(
     """Slurm offers what a node has less what the system and the site keep: 5 % and a GB are
     usual."""
     profile = load_profile(name)
-    assert (
-        profile.num_workers == 8
-        and int(str(profile.sbatch["mem"]).rstrip("G")) <= 0.95 * offered_gb - 1
-    )
+    assert profile.num_workers == 8
+    assert int(str(profile.sbatch["mem"]).rstrip("G")) <= 0.95 * offered_gb - 1
 
 
 def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:
     line = next(
-        line for line in array_text(load_profile("local"), 1).splitlines() if "PYTHONPATH" in line
+        line
+        for line in array_text(load_profile("local"), 1).splitlines()
+        if "PYTHONPATH" in line
     )
     for before, after in (
         ("/opt/modules/lib", f"{PLACE.code}:/opt/modules/lib"),
@@ -112,26 +119,31 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"sbatch": "x", "variants": {"big": {"sbatch": {"mem": "1G"}}}},
         "sbatch: Input should be a valid dictionary",
     ),
-    ({"variants": {"big": {"sbatch": 3}}}, "sbatch: Input should be a valid dictionary"),
+    (
+        {"variants": {"big": {"sbatch": 3}}},
+        "sbatch: Input should be a valid dictionary",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), BAD, ids=[str(change) for change, _ in BAD])
+@pytest.mark.parametrize(
+    ("change", "words"), BAD, ids=[str(change) for change, _ in BAD]
+)
 def test_profile_that_cannot_be_used_is_refused_in_a_sentence(
     change: dict[str, Any], words: str, tmp_path: Path, cli: CommandLine
 ) -> None:
     path = write_profile(tmp_path, small_profile() | change)
     with pytest.raises(SpecError) as caught:
         load_profile(str(path))
-    assert (
-        words in str(caught.value)
-        and str(path) in str(caught.value)
-        and "\n" not in str(caught.value)
-    )
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_profile_and_variant_name_those_there_are() -> None:
-    with pytest.raises(SpecError, match=r"no cluster profile 'template': .*one of local, v100$"):
+    with pytest.raises(
+        SpecError, match=r"no cluster profile 'template': .*one of local, v100$"
+    ):
         load_profile("template")
     with pytest.raises(SpecError, match=r"no variant '3x3'; it has 2x4, 1x8"):
         load_profile("v100:3x3")
@@ -148,13 +160,20 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_slurm")
-def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, cli: CommandLine) -> None:
-    spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
+def test_dry_run_needs_no_slurm_and_leaves_nothing(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    spec = write_spec(tmp_path, small_spec())
+    profile = write_profile(tmp_path, small_profile())
     results = tmp_path / "results"
     words = ["submit", spec, "--cluster", profile, "--results", results, "--dry-run"]
     text = cli.out(*words)
-    assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 3 $?" in text
-    assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
+    assert "#SBATCH --array=0-5%2" in text
+    assert f"{results}/small/campaign.json 0 3 $?" in text
+    assert (
+        f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once"
+        in text
+    )
     assert text.index("CPU core hours for forward") < text.index(
         "0 others are done, queued or running"
     )
@@ -162,7 +181,8 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, cli: CommandL
     assert text.index("#SBATCH --job-name=small-preflight\n") < text.index(
         "#SBATCH --job-name=small\n"
     )
-    assert "preflight" not in cli.out(*words, "--no-preflight") and not results.exists()
+    assert "preflight" not in cli.out(*words, "--no-preflight")
+    assert not results.exists()
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -171,7 +191,13 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
 ) -> None:
     """A stock Slurm takes arrays of 1001 tasks; a site's own MaxArraySize is asked for."""
     text = cli.out(
-        "submit", "cifar100", "--cluster", "v100", "--results", tmp_path / "results", "--dry-run"
+        "submit",
+        "cifar100",
+        "--cluster",
+        "v100",
+        "--results",
+        tmp_path / "results",
+        "--dry-run",
     )
     said = [
         "hours on 8 GPUs",
@@ -179,8 +205,14 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
         "for 20 min at most",
         "1640 runs of 8 nodes x 1 workers",
     ]
-    said += ["#SBATCH --job-name=cifar100-preflight\n", "--array=0-1000%4\n", "--array=0-638%4\n"]
-    assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
+    said += [
+        "#SBATCH --job-name=cifar100-preflight\n",
+        "--array=0-1000%4\n",
+        "--array=0-638%4\n",
+    ]
+    assert [text.index(words) for words in said] == sorted(
+        text.index(words) for words in said
+    )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "scontrol").write_text(
         "#!/bin/sh\necho 'MaxArraySize            = 4001'\n"
@@ -198,16 +230,19 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
     ],
 )
 def test_mistakes_of_the_user_are_one_line_and_exit_with_2(
-    changes: dict[str, Any], words: list[str], error: str, tmp_path: Path, cli: CommandLine
+    changes: dict[str, Any],
+    words: list[str],
+    error: str,
+    tmp_path: Path,
+    cli: CommandLine,
 ) -> None:
-    spec, profile = (
-        write_spec(tmp_path, small_spec()),
-        write_profile(tmp_path, small_profile(**changes)),
-    )
+    spec = write_spec(tmp_path, small_spec())
+    profile = write_profile(tmp_path, small_profile(**changes))
     said = cli.refused(
         "submit", spec, "--cluster", profile, "--results", tmp_path / "results", *words
     )
-    assert error in said and not (tmp_path / "results").exists()
+    assert error in said
+    assert not (tmp_path / "results").exists()
 
 
 # Preflight
@@ -220,10 +255,8 @@ def test_what_all_ranks_say_is_told_once_and_what_fails_is_a_sentence(
     well = f"ok   network: 9 Gb/s (on node0)\nan aside\n{ALL_WELL}\n"
     for log in logs:
         log.write_text(well)
-    assert (
-        wait_for_preflight("12", logs)
-        and capsys.readouterr().out == "ok   network: 9 Gb/s (on node0)\n"
-    )
+    assert wait_for_preflight("12", logs)
+    assert capsys.readouterr().out == "ok   network: 9 Gb/s (on node0)\n"
     logs[1].write_text("FAIL data: it is not there (on node1)\n")
     words = (
         "preflight fails on the compute nodes: FAIL data: it is not there (on node1) (see "
@@ -238,7 +271,9 @@ def test_job_that_ends_without_an_answer_is_said_to_and_one_that_waits_is_not_wa
 ) -> None:
     monkeypatch.setattr(submit, "LATE_SECONDS", 0.0)
     monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {})
-    with pytest.raises(CampaignError, match="the preflight job 12 ended without an answer"):
+    with pytest.raises(
+        CampaignError, match="the preflight job 12 ended without an answer"
+    ):
         wait_for_preflight("12", [tmp_path / "log"])
     monkeypatch.setattr(submit, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(submit.campaign, "queued_jobs", lambda: {"12": "PENDING"})

@@ -17,9 +17,14 @@ from tests.harness.support import ROOT
 from tests.slurm.support import slurm_command, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree
 
-pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600), pytest.mark.whole]
+pytestmark = [
+    pytest.mark.usefixtures("slurm_conf"),
+    pytest.mark.timeout(600),
+    pytest.mark.whole,
+]
 
-NUM_TRAIN, NUM_TEST = 25, 15
+NUM_TRAIN = 25
+NUM_TEST = 15
 SMALLER = {
     "harness/experiments/imagenet.toml": {
         'name = "resnet50_v2"': 'name = "resnet50_v2"\noptions = { width = 2 }',
@@ -75,7 +80,8 @@ def accuracies_of(folder: Path) -> list[tuple[str, str]]:
     accuracies = {}
     for file in folder.glob("*/result.json"):
         record = read_run(file.parent)
-        assert record.result is not None and record.result.test_correct is not None
+        assert record.result is not None
+        assert record.result.test_correct is not None
         percent = 100 * record.result.test_correct / NUM_TEST
         accuracies[record.run.row] = f"{percent:.2f}"
     labels = {"sgd": "SGD", "ef_sgd-256": "EF-SGD", "cser-256": "CSER"}
@@ -86,9 +92,12 @@ def as_if_on_gpus(folder: Path) -> None:
     """Let the records say that each worker had a GPU, as hours of other runs are not compared."""
     for path in folder.glob("*/run.json"):
         text = path.read_text()
-        assert text.count('"backend": "gloo"') == 1 and '"accelerator"' not in text
+        assert text.count('"backend": "gloo"') == 1
+        assert '"accelerator"' not in text
         path.write_text(
-            text.replace('"backend": "gloo"', '"backend": "nccl", "accelerator": "A GPU"')
+            text.replace(
+                '"backend": "gloo"', '"backend": "nccl", "accelerator": "A GPU"'
+            )
         )
 
 
@@ -114,7 +123,8 @@ def test_the_first_stage_has_its_report_and_the_next_one_goes_on(
     line = r"^\| \**([\w-]+)\** \|.*\| \**1 of 5\** \| \**([\d.]+)\** \|"
     # The report has the best first.
     assert sorted(re.findall(line, page, re.MULTILINE)) == sorted(accuracies_of(folder))
-    assert "](figures/hours.png)" in page and (folder / "figures/hours.png").exists()
+    assert "](figures/hours.png)" in page
+    assert (folder / "figures/hours.png").exists()
     with (folder / "csv" / "hours.csv").open(newline="") as file:
         hours = {line["row"]: line for line in csv.DictReader(file)}
     assert hours.keys() == before.keys()

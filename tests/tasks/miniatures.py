@@ -28,11 +28,15 @@ from cser_bench.harness.tasks.fashion_mnist import FILES
 Bytes = npt.NDArray[np.uint8]
 
 
-def same(one: Sequence[tuple[Tensor, Tensor]], other: Sequence[tuple[Tensor, Tensor]]) -> bool:
+def same(
+    one: Sequence[tuple[Tensor, Tensor]], other: Sequence[tuple[Tensor, Tensor]]
+) -> bool:
     """Whether these batches are equal to the bit."""
     pairs = zip(one, other, strict=True)
     return all(
-        torch.equal(*each) for left, right in pairs for each in zip(left, right, strict=True)
+        torch.equal(*each)
+        for left, right in pairs
+        for each in zip(left, right, strict=True)
     )
 
 
@@ -108,7 +112,11 @@ class MiniatureCIFAR100:
     def release(self) -> type[CIFAR100]:
         """torchvision's data set, which knows these files by their sums."""
         sums = {name: [[name, md5(self.pickled[name])]] for name in ("train", "test")}
-        meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(self.pickled["meta"])}
+        meta = {
+            "filename": "meta",
+            "key": "fine_label_names",
+            "md5": md5(self.pickled["meta"]),
+        }
         lists = {
             "train_list": sums["train"],
             "test_list": sums["test"],
@@ -130,7 +138,9 @@ CLASSES = ("n01", "n02", "n03")
 
 def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     """Smooth noise, so that compression and small shifts change little."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
     return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))
 
 
@@ -146,14 +156,23 @@ def imagenet_tree(root: Path, num_train: int, num_test: int) -> Path:
     for split, count in (("train", num_train), ("val", num_test)):
         for number in range(count):
             image = photo(
-                number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5)
+                number + 100 * (split == "val"),
+                24 + 7 * (number % 4),
+                22 + 5 * (number % 5),
             )
             raw = jpeg(image)
             if number % 9 == 2:
-                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[
-                    number // 9
-                ]
-            file = root / split / CLASSES[number % 3] / f"{CLASSES[number % 3]}_{number:02}.JPEG"
+                raw = (
+                    jpeg(image.convert("L")),
+                    jpeg(image.convert("CMYK")),
+                    jpeg(image, "PNG"),
+                )[number // 9]
+            file = (
+                root
+                / split
+                / CLASSES[number % 3]
+                / f"{CLASSES[number % 3]}_{number:02}.JPEG"
+            )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(raw)
         (root / split / CLASSES[0] / "notes.txt").write_text("not an image")
@@ -163,7 +182,9 @@ def imagenet_tree(root: Path, num_train: int, num_test: int) -> Path:
 def idx(values: Bytes) -> bytes:
     """An idx file of unsigned bytes."""
     shape = values.shape
-    return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + values.tobytes()
+    return (
+        struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + values.tobytes()
+    )
 
 
 def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str, str]:
@@ -198,7 +219,8 @@ def made_up_entries(num_words: int) -> list[tuple[str, list[str]]]:
 
 def verses(seed: int, count: int) -> list[str]:
     """Sentences of three to six of some words."""
-    random, words = np.random.default_rng(seed), made_up_words(seed, 60)
+    random = np.random.default_rng(seed)
+    words = made_up_words(seed, 60)
     return [
         " ".join(random.choice(words, random.integers(3, 7))).capitalize() + "."
         for _ in range(count)
@@ -207,7 +229,9 @@ def verses(seed: int, count: int) -> list[str]:
 
 def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> None:
     """The three files of a SWORD text, in blocks of so many slots."""
-    blocks, places, packed = b"", b"", b""
+    blocks = b""
+    places = b""
+    packed = b""
     for first in range(0, len(slots), per_block):
         texts = [slot.encode() for slot in slots[first : first + per_block]]
         start = 0
@@ -221,18 +245,31 @@ def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> 
 
 
 def bible(
-    share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4), per_chapter: int = 5
+    share: Path,
+    name: str,
+    seed: int,
+    chapters: tuple[int, ...] = (4, 4),
+    per_chapter: int = 5,
 ) -> int:
     """A Bible of one book per testament, with these many chapters, as SWORD keeps it; its number of
     slots."""
-    texts, total = iter(verses(seed, sum(chapters) * per_chapter)), 0
+    texts = iter(verses(seed, sum(chapters) * per_chapter))
+    total = 0
     for testament_name, count in zip(("ot", "nt"), chapters, strict=True):
-        slots = ["", '<milestone type="x-importer"/>', '<div type="book"/><title>The book</title>']
+        slots = [
+            "",
+            '<milestone type="x-importer"/>',
+            '<div type="book"/><title>The book</title>',
+        ]
         for chapter in range(count):
             slots.append(f'<chapter osisID="{chapter}"/>')
             for number in range(per_chapter):
                 first, *rest = next(texts).split()
-                note = "<note placement='foot'>of the <i>word</i></note>" if number == 1 else ""
+                note = (
+                    "<note placement='foot'>of the <i>word</i></note>"
+                    if number == 1
+                    else ""
+                )
                 slots.append(
                     f'<div sID="x"/>¶ <w lemma="strong:H1">{first}</w> {" ".join(rest)}{note} '
                 )
@@ -253,13 +290,19 @@ def dictionary(share: Path, seed: int, count: int) -> list[str]:
         f"{line}\n   [{number % 9}] {line.lower()}\n"
         for number, line in enumerate(verses(seed, count))
     ]
-    text, lines = b"\n", []
+    text = b"\n"
+    lines = []
     for number, entry in enumerate(["00-database-info\n   Free.\n", *entries]):
         words = [entry.split()[0]] + (["zz-also"] if number % 3 == 1 else [])
-        lines += [f"{word}\t{written(len(text))}\t{written(len(entry))}\n" for word in words]
+        lines += [
+            f"{word}\t{written(len(text))}\t{written(len(entry))}\n" for word in words
+        ]
         text += entry.encode() + b"\n"
     write(
         share,
-        {"gcide.dict.dz": gzip.compress(text), "gcide.index": "".join(sorted(lines)).encode()},
+        {
+            "gcide.dict.dz": gzip.compress(text),
+            "gcide.index": "".join(sorted(lines)).encode(),
+        },
     )
     return entries

@@ -13,7 +13,13 @@ from torchvision.transforms import functional
 
 from cser_bench.harness.seeds import generator
 from cser_bench.harness.tasks import augment
-from cser_bench.harness.tasks.augment import Draws, crop_box, draw, draw_shifts, shifted_crops
+from cser_bench.harness.tasks.augment import (
+    Draws,
+    crop_box,
+    draw,
+    draw_shifts,
+    shifted_crops,
+)
 
 MANY = 10_000
 
@@ -25,7 +31,11 @@ def draws() -> Draws:
 
 def images(count: int, height: int = 9, width: int = 12) -> Tensor:
     return torch.randint(
-        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator("tests", "images")
+        0,
+        256,
+        (count, 3, height, width),
+        dtype=torch.uint8,
+        generator=generator("tests", "images"),
     )
 
 
@@ -33,9 +43,15 @@ def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
     originals = images(7, 32, 32)
     index = torch.tensor([3, 0, 6, 3, 5, 1, 2, 4] * 4)
     shifts = draw_shifts(generator("tests", "shifts"), len(index), 4)
-    crops = shifted_crops(torch.nn.functional.pad(originals, [4] * 4), index, shifts, 32)
-    for crop, number, (down, right, flip) in zip(crops, index, shifts.tolist(), strict=True):
-        expected = functional.crop(functional.pad(originals[number], [4]), down, right, 32, 32)
+    crops = shifted_crops(
+        torch.nn.functional.pad(originals, [4] * 4), index, shifts, 32
+    )
+    for crop, number, (down, right, flip) in zip(
+        crops, index, shifts.tolist(), strict=True
+    ):
+        expected = functional.crop(
+            functional.pad(originals[number], [4]), down, right, 32, 32
+        )
         assert torch.equal(crop, functional.hflip(expected) if flip else expected)
 
 
@@ -51,7 +67,9 @@ def assert_uniform(numbers: Tensor, num_kinds: int) -> None:
     ) ** 3
 
 
-def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator() -> None:
+def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator() -> (
+    None
+):
     before = torch.get_rng_state()
     shifts = draw_shifts(generator("tests"), MANY, 4)
     draw(generator("tests"), 3, 0.4, 0.1)
@@ -81,7 +99,8 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     small = areas < 0.5
     share = ((areas[small] - 0.08) / 0.42).sort().values
     steps = torch.arange(1, len(share) + 1) / len(share)
-    assert (share - steps).abs().max() < 1.95 / len(share) ** 0.5  # Kolmogorov-Smirnov, p = 0.001
+    # Kolmogorov-Smirnov, p = 0.001
+    assert (share - steps).abs().max() < 1.95 / len(share) ** 0.5
     assert abs(aspects[small].mean()) < 0.01
     assert abs(aspects[small].std() - 2 * math.log(4 / 3) / 12**0.5) < 0.005
     assert abs(((left + w / 2) / width).mean() - 0.5) < 0.01
@@ -112,7 +131,9 @@ def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -
     vectors = torch.tensor(augment.LIGHTING_EIGENVECTORS)
     assert torch.allclose(vectors.T @ vectors, torch.eye(3), atol=2e-3)
     along = draws.lighting @ vectors
-    assert torch.allclose(along.std(0), 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES), rtol=0.03)
+    assert torch.allclose(
+        along.std(0), 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES), rtol=0.03
+    )
     assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03
     assert along.mean(0).abs().max() < 0.1
 
@@ -141,5 +162,9 @@ def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> No
 def test_lighting_is_added_and_clamped() -> None:
     bright = torch.full((1, 3, 2, 2), 250, dtype=torch.uint8)
     lighting = torch.tensor([[3.0, 9.0, -255.0]])
-    pixels = augment.jittered(bright, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), lighting)
-    assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([253.0, 255.0, 0.0]), atol=1e-3)
+    pixels = augment.jittered(
+        bright, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), lighting
+    )
+    assert torch.allclose(
+        pixels[0, :, 0, 0], torch.tensor([253.0, 255.0, 0.0]), atol=1e-3
+    )

@@ -40,7 +40,9 @@ class Places:
         monkeypatch.setenv("XDG_CACHE_HOME", str(root / "xdg"))
         monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", self.package)
         monkeypatch.setattr(fashion_mnist, "PUBLISHED", "http://127.0.0.1:1")
-        monkeypatch.setattr(fashion_mnist, "FILES", fashion_mnist_files(root / "good", 5, 3))
+        monkeypatch.setattr(
+            fashion_mnist, "FILES", fashion_mnist_files(root / "good", 5, 3)
+        )
 
     def fill(self, folder: Path) -> Path:
         """Write the four good files."""
@@ -85,7 +87,10 @@ def test_the_files_are_torchvisions() -> None:
     ("damage", "words"),
     [
         (Path.unlink, "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or unreadable"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-9]),
+            "is damaged or unreadable",
+        ),
         (flip, "is damaged: its contents have sha256"),
     ],
 )
@@ -95,7 +100,9 @@ def test_a_damaged_given_folder_is_an_error_and_no_other_place_is_used(
 ) -> None:
     good = contents(places.fill(places.package))
     mine = places.fill(places.root / "mine" / "FashionMNIST" / "raw")
-    assert contents(places.root / "mine") == contents(mine) == good, "also in torchvision's layout"
+    assert contents(places.root / "mine") == contents(mine) == good, (
+        "also in torchvision's layout"
+    )
     damage(mine / name)
     with pytest.raises(DataError, match=rf"{mine / name} {words}.*DATA=FOLDER"):
         contents(mine)
@@ -136,7 +143,8 @@ def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> N
         "DATA=FOLDER",
     ):
         assert words in said
-    assert "\n" not in said and os.listdir(places.cache) == []
+    assert "\n" not in said
+    assert os.listdir(places.cache) == []
     (places.root / "bin" / "apt-get").unlink()
     with pytest.raises(DataError, match="No such file or directory: 'apt-get'"):
         contents(None)
@@ -151,13 +159,8 @@ def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
     assert torch.allclose(
         samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6
     )
-    assert samples.train_labels.tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ] and samples.evaluation_labels.tolist() == [0, 1, 2]
+    assert samples.train_labels.tolist() == [0, 1, 2, 3, 4]
+    assert samples.evaluation_labels.tolist() == [0, 1, 2]
 
 
 def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(
@@ -173,18 +176,21 @@ def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(
         for task in (FashionMNIST(), CROPS)
     )
     for ours, theirs in zip(
-        *(each.evaluation_batches(torch.arange(6)) for each in (cropped, plain)), strict=True
+        *(each.evaluation_batches(torch.arange(6)) for each in (cropped, plain)),
+        strict=True,
     ):
         torch.testing.assert_close(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     order = torch.arange(40)
     [(images, labels)] = cropped.training_batches([order], seed=3, rank=1, first_step=5)
-    whole, classes = plain.train_inputs, plain.train_labels
-    assert torch.equal(labels, classes) and not torch.allclose(images, whole)
+    whole = plain.train_inputs
+    classes = plain.train_labels
+    assert torch.equal(labels, classes)
+    assert not torch.allclose(images, whole)
     black = -MEAN / STANDARD_DEVIATION
     padded = torch.nn.functional.pad(whole, [4] * 4, value=black)
     shifts = [padded[..., y : y + 28, x : x + 28] for y in range(9) for x in range(9)]
     candidates = torch.stack([*shifts, *(each.flip(-1) for each in shifts)])
-    assert (candidates - images).abs().amax(dim=(2, 3, 4)).min(dim=0).values.max() < 1e-5, (
-        "each is a shift or its mirror"
-    )
+    assert (candidates - images).abs().amax(dim=(2, 3, 4)).min(
+        dim=0
+    ).values.max() < 1e-5, "each is a shift or its mirror"

@@ -20,13 +20,26 @@ from torchvision import transforms
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError, cifar100, imagenet
 from cser_bench.harness.tasks.augment import Draws
-from cser_bench.harness.tasks.imagenet import ImageNet, decoded, random_crop, read_images
+from cser_bench.harness.tasks.imagenet import (
+    ImageNet,
+    decoded,
+    random_crop,
+    read_images,
+)
 from cser_bench.harness.tasks.samples import Samples
 from cser_bench.harness.train.order import worker_batches
-from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, jpeg, photo, same, write
+from tests.tasks.miniatures import (
+    MiniatureCIFAR100,
+    imagenet_tree,
+    jpeg,
+    photo,
+    same,
+    write,
+)
 
 CPU = torch.device("cpu")
-TRAIN, TEST = 24, 12
+TRAIN = 24
+TEST = 12
 RELEASE = MiniatureCIFAR100(TRAIN, TEST, num_classes=3)
 IMAGENET = ImageNet(num_train=TRAIN, num_test=TEST, num_classes=3, side=16, resize=20)
 
@@ -45,7 +58,9 @@ class Miniature:
         return self.task.load(self.data, TaskSpec(name=self.name, **spec), CPU)
 
     def bytes_of(self, inputs: Tensor) -> Tensor:
-        return (inputs * self.scale[1][:, None, None] + self.scale[0][:, None, None]) * 255
+        return (
+            inputs * self.scale[1][:, None, None] + self.scale[0][:, None, None]
+        ) * 255
 
 
 @pytest.fixture(params=["cifar100", "imagenet"])
@@ -83,20 +98,25 @@ def test_batches_are_normalised_and_augmented_by_seed_rank_and_step_alone(
     whole = batches(samples, range(6))
     torch.manual_seed(2)
     assert same(whole[4:], batches(miniature.load(), range(4, 6)))
-    assert not same(whole, batches(samples, range(6), seed=2)) and not same(
-        whole, batches(samples, range(6), rank=1)
-    )
+    assert not same(whole, batches(samples, range(6), seed=2))
+    assert not same(whole, batches(samples, range(6), rank=1))
     with ThreadPoolExecutor(3) as pool:
-        ranks = list(pool.map(lambda rank: batches(samples, range(4), rank=rank), range(3)))
-    assert all(same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3))
+        ranks = list(
+            pool.map(lambda rank: batches(samples, range(4), rank=rank), range(3))
+        )
+    assert all(
+        same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3)
+    )
     for (inputs, labels), index in zip(
         whole, worker_batches(1, TRAIN, 0, 2, 4, range(6)), strict=True
     ):
         assert labels.tolist() == samples.train_labels[index].tolist()
         assert inputs.shape == (4, *miniature.task.input_shape)
-        assert inputs.dtype == torch.float32 and inputs.is_contiguous()
+        assert inputs.dtype == torch.float32
+        assert inputs.is_contiguous()
         pixels = miniature.bytes_of(inputs)
-        assert pixels.min() > -1e-2 and pixels.max() < 255.01
+        assert pixels.min() > -1e-2
+        assert pixels.max() < 255.01
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -105,17 +125,21 @@ def test_every_test_image_is_scored_once_and_unaugmented(
 ) -> None:
     monkeypatch.setattr(imagenet, "EVALUATION_BATCH", 2)
     samples = miniature.load()
-    labels, inputs = torch.full((TEST,), -1), torch.empty(TEST, *miniature.task.input_shape)
+    labels = torch.full((TEST,), -1)
+    inputs = torch.empty(TEST, *miniature.task.input_shape)
     for rank in range(workers):
         mine = torch.arange(rank, TEST, workers)
         inputs[mine], labels[mine] = (
-            torch.cat(each) for each in zip(*samples.evaluation_batches(mine), strict=True)
+            torch.cat(each)
+            for each in zip(*samples.evaluation_batches(mine), strict=True)
         )
     if miniature.name == "cifar100":
         expected = torch.from_numpy(RELEASE.images["test"]).view(-1, 3, 32, 32)
         assert labels.tolist() == RELEASE.labels["test"].tolist()
     else:
-        expected = read_images(sorted(map(str, (miniature.data / "val").rglob("*.JPEG"))), 16, 20)
+        expected = read_images(
+            sorted(map(str, (miniature.data / "val").rglob("*.JPEG"))), 16, 20
+        )
         assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert torch.allclose(miniature.bytes_of(inputs), expected.float(), atol=1e-3)
     assert list(samples.evaluation_batches(torch.arange(0))) == []
@@ -125,12 +149,20 @@ def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> 
     samples = miniature.load(held_out=5)
     assert len(samples.train_labels) == TRAIN - 5
     if miniature.name == "cifar100":
-        trained = {image.numpy().tobytes() for image in samples.padded[:, :, 4:36, 4:36]}
+        trained = {
+            image.numpy().tobytes() for image in samples.padded[:, :, 4:36, 4:36]
+        }
         scored = {image.numpy().tobytes() for image in samples.evaluation_images}
     else:
-        trained, scored = set(samples.train.paths), set(samples.evaluated.paths)
-    assert len(scored) == 5 and not trained & scored and len(trained | scored) == TRAIN
-    assert sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(5))) == 5
+        trained = set(samples.train.paths)
+        scored = set(samples.evaluated.paths)
+    assert len(scored) == 5
+    assert not trained & scored
+    assert len(trained | scored) == TRAIN
+    assert (
+        sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(5)))
+        == 5
+    )
 
 
 # CIFAR-100
@@ -139,7 +171,8 @@ def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> 
 BAD_RELEASES: dict[str, Callable[[Path], object]] = {
     "no folder": lambda p: None,
     "cut short": lambda p: write(
-        p / "cifar-100-python", RELEASE.pickled | {"train": RELEASE.pickled["train"][:9000]}
+        p / "cifar-100-python",
+        RELEASE.pickled | {"train": RELEASE.pickled["train"][:9000]},
     ),
     "no archive": lambda p: write(p, {"cifar-100-python.tar.gz": b"<html>"}),
 }
@@ -155,12 +188,16 @@ def test_a_bad_release_is_refused_in_one_sentence(
         DataError, match=r"holds no undamaged release.*; put the folder .* DATA=FOLDER"
     ) as error:
         miniature.task.prepare(tmp_path / "bad")
-    assert str(tmp_path / "bad") in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path / "bad") in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @only_cifar100
 def test_it_is_fetched_into_the_cache_once_and_an_archive_of_ones_own_is_extracted(
-    miniature: Miniature, tmp_path: Path, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    miniature: Miniature,
+    tmp_path: Path,
+    serve: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = TaskSpec(name="cifar100")
     with pytest.raises(
@@ -186,7 +223,9 @@ def test_it_is_fetched_into_the_cache_once_and_an_archive_of_ones_own_is_extract
 
 
 @only_imagenet
-def test_labels_follow_sorted_class_folders_and_order_sorted_names(miniature: Miniature) -> None:
+def test_labels_follow_sorted_class_folders_and_order_sorted_names(
+    miniature: Miniature,
+) -> None:
     folder = miniature.data / "train"
     (folder / "n01" / "n01_21.JPEG").rename(folder / "n01" / "zoë (1).jpg")
     samples = miniature.load()
@@ -205,7 +244,9 @@ def central_crop(
 
 
 @pytest.mark.parametrize("size", [(500, 375), (300, 300), (233, 601)])
-def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int], tmp_path: Path) -> None:
+def test_central_crops_are_torchvisions_on_pil(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
     image = photo(1, *size)
     crop = central_crop(tmp_path, image, 224, 256)
     resized = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
@@ -218,8 +259,10 @@ def test_central_crops_are_torchvisions_on_pil(size: tuple[int, int], tmp_path: 
 def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     raw = jpeg(photo(2, 500, 375))
     draws = Draws(
-        attempts=torch.tensor([[[0.5, 0.5]]] * 2, dtype=torch.float64),  # 54 % of the area, square
-        places=torch.tensor([[0.0, 1.0 - 1e-9]] * 2, dtype=torch.float64),  # at the top right
+        # 54 % of the area, square
+        attempts=torch.tensor([[[0.5, 0.5]]] * 2, dtype=torch.float64),
+        # At the top right
+        places=torch.tensor([[0.0, 1.0 - 1e-9]] * 2, dtype=torch.float64),
         flips=torch.tensor([False, True]),
         orders=torch.zeros(2, 3), factors=torch.zeros(2, 3), lighting=torch.zeros(2, 3),
     )  # fmt: skip
@@ -230,7 +273,9 @@ def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     )
     expected = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).int()
     assert (random_crop(decoded(raw), 224, draws, 0).int() - expected).abs().max() <= 1
-    assert (random_crop(decoded(raw), 224, draws, 1).int() - expected.flip(-1)).abs().max() <= 1
+    assert (
+        random_crop(decoded(raw), 224, draws, 1).int() - expected.flip(-1)
+    ).abs().max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -238,22 +283,30 @@ def test_grey_and_cmyk_become_rgb(mode: str, tmp_path: Path) -> None:
     image = photo(4).convert(mode)
     pixels = central_crop(tmp_path, image, 16, 20)
     expected = central_crop(tmp_path, image.convert("RGB"), 16, 20, "PNG")
-    assert pixels.shape == (3, 16, 16) and (pixels.int() - expected.int()).abs().float().mean() < 4
+    assert pixels.shape == (3, 16, 16)
+    assert (pixels.int() - expected.int()).abs().float().mean() < 4
     assert mode != "L" or torch.equal(pixels[0], pixels[2])
 
 
 @only_imagenet
 @pytest.mark.parametrize("how", ["cut short", "empty", "not an image", "gone"])
 @pytest.mark.parametrize("bad", ["train/n02/n02_13.JPEG", "val/n03/n03_05.JPEG"])
-def test_an_image_that_cannot_be_used_is_named(miniature: Miniature, bad: str, how: str) -> None:
-    samples, path = miniature.load(), miniature.data / bad
+def test_an_image_that_cannot_be_used_is_named(
+    miniature: Miniature, bad: str, how: str
+) -> None:
+    samples = miniature.load()
+    path = miniature.data / bad
     raw = path.read_bytes()
     if how == "gone":
         path.unlink()
         words = rf"{bad} cannot be read \(No such file or directory\); put it back"
     else:
         path.write_bytes(
-            {"cut short": raw[: len(raw) // 2], "empty": b"", "not an image": b"<html>" * 50}[how]
+            {
+                "cut short": raw[: len(raw) // 2],
+                "empty": b"",
+                "not an image": b"<html>" * 50,
+            }[how]
         )
         words = rf"{bad} is no image that can be decoded \(.+\); put an undamaged copy in its place"
         with pytest.raises(DataError, match=words):
@@ -293,10 +346,13 @@ BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @only_imagenet
 @pytest.mark.parametrize("bad", BAD_TREES)
-def test_an_incomplete_tree_is_refused_in_one_sentence(miniature: Miniature, bad: str) -> None:
+def test_an_incomplete_tree_is_refused_in_one_sentence(
+    miniature: Miniature, bad: str
+) -> None:
     change, words = BAD_TREES[bad]
     change(miniature.data)
     for use in (lambda: miniature.task.prepare(miniature.data), miniature.load):
         with pytest.raises(DataError) as error:
             use()
-        assert words in str(error.value) and "\n" not in str(error.value)
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)

@@ -22,7 +22,11 @@ CPU = torch.device("cpu")
 
 
 def miniature(share: Path, **fields: Any) -> BibleText:
-    own = {"num_train": 150, "num_test": 40, "num_slots": bible(share, ENGLISH, 1, chapters=(9, 5))}
+    own = {
+        "num_train": 150,
+        "num_test": 40,
+        "num_slots": bible(share, ENGLISH, 1, chapters=(9, 5)),
+    }
     return replace(TASK, **(own | fields), length=8, num_test_chapters=3, sha256=None)
 
 
@@ -39,7 +43,8 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     samples = loaded(task, tmp_path)
     slots = read_module(ENGLISH, tmp_path, task.num_slots)
     lines = [
-        " ".join(pair.source for pair in chapter) + "\n" for chapter in chapters_of(slots, slots)
+        " ".join(pair.source for pair in chapter) + "\n"
+        for chapter in chapters_of(slots, slots)
     ]
     [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
     scored = text(inputs.flatten())
@@ -47,11 +52,18 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     trained = sorted(text(window) for window in samples.train_inputs[:, :-1])
     fitting = []
     for chosen in itertools.combinations(range(len(lines)), 3):
-        rest = "".join(line for number, line in enumerate(lines) if number not in chosen)
+        rest = "".join(
+            line for number, line in enumerate(lines) if number not in chosen
+        )
         windows = sorted(rest[8 * number : 8 * number + 8] for number in range(150))
-        if "".join(lines[number] for number in chosen).startswith(scored) and windows == trained:
+        if (
+            "".join(lines[number] for number in chosen).startswith(scored)
+            and windows == trained
+        ):
             fitting.append(chosen)
-    assert fitting, "three whole chapters are scored, and the windows of the others trained on"
+    assert fitting, (
+        "three whole chapters are scored, and the windows of the others trained on"
+    )
     books = ["", ""]
     for chapter, line in zip(chapters_of(slots, slots), lines, strict=True):
         books[chapter[0].group] += line
@@ -79,6 +91,7 @@ def test_another_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
         replace(miniature(tmp_path), sha256="0" * 64),
     ):
         with pytest.raises(
-            DataError, match=r"another text than it should .* install the package sword-text-kjv"
+            DataError,
+            match=r"another text than it should .* install the package sword-text-kjv",
         ):
             task.prepare(tmp_path)

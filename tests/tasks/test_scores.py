@@ -69,7 +69,9 @@ def spec_of() -> Spec:
     return Spec.model_validate(changed(table, "statistics.metric", "top_2"))
 
 
-def test_a_spec_may_compare_by_it(ranked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spec_may_compare_by_it(
+    ranked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SpecError, match="METRICS"):
         check_spec(spec_of())
     metric = Metric("top_2", "top-2 accuracy", "percent", True)
@@ -86,7 +88,12 @@ def test_workers_score_shares_of_it(ranked: None) -> None:
     precision = MixedPrecision("fp32", CPU)
     score = evaluate(config, models, optimizer, precision, samples, 500, 1600)
     ((inputs, labels),) = [
-        tuple(map(torch.cat, zip(*samples.evaluation_batches(torch.arange(500)), strict=True)))
+        tuple(
+            map(
+                torch.cat,
+                zip(*samples.evaluation_batches(torch.arange(500)), strict=True),
+            )
+        )
     ]
     # Untrained workers are alike.
     outputs = models[0].eval()(inputs)

@@ -37,7 +37,9 @@ from cser_bench.harness.tasks.pairs import (
 from tests.tasks.miniatures import bible, made_up_entries, verses
 
 CPU = torch.device("cpu")
-WORDS = CMUDict(num_train=25, num_test=15, sha256=None, entries=partial(made_up_entries, 40))
+WORDS = CMUDict(
+    num_train=25, num_test=15, sha256=None, entries=partial(made_up_entries, 40)
+)
 
 
 def kjv(share: Path) -> BibleVerses:
@@ -57,7 +59,11 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     targets = pairs.sentences(1, every)
     if isinstance(samples.measure, BleuAndChrf):
         return list(
-            zip(map(samples.measure.text, sources), map(samples.measure.text, targets), strict=True)
+            zip(
+                map(samples.measure.text, sources),
+                map(samples.measure.text, targets),
+                strict=True,
+            )
         )
     words, phones = (
         [[SYMBOLS[token - END - 1] for token in side] for side in sides]
@@ -124,13 +130,20 @@ def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
     ]
 
 
-def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path) -> None:
+def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(
+    tmp_path: Path,
+) -> None:
     task = kjv(tmp_path)
     english = verses(1, 40)
     spanish = verses(2, 40)
-    place = {pair: number for number, pair in enumerate(zip(english, spanish, strict=True))}
+    place = {
+        pair: number for number, pair in enumerate(zip(english, spanish, strict=True))
+    }
     samples = load(task, tmp_path)
-    both = [[place[pair] for pair in texts(samples, split)] for split in ("train", "evaluation")]
+    both = [
+        [place[pair] for pair in texts(samples, split)]
+        for split in ("train", "evaluation")
+    ]
     chapters = [{number // 5 for number in numbers} for numbers in both]
     assert [len(each) for each in chapters] == [5, 3]
     assert not chapters[0] & chapters[1]
@@ -140,8 +153,20 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path)
 def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titles_and_tags_are_no_words() -> (
     None
 ):
-    pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
-    assert [fits(TextPair(*pair)) for pair in pairs.items()] == [True, False, False, False, False]
+    pairs = {
+        "a b": "a",
+        "a b c": "a",
+        "": "a",
+        "a ": "",
+        " ".join("a" * 26): " ".join("a" * 20),
+    }
+    assert [fits(TextPair(*pair)) for pair in pairs.items()] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     osis = (
         '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or '
         "<i>x</i></note>"
@@ -154,7 +179,10 @@ def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda path: path.with_suffix(".bzs").unlink(), "apt-get install sword-text-kjv"),
+    "missing": (
+        lambda path: path.with_suffix(".bzs").unlink(),
+        "apt-get install sword-text-kjv",
+    ),
     "cut text": (
         lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]),
         "nt.* are damaged",
@@ -181,7 +209,10 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
 
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
     for task, said in (
-        (replace(WORDS, entries=partial(made_up_entries, 41)), r"41 of up to .* expected 40"),
+        (
+            replace(WORDS, entries=partial(made_up_entries, 41)),
+            r"41 of up to .* expected 40",
+        ),
         (replace(WORDS, sha256="0" * 64), "other words or pronunciations"),
     ):
         with pytest.raises(DataError, match=said):
@@ -203,9 +234,14 @@ def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_ref
     tmp_path: Path,
 ) -> None:
     task = kjv(tmp_path)
-    with pytest.raises(DataError, match=r"but with its end the model has positions for only 9"):
+    with pytest.raises(
+        DataError, match=r"but with its end the model has positions for only 9"
+    ):
         load(replace(task, positions=10), tmp_path)
-    for size, words in ((5_000, "larger than the training texts allow"), (100, "no room")):
+    for size, words in (
+        (5_000, "larger than the training texts allow"),
+        (100, "no room"),
+    ):
         with pytest.raises(DataError, match=words):
             load(replace(task, vocabulary=size), tmp_path)
 
@@ -240,15 +276,22 @@ def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     said = verses(1, 30)
     expected = [
-        a if n % 3 else b for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
+        a if n % 3 else b
+        for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
     ]
     vocabulary = dict(enumerate(dict.fromkeys([*said, *expected])))
     number = {text: key for key, text in vocabulary.items()}
     measure = BleuAndChrf(lambda tokens: vocabulary[tokens[0]])
     tokens = [[[number[text]] for text in side] for side in (said, expected)]
-    parts = [measure.sums(tokens[0][start::4], tokens[1][start::4]) for start in range(4)]
+    parts = [
+        measure.sums(tokens[0][start::4], tokens[1][start::4]) for start in range(4)
+    ]
     found = measure.metrics([sum(column) for column in zip(*parts, strict=True)])
-    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [expected]).score / 100)
-    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [expected]).score / 100)
+    assert found["bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(said, [expected]).score / 100
+    )
+    assert found["chrf"] == pytest.approx(
+        sacrebleu.corpus_chrf(said, [expected]).score / 100
+    )
     assert 0 < found["bleu"] < 1
     assert set(measure.signatures()) == {"bleu", "chrf"}

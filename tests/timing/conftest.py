@@ -26,7 +26,9 @@ needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)
 
 # A first module with a fifth of the arithmetic, a norm, and a last module.
-GRADIENTS = Gradients(((300, 20), (300,), (300,), (40, 300)), {3: 0.8, 1: 0.8, 2: 0.8, 0: 1.0})
+GRADIENTS = Gradients(
+    ((300, 20), (300,), (300,), (40, 300)), {3: 0.8, 1: 0.8, 2: 0.8, 0: 1.0}
+)
 NUMEL = 6000 + 300 + 300 + 12000
 HEADER_BYTES = 14 + 20 + 20 + 12
 """Ethernet, IPv4, TCP and its timestamps."""
@@ -42,7 +44,9 @@ WORKLOAD = Workload(
 )
 
 
-def turn_of(method: TimedMethod, num_workers: int = 8, trainee: Trainee | None = None) -> Turn:
+def turn_of(
+    method: TimedMethod, num_workers: int = 8, trainee: Trainee | None = None
+) -> Turn:
     """A turn of a worker that is alone and by default waits, on the small model, with messages that
     are seen."""
     waiting = Trainee(WORKLOAD.name, GRADIENTS, torch.device("cpu"), WORKLOAD)
@@ -77,8 +81,14 @@ def namespaces(prefix: str = "") -> set[str]:
 
 def limits(namespace: str) -> dict[str, int]:
     """The rate of each interface in a namespace that `tc` limits, in bits a second."""
-    found: list[dict[str, Any]] = json.loads(output("tc", "-n", namespace, "-j", "qdisc", "show"))
-    return {each["dev"]: 8 * each["options"]["rate"] for each in found if each["kind"] == "tbf"}
+    found: list[dict[str, Any]] = json.loads(
+        output("tc", "-n", namespace, "-j", "qdisc", "show")
+    )
+    return {
+        each["dev"]: 8 * each["options"]["rate"]
+        for each in found
+        if each["kind"] == "tbf"
+    }
 
 
 def output(*command: str) -> str:
@@ -88,6 +98,8 @@ def output(*command: str) -> str:
 def is_alive(pid: int) -> bool:
     """A process that has ended may wait for whoever it now belongs to."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         return False

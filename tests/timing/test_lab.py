@@ -30,7 +30,14 @@ from cser_bench.harness.timing.links import LabError, LabTopology, relay
 from cser_bench.harness.workers.process_group import joined
 from cser_bench.harness.workers.processes import Worker
 from tests.harness.support import CommandLine
-from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
+from tests.timing.conftest import (
+    HEADER_BYTES,
+    is_alive,
+    limits,
+    namespaces,
+    needs_lab,
+    output,
+)
 
 pytestmark = pytest.mark.whole
 
@@ -45,7 +52,8 @@ with lab.lab(LabTopology(2, 2, 1e8)) as network:
     print(subprocess.Popen(network.command(3, ["sleep", "600"])).pid, flush=True)
     time.sleep(600)
 """
-NUMEL, NUM_WORKERS = 4_000_000, 3
+NUMEL = 4_000_000
+NUM_WORKERS = 3
 Owner = tuple[subprocess.Popen[str], int]
 
 
@@ -55,7 +63,9 @@ def owner(prefix: str) -> Iterator[Owner]:
     namespace."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", OWNER, prefix]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         yield process, int(process.stdout.readline())
         process.kill()
@@ -70,10 +80,12 @@ def test_links_carry_the_counted_payload_and_headers() -> None:
         lab(LabTopology(NUM_WORKERS, 1, 1e9)) as network,
         start_inside(network, _train, [()] * NUM_WORKERS) as workers,
     ):
-        before, sent_before = workers.hear_all(), network.sent()
+        before = workers.hear_all()
+        sent_before = network.sent()
         for rank in range(NUM_WORKERS):
             workers.tell(rank, "train")
-        counted, sent = workers.hear_all(), network.sent()
+        counted = workers.hear_all()
+        sent = network.sent()
         # Four steps send an eighth of the numbers, and two of them a quarter besides.
         payload_bits = 32 * NUMEL * (4 / 8 + 2 / 4)
         assert [now - then for now, then in zip(counted, before, strict=True)] == [
@@ -134,7 +146,8 @@ def test_a_signal_ends_the_lab(prefix: str, owner: Owner) -> None:
     process, inside = owner
     process.send_signal(signal.SIGHUP)
     process.wait(20)
-    assert not namespaces(f"{prefix}-") and not is_alive(inside)
+    assert not namespaces(f"{prefix}-")
+    assert not is_alive(inside)
 
 
 @needs_lab
@@ -147,18 +160,24 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(
         lab(LabTopology(2, 1, 1e8)),
     ):
         pass
-    assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "a lab in use is left alone"
+    assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), (
+        "a lab in use is left alone"
+    )
     other = f"other{prefix}-m0"
     output("ip", "netns", "add", other)
     bystander = subprocess.Popen(["ip", "netns", "exec", other, "sleep", "600"])
     try:
         process.kill()
         process.wait()
-        assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "kill -9 leaves all"
+        assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), (
+            "kill -9 leaves all"
+        )
         with lab(LabTopology(3, 1, 1e8)):
-            assert len(namespaces(f"{prefix}-")) == 4 and not is_alive(inside)
+            assert len(namespaces(f"{prefix}-")) == 4
+            assert not is_alive(inside)
         assert not namespaces(f"{prefix}-")
-        assert other in namespaces() and bystander.poll() is None
+        assert other in namespaces()
+        assert bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()
@@ -170,13 +189,20 @@ def test_links_are_limited_at_both_ends_and_congestion_control_is_not_the_hosts(
     prefix: str,
 ) -> None:
     with lab(LabTopology(2, 2, 3e6)) as network:
-        assert [network.namespace(rank).name[-2:] for rank in range(4)] == ["m0", "m0", "m1", "m1"]
+        assert [network.namespace(rank).name[-2:] for rank in range(4)] == [
+            "m0",
+            "m0",
+            "m1",
+            "m1",
+        ]
         for rate in (3e6, 5e6):
             network.set_rate(rate)
             assert network.topology == LabTopology(2, 2, rate)
             assert limits(f"{prefix}-m1") == {network.interface: rate}
             assert limits(f"{prefix}-switch") == {"m0": rate, "m1": rate}
-        routes = output("ip", "-n", f"{prefix}-m1", "route", "show", "table", "all").splitlines()
+        routes = output(
+            "ip", "-n", f"{prefix}-m1", "route", "show", "table", "all"
+        ).splitlines()
         chosen = [route.split()[0] for route in routes if "congctl cubic" in route]
         assert chosen == ["10.83.0.0/24", "local"], (
             "to other machines, and to the machine's own workers"
@@ -206,29 +232,40 @@ with socket.create_connection((sys.argv[1], 9)) as connection:
 @needs_lab
 @pytest.mark.usefixtures("prefix")
 @pytest.mark.parametrize("jitter_seconds", [0.0, 0.05])
-def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: float) -> None:
+def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(
+    jitter_seconds: float,
+) -> None:
     """A connection stands after a packet there and one back; a long transfer goes at the rate of
     its link."""
-    latency_seconds, rate = 0.1, 20e6
+    latency_seconds = 0.1
+    rate = 20e6
     num_bytes = round(rate / 8 * 3)
     with lab(LabTopology(2, 1, rate, latency_seconds, jitter_seconds)) as network:
         listen = network.command(1, [sys.executable, "-c", LISTENER])
         with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as listener:
-            assert listener.stdout is not None and listener.stdout.readline() == "up\n"
-            send = network.command(0, [sys.executable, "-c", SENDER, "10.83.0.2", str(num_bytes)])
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "up\n"
+            send = network.command(
+                0, [sys.executable, "-c", SENDER, "10.83.0.2", str(num_bytes)]
+            )
             there_and_back = float(output(*send))
             received, seconds = map(float, listener.stdout.readline().split())
         sent = network.sent()[0][0]
-    least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
+    least = 2 * latency_seconds
+    most = 2 * (latency_seconds + jitter_seconds)
     assert least <= there_and_back < most + 0.5  # which a busy machine adds
-    assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
+    assert received == num_bytes
+    assert num_bytes < sent < 1.1 * num_bytes
     # Where packets come in bunches, TCP's window grows more slowly.
     share = 0.2 if jitter_seconds else 0.5
     assert share * rate < 8 * received / seconds < 1.1 * rate
 
 
-def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_another() -> None:
-    latency_seconds, jitter_seconds = 0.02, 0.05
+def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_another() -> (
+    None
+):
+    latency_seconds = 0.02
+    jitter_seconds = 0.05
     with ExitStack() as stack:
         (sender, ours), (receiver, theirs) = (
             socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)
@@ -239,7 +276,9 @@ def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_a
         orders, end = os.pipe()
         devices = [ours.fileno(), theirs.fileno()]
         passes_on = Thread(
-            target=relay, args=(devices, latency_seconds, jitter_seconds, orders), daemon=True
+            target=relay,
+            args=(devices, latency_seconds, jitter_seconds, orders),
+            daemon=True,
         )
         passes_on.start()
         packets = [b"\x45" + bytes(18) + bytes([2, number]) for number in range(40)]
@@ -266,15 +305,15 @@ def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_a
 def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> None:
     with lab(LabTopology(2, 1, 1e8, 0.01)) as network:
         assert network.topology == LabTopology(2, 1, 1e8, 0.01)
-        assert (
-            limits(f"{prefix}-m1") == {network.interface: 1e8}
-            and f"{prefix}-switch" not in namespaces()
-        )
+        assert limits(f"{prefix}-m1") == {network.interface: 1e8}
+        assert f"{prefix}-switch" not in namespaces()
         [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
         network.set_rate(5e7)
         assert limits(f"{prefix}-m0") == {network.interface: 5e7}
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(LabError, match="the relay between the lab's machines ended"):
+        with pytest.raises(
+            LabError, match="the relay between the lab's machines ended"
+        ):
             network.set_rate(1e7)
     assert not namespaces(prefix)
     with lab(LabTopology(2, 1, 1e8, 0.01)):
@@ -289,7 +328,9 @@ def test_where_there_can_be_no_lab_a_sentence_says_why(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for missing in ("ip", "tc"):
         monkeypatch.setattr(
-            shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin"
+            shutil,
+            "which",
+            lambda name, missing=missing: None if name == missing else "/usr/sbin",
         )
         assert f"needs the program {missing}" in str(why_not())
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
@@ -331,14 +372,22 @@ def test_the_command_records_what_can_be_emulated(
 ) -> None:
     monkeypatch.setattr(sweeps, "POINT_SECONDS", 0.01)
     monkeypatch.setattr(sweeps, "LONGEST_POINT_SECONDS", 0.1)
-    printed = cli.out("netlab", "--workers", "2", "--rates", "20,500000", "--output", tmp_path)
-    assert "cannot emulate 2 x 500 Gb/s" in printed and "20 Mb/s" in printed
+    printed = cli.out(
+        "netlab", "--workers", "2", "--rates", "20,500000", "--output", tmp_path
+    )
+    assert "cannot emulate 2 x 500 Gb/s" in printed
+    assert "20 Mb/s" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["sweep-2x1-20mbps.json"]
     found = read_record(tmp_path / "sweep-2x1-20mbps.json", Sweep)
     assert found.fabric.bits_per_second == 20e6
-    assert {point.collective for point in found.points} == {"all_reduce", "all_gather", "exchange"}
+    assert {point.collective for point in found.points} == {
+        "all_reduce",
+        "all_gather",
+        "exchange",
+    }
     for point in found.points:
-        assert point.wire_bytes is not None and point.wire_frames is not None
+        assert point.wire_bytes is not None
+        assert point.wire_frames is not None
         if point.payload_bytes >= 100_000:
             assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(
                 point.formula_bytes, rel=0.05

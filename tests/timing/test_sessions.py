@@ -24,7 +24,9 @@ from cser_bench.harness.timing.workloads import gradients_of, workload
 from cser_bench.report.speed.timed import mean_step
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
-LINK, DILATION, FASTEST = 1e9, 2.0, 7e9
+LINK = 1e9
+DILATION = 2.0
+FASTEST = 7e9
 NETWORK = fabric(LabTopology(2, 1, LINK / DILATION), DILATION)
 
 
@@ -48,10 +50,18 @@ def timed(session: Session) -> tuple[Timing, list[float]]:
 
 @pytest.fixture(scope="module")
 def asked() -> Session:
-    load, methods = workload("fashion_mnist", "cpu"), [METHODS[name] for name in TIMED]
+    load = workload("fashion_mnist", "cpu")
+    methods = [METHODS[name] for name in TIMED]
     gradients = gradients_of("fashion_mnist")
     return Session(
-        "two", load, gradients, methods, NETWORK, links=(LINK,), fastest=FASTEST, steps_per_visit=2
+        "two",
+        load,
+        gradients,
+        methods,
+        NETWORK,
+        links=(LINK,),
+        fastest=FASTEST,
+        steps_per_visit=2,
     )
 
 
@@ -66,7 +76,10 @@ def test_links_are_fast_while_a_method_warms_up_and_then_as_its_cells_ask(
 ) -> None:
     expected: list[float] = []
     for name in [*TIMED, *TIMED[::-1]]:
-        expected += [FASTEST, *[LINK / DILATION] * (1 if METHODS[name].period == 1 else 2)]
+        expected += [
+            FASTEST,
+            *[LINK / DILATION] * (1 if METHODS[name].period == 1 else 2),
+        ]
     assert session[1] == expected
 
 
@@ -74,16 +87,25 @@ def test_a_record_holds_what_was_asked_for(
     session: tuple[Timing, list[float]], asked: Session
 ) -> None:
     record, _ = session
-    assert (record.fabric, record.workload, record.basis) == (NETWORK, asked.workload, "emulated")
+    assert (record.fabric, record.workload, record.basis) == (
+        NETWORK,
+        asked.workload,
+        "emulated",
+    )
     assert [method.name for method in record.methods] == TIMED
     assert all(
-        method.codec_alone_seconds is not None and method.messages for method in record.methods
+        method.codec_alone_seconds is not None and method.messages
+        for method in record.methods
     )
     kinds = {1: ["every"], 32: ["ordinary", "synchronising"]}
     expected = [(name, kind) for name in TIMED for kind in kinds[METHODS[name].period]]
     assert [(cell.method, cell.kind) for cell in record.cells] == expected
     for cell in record.cells:
-        assert (cell.bits_per_second, cell.dilation, cell.visits) == (LINK, DILATION, [0, 0, 1, 1])
+        assert (cell.bits_per_second, cell.dilation, cell.visits) == (
+            LINK,
+            DILATION,
+            [0, 0, 1, 1],
+        )
 
 
 def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(
@@ -108,17 +130,17 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(
 
 
 @pytest.mark.parametrize("who", ["one", "in turn"])
-def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session, who: Any) -> None:
+def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(
+    asked: Session, who: Any
+) -> None:
     methods = [CONSECUTIVE[name] for name in ("ddp", "streaming_4")]
     slow = Stragglers(who=who, factor=3)
     row = replace(asked, methods=methods, in_a_row=True, num_visits=1, stragglers=slow)
     found, _ = timed(row)
     scheduled = asked.workload.forward_seconds + asked.workload.backward_seconds
-    assert [(each.name, each.period, len(each.messages)) for each in found.methods][1] == (
-        "streaming_4",
-        16,
-        1,
-    )
+    assert [(each.name, each.period, len(each.messages)) for each in found.methods][
+        1
+    ] == ("streaming_4", 16, 1)
     for cell in found.cells:
         assert cell.compute_seconds == pytest.approx([scheduled * 2] * 2), (
             "the mean over both workers"
@@ -136,7 +158,11 @@ def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_
     for trains, seconds in ((False, (10.0 - 2.0) / DILATION), (True, 10.0)):
         [found] = cells_of(asked, METHODS["ddp"])
         add_step(found, 1, parts, trains)
-        assert (found.visits, found.seconds, found.compute_seconds) == ([1], [seconds], [2.0])
+        assert (found.visits, found.seconds, found.compute_seconds) == (
+            [1],
+            [seconds],
+            [2.0],
+        )
         assert (found.codec_seconds, found.waiting_seconds, found.transfer_seconds) == (
             [2.0],
             [0.5],
@@ -146,7 +172,12 @@ def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_
 
 @pytest.mark.parametrize(
     ("collective", "expected"),
-    [("all_reduce", 1400), ("two_stages", 1400), ("all_gather", 5600), ("exchange", 800)],
+    [
+        ("all_reduce", 1400),
+        ("two_stages", 1400),
+        ("all_gather", 5600),
+        ("exchange", 800),
+    ],
 )
 def test_formulas_of_rings(collective: Any, expected: float) -> None:
     """Each of 8 workers sends 7 of 8 parts twice, or 7 payloads; two messages of 400 leave each."""
@@ -157,7 +188,9 @@ def test_formulas_of_rings(collective: Any, expected: float) -> None:
 
 
 def cell(kind: StepKind, share: float, seconds: list[float], record: Timing) -> Cell:
-    return record.cells[0].model_copy(update={"kind": kind, "share": share, "seconds": seconds})
+    return record.cells[0].model_copy(
+        update={"kind": kind, "share": share, "seconds": seconds}
+    )
 
 
 def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_exact_shares(
@@ -167,7 +200,8 @@ def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_e
     expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
     found = mean_step([cell("every", 1.0, seconds, session[0])])
     assert found == pytest.approx((0.115, expected.low, expected.high))
-    ordinary, synchronising = [1.0, 1.2, 1.1], [9.0, 9.6]
+    ordinary = [1.0, 1.2, 1.1]
+    synchronising = [9.0, 9.6]
     mixed = [
         cell("ordinary", 0.75, ordinary, session[0]),
         cell("synchronising", 0.25, synchronising, session[0]),
@@ -176,7 +210,10 @@ def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_e
     assert mean == pytest.approx(0.75 * 1.1 + 0.25 * 9.3)
     # Welch's interval of the difference of two samples that are scaled by the shares, one of them
     # negated.
-    scaled = [0.75 * each for each in ordinary], [-0.25 * each for each in synchronising]
+    scaled = (
+        [0.75 * each for each in ordinary],
+        [-0.25 * each for each in synchronising],
+    )
     interval = stats.ttest_ind(*scaled, equal_var=False).confidence_interval(0.95)
     assert (low, high) == pytest.approx((interval.low, interval.high))
 
@@ -226,17 +263,18 @@ def test_a_workers_step_is_split(
         codec,
         transfer,
     )
-    assert parts.waiting == 0.0 and compute + codec + transfer == ended
+    assert parts.waiting == 0.0
+    assert compute + codec + transfer == ended
 
 
 def test_a_worker_waits_until_the_last_has_come() -> None:
-    early, late = step(20.0, [(11.0, 18.0)]), step(20.0, [(15.0, 18.0)], last_gradient=15.0)
+    early = step(20.0, [(11.0, 18.0)])
+    late = step(20.0, [(15.0, 18.0)], last_gradient=15.0)
     parts = parts_of([early, late], True)
-    assert parts.waiting == (4.0 + 0.0) / 2 and parts.transfer == 3.0
-    assert (
-        parts.compute == (9.0 + 14.0) / 2
-        and parts.compute + parts.codec + parts.waiting + parts.transfer == 20.0
-    )
+    assert parts.waiting == (4.0 + 0.0) / 2
+    assert parts.transfer == 3.0
+    assert parts.compute == (9.0 + 14.0) / 2
+    assert parts.compute + parts.codec + parts.waiting + parts.transfer == 20.0
     scheduled = [replace(each, scheduled_seconds=9.0) for each in (early, late)]
     parts = parts_of(scheduled, True)
     found = (parts.compute, parts.codec, parts.waiting, parts.transfer)

@@ -25,17 +25,30 @@ from cser_bench.harness.records.timings import (
 )
 from cser_bench.harness.timing import study
 from cser_bench.harness.timing.links import LabTopology
-from cser_bench.harness.timing.methods import EXPERIMENTS, METHODS, scored_methods, table_methods
+from cser_bench.harness.timing.methods import (
+    EXPERIMENTS,
+    METHODS,
+    scored_methods,
+    table_methods,
+)
 from cser_bench.harness.timing.session import WANTED, Session, cells_of
-from cser_bench.harness.timing.study import TimingJob, add_to_study, run_study, text, wide
+from cser_bench.harness.timing.study import (
+    TimingJob,
+    add_to_study,
+    run_study,
+    text,
+    wide,
+)
 from cser_bench.harness.timing.sweep import fabric
 from cser_bench.harness.timing.workloads import DATA, gradients_of, workload
 from cser_bench.report.speed.workload_model import read_study
 from tests.harness.support import CommandLine
 
 RESULTS = Path(__file__).parents[2] / "results"
-MODEL_BYTES, MOST = 102_228_128, 2e9
-SCORED_WORKERS, SCORED_LINKS = DATA["scored"]["num_workers"], DATA["scored"]["links"]
+MODEL_BYTES = 102_228_128
+MOST = 2e9
+SCORED_WORKERS = DATA["scored"]["num_workers"]
+SCORED_LINKS = DATA["scored"]["links"]
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +86,22 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
 ) -> None:
     monkeypatch.chdir(RESULTS.parent)
     at_once, far = text(tmp_path, [])
-    assert [each.fabric.latency_seconds for each in (at_once, far)] == [
-        0.0,
-        20e-3,
-    ] and at_once.methods == far.methods
-    configs = {run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs}
+    assert [each.fabric.latency_seconds for each in (at_once, far)] == [0.0, 20e-3]
+    assert at_once.methods == far.methods
+    configs = {
+        run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs
+    }
     steps = {
         row: (config.algorithm, config.settings, config.local_step)
         for row, config in configs.items()
     }
     timed = {
-        each.name: (each.algorithm, each.settings, each.local_step) for each in at_once.methods
+        each.name: (each.algorithm, each.settings, each.local_step)
+        for each in at_once.methods
     }
-    assert timed.pop("ddp") == ("ddp", {}, "adamw") and steps.pop("qsr-64") and timed == steps
+    assert timed.pop("ddp") == ("ddp", {}, "adamw")
+    assert steps.pop("qsr-64")
+    assert timed == steps
     assert all(each.overlap for each in at_once.methods)
     periods = {each.name: each.period for each in at_once.methods}
     assert (periods["adamw"], periods["streaming-64"], periods["moments-64"]) == (
@@ -95,16 +111,24 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
     )
 
 
-def test_links_far_apart_have_four_latencies_and_one_that_varies(tmp_path: Path) -> None:
+def test_links_far_apart_have_four_latencies_and_one_that_varies(
+    tmp_path: Path,
+) -> None:
     places = {each.name: each.fabric for each in wide(tmp_path, ["ddp"])}
-    assert len(places) == 5 and {each.bits_per_second for each in places.values()} == {100e6}
+    assert len(places) == 5
+    assert {each.bits_per_second for each in places.values()} == {100e6}
     varies = places.pop("wide-100mbps-5to10ms")
     assert [varies.latency_seconds, varies.jitter_seconds, varies.latency] == [
         5e-3,
         5e-3,
         "5 to 10 ms",
     ]
-    assert [each.latency for each in places.values()] == ["0 ms", "5 ms", "20 ms", "80 ms"]
+    assert [each.latency for each in places.values()] == [
+        "0 ms",
+        "5 ms",
+        "20 ms",
+        "80 ms",
+    ]
     assert not any(each.jitter_seconds for each in places.values())
 
 
@@ -119,10 +143,12 @@ def sending(method: TimedMethod, *sent: tuple[int, int]) -> TimedMethod:
 
 def cells(method: TimedMethod) -> list[Cell]:
     """Those of a session of scored methods, where this machine's links carry so much in all."""
-    load, network = workload("resnet50_v100", "cpu"), fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
+    load = workload("resnet50_v100", "cpu")
+    network = fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
     place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
     return cells_of(
-        Session("scored-1", load, gradients_of(load.name), [method], network, **place), method
+        Session("scored-1", load, gradients_of(load.name), [method], network, **place),
+        method,
     )
 
 
@@ -140,14 +166,19 @@ def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(
     ]
 
 
-def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> None:
+def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> (
+    None
+):
     large, small = (
         cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000)
     )
     for cell in (*large, *small):
         rate = cell.bits_per_second
-        assert rate is not None and SCORED_WORKERS * rate / cell.dilation <= MOST * (1 + 1e-9)
-    assert all(one.dilation <= other.dilation for one, other in zip(large, small, strict=True))
+        assert rate is not None
+        assert SCORED_WORKERS * rate / cell.dilation <= MOST * (1 + 1e-9)
+    assert all(
+        one.dilation <= other.dilation for one, other in zip(large, small, strict=True)
+    )
     behind = cells(sending(METHODS["powersgd_1"], (1000, 1)))
     assert [cell.dilation for cell in behind] == [
         max(WANTED[True][1], SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
@@ -166,7 +197,9 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
         yield SimpleNamespace(topology=topology)
 
     def record(session: Session, folder: Path) -> None:
-        seen.append((session.workload.name, session.fabric.bits_per_second, session.fastest))
+        seen.append(
+            (session.workload.name, session.fabric.bits_per_second, session.fastest)
+        )
 
     jobs = [
         TimingJob("resnet50_v100", 8, 1, rate, dilation, ["all"])
@@ -187,17 +220,30 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
     # The same links slowed down twice have a record each.
     name = "timing-resnet50_v100-8x1-10000mbps"
     assert found.timings == [f"{name}.json", f"{name}-slowed-128.json"]
-    assert seen == [("resnet50_v100", 250e6, 250e6), ("resnet50_v100", 10e9 / 128, 250e6)]
+    assert seen == [
+        ("resnet50_v100", 250e6, 250e6),
+        ("resnet50_v100", 10e9 / 128, 250e6),
+    ]
     [slow] = found.left_out
-    assert "8x1 workers at 1000 Gb/s" in slow.what and "slowed down 4000 times" in slow.why
-    assert "minutes given to the study were over" in run_study(tmp_path, 0).left_out[0].why
+    assert "8x1 workers at 1000 Gb/s" in slow.what
+    assert "slowed down 4000 times" in slow.why
+    assert (
+        "minutes given to the study were over" in run_study(tmp_path, 0).left_out[0].why
+    )
 
 
 # Under a launcher
 
 
 SHIPPED = Path(__file__).parents[2] / "results/speedups"
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -221,17 +267,31 @@ def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_ref
 def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    time = ["-m", "harness", "time", "--workload", "fashion_mnist", "--visits", "1", "--steps", "1"]
+    time = [
+        "-m",
+        "harness",
+        "time",
+        "--workload",
+        "fashion_mnist",
+        "--visits",
+        "1",
+        "--steps",
+        "1",
+    ]
     methods = ["--methods", "ddp", "mcser", "--output", str(folder)]
     done = subprocess.run(
-        [sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300
+        [sys.executable, *start, *time, *methods],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     study = read_study(folder)
     assert [method.name for method in study.timings[0].methods] == ["ddp", "mcser"]
     assert study.timings[0].basis == "measured"
     # The network was swept, so every timed step has a prediction of the model beside it.
-    assert len(study.cells) == 2 and study.cells["predicted_seconds"].notna().all()
+    assert len(study.cells) == 2
+    assert study.cells["predicted_seconds"].notna().all()
 
 
 def test_another_workload_joins_the_study(tmp_path: Path) -> None:
@@ -241,21 +301,23 @@ def test_another_workload_joins_the_study(tmp_path: Path) -> None:
     for timing in (small, large, small):
         add_to_study(tmp_path, sweep, timing)
     study = read_record(tmp_path / "study.json", TimingStudy)
-    assert study.sweeps == ["sweep.json"] and study.timings == [
-        "timing-fashion_mnist.json",
-        "timing-cmudict.json",
-    ]
+    assert study.sweeps == ["sweep.json"]
+    assert study.timings == ["timing-fashion_mnist.json", "timing-cmudict.json"]
     assert read_record(tmp_path / "timing-cmudict.json", Timing) == large
 
 
-def test_the_first_table_is_timed_at_its_settings_and_hooks_stand_for_what_equals_them() -> None:
+def test_the_first_table_is_timed_at_its_settings_and_hooks_stand_for_what_equals_them() -> (
+    None
+):
     timed = table_methods(RESULTS, "table_cnn")
     of_rows = {row: method for method in timed.values() for row in method.rows}
     for run in plan_experiment("table_cnn", RESULTS).runs:
         if "@" in run.row or run.row == "alone":
             continue
         method = of_rows[f"table_cnn/{run.row}"]
-        hook = {"sgd": "ddp", "fp16": "ddp_fp16", "powersgd": "ddp_powersgd"}.get(run.row)
+        hook = {"sgd": "ddp", "fp16": "ddp_fp16", "powersgd": "ddp_powersgd"}.get(
+            run.row
+        )
         assert method.algorithm == (hook or run.config.algorithm)
         assert method.settings == run.config.settings
     assert len(of_rows) == len(timed) == 9

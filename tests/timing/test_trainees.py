@@ -18,14 +18,20 @@ from cser_bench.harness.timing import workloads
 from cser_bench.harness.timing.methods import METHODS
 from cser_bench.harness.timing.turn import messages_of
 from cser_bench.harness.timing.worker import TimingWorker
-from cser_bench.harness.timing.workloads import Trainee, gradients_of, gradients_of_model, workload
+from cser_bench.harness.timing.workloads import (
+    Trainee,
+    gradients_of,
+    gradients_of_model,
+    workload,
+)
 from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, turn_of
 
 CPU = torch.device("cpu")
 
 
 def test_times_are_published_scaled_or_measured_and_say_so() -> None:
-    resnet, wide = workload("resnet50_v100", "cpu"), workload("wide_resnet_40_8_v100", "cpu")
+    resnet = workload("resnet50_v100", "cpu")
+    wide = workload("wide_resnet_40_8_v100", "cpu")
     assert resnet.forward_seconds + resnet.backward_seconds == pytest.approx(32 / 1200)
     assert resnet.backward_seconds == pytest.approx(2 * resnet.forward_seconds)
     assert (resnet.num_parameters, resnet.batch_size, wide.num_parameters) == (
@@ -36,16 +42,19 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     assert "NVIDIA DeepLearningExamples" in resnet.source
     # 16 images of 32 x 32 at about 5.1 G multiply-adds (each of two operations), in fp32.
     expected = 16 * 2 * 5.1e9 / (RESNET50_FORWARD_FLOPS * 367)
-    assert wide.forward_seconds + wide.backward_seconds == pytest.approx(expected, rel=0.05)
+    assert wide.forward_seconds + wide.backward_seconds == pytest.approx(
+        expected, rel=0.05
+    )
     assert "modelled" in wide.source
     small = workload("fashion_mnist", "cpu")
     assert (small.num_parameters, small.batch_size) == (25_786, 16)
-    assert (
-        min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
-    )
+    assert min(small.forward_seconds, small.backward_seconds) > 0
+    assert "measured here" in small.source
 
 
-def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic() -> None:
+def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic() -> (
+    None
+):
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -60,7 +69,9 @@ def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic()
     with torch.device("meta"):
         model = Model()
     gradients = gradients_of_model(model, (2, 6))
-    assert list(gradients.done) == [1, 0, 3, 4, 2], "of a linear layer the bias is only added"
+    assert list(gradients.done) == [1, 0, 3, 4, 2], (
+        "of a linear layer the bias is only added"
+    )
     # Multiply-adds: 4 x 2 for the late layer's weights and its input, then 6 x 4 for the early
     # one's weights.
     assert gradients.done == pytest.approx({1: 0.4, 0: 0.4, 3: 0.4, 4: 0.4, 2: 1.0})
@@ -90,7 +101,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def waiting(dilation: float = 10.0) -> Trainee:
-    schedule = WORKLOAD.model_copy(update={"forward_seconds": 1.0, "backward_seconds": 2.0})
+    schedule = WORKLOAD.model_copy(
+        update={"forward_seconds": 1.0, "backward_seconds": 2.0}
+    )
     trainee = Trainee("fashion_mnist", GRADIENTS, CPU, schedule)
     trainee.dilation = dilation
     return trainee
@@ -99,7 +112,8 @@ def waiting(dilation: float = 10.0) -> Trainee:
 def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_noted_as_it_goes(
     clock: Clock,
 ) -> None:
-    trainee, seen = waiting(), list[float]()
+    trainee = waiting()
+    seen = list[float]()
 
     def hook(_: object) -> None:
         seen.append(round(trainee.share_done, 6))
@@ -111,9 +125,15 @@ def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_no
     # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20, which hide three of
     # the four hooks.
     assert clock.slept == pytest.approx([10.0 + 16.0, 4.0 - 1.5])
-    assert seen == [0.8, 0.8, 0.8, 1.0] and trainee.scheduled_seconds == 30.0
-    assert (trainee.began, trainee.last_gradient, clock.now) == pytest.approx((100.0, 130.0, 130.5))
-    assert all(each.grad is not None and each.grad.any() for each in trainee.module.parameters())
+    assert seen == [0.8, 0.8, 0.8, 1.0]
+    assert trainee.scheduled_seconds == 30.0
+    assert (trainee.began, trainee.last_gradient, clock.now) == pytest.approx(
+        (100.0, 130.0, 130.5)
+    )
+    assert all(
+        each.grad is not None and each.grad.any()
+        for each in trainee.module.parameters()
+    )
 
 
 # Messages
@@ -148,13 +168,17 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
 ) -> None:
     turn = turn_of(METHODS[name])
     assert isinstance(turn.optimizer, DistributedOptimizer)
-    period, messages = METHODS[name].period, methods[name].messages
+    period = METHODS[name].period
+    messages = methods[name].messages
     # Bits of the second period: in its first step a method may send more.
     once, twice = (turn.optimizer.expected_traffic(count * period) for count in (1, 2))
-    sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
+    sent = sum(
+        8 * message.payload_bytes * period // message.every for message in messages
+    )
     assert sent == twice.training_bits - once.training_bits
     num_collectives = [
-        sum(entry.collectives for entry in each.training().values()) for each in (once, twice)
+        sum(entry.collectives for entry in each.training().values())
+        for each in (once, twice)
     ]
     assert (
         sum(period // message.every for message in messages)
@@ -184,7 +208,8 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
     monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 1 << 10)
     schedules = (workload("fashion_mnist", "cpu"), None)
     trainees = [
-        Trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, each) for each in schedules
+        Trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, each)
+        for each in schedules
     ]
     waits, real = (described(name, trainee=trainee).messages for trainee in trainees)
     assert [message.payload_bytes for message in waits] == [
@@ -217,7 +242,8 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
     name: str, alone: None
 ) -> None:
     turn = turn_of(METHODS[name], num_workers=1)
-    optimizer, period = turn.optimizer, METHODS[name].period
+    optimizer = turn.optimizer
+    period = METHODS[name].period
     assert isinstance(optimizer, DistributedOptimizer)
     steps = []
     for number in range(3):
@@ -228,10 +254,13 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
     assert len(set(steps)) == len(steps)
 
 
-def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, TimedMethod]) -> None:
+def test_what_neighbours_are_sent_and_who_they_are(
+    methods: dict[str, TimedMethod],
+) -> None:
     """On eight workers: a ring's two neighbours in each step, or the one at distance 1, 2 and 4 in
     turn."""
-    ring, peers = ((1, 7),), ((1,), (2,), (4,))
+    ring = ((1, 7),)
+    peers = ((1,), (2,), (4,))
     half = 4 * -(-NUMEL // 512)
     sent = {
         "dpsgd": 4 * NUMEL,
@@ -242,7 +271,11 @@ def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, TimedMetho
     for name, payload_bytes in sent.items():
         rounds = peers if name == "dpsgd" else ring
         expected = Message(
-            collective="exchange", payload_bytes=payload_bytes, every=1, ready=1.0, rounds=rounds
+            collective="exchange",
+            payload_bytes=payload_bytes,
+            every=1,
+            ready=1.0,
+            rounds=rounds,
         )
         assert methods[name].messages == [expected]
 
@@ -250,13 +283,12 @@ def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, TimedMetho
 def test_a_method_is_timed_with_its_local_step(alone: None) -> None:
     changed = {"local_step": "adamw", "momentum": 0.0}
     ddp, own = (
-        turn_of(METHODS[name].model_copy(update=changed)).optimizer for name in ("ddp", "local_sgd")
+        turn_of(METHODS[name].model_copy(update=changed)).optimizer
+        for name in ("ddp", "local_sgd")
     )
-    assert (
-        isinstance(ddp, torch.optim.AdamW)
-        and isinstance(own, DistributedOptimizer)
-        and own.local_step == "adamw"
-    )
+    assert isinstance(ddp, torch.optim.AdamW)
+    assert isinstance(own, DistributedOptimizer)
+    assert own.local_step == "adamw"
 
 
 def test_a_turn_that_is_over_keeps_no_process_group(alone: None) -> None:

@@ -44,7 +44,9 @@ def test_an_entry_is_in_good_form(name: str) -> None:
 
 
 def test_the_page_is_that_of_the_entries() -> None:
-    assert (ROOT / "tracks" / "1" / PAGE).read_text() == leaderboard_text(ROOT / "tracks", "1")
+    assert (ROOT / "tracks" / "1" / PAGE).read_text() == leaderboard_text(
+        ROOT / "tracks", "1"
+    )
 
 
 def test_the_picture_has_each_entry_and_can_be_read() -> None:
@@ -55,7 +57,9 @@ def test_the_picture_has_each_entry_and_can_be_read() -> None:
     for bars in axes.containers:
         [(x, y)] = bars.lines[0].get_xydata()
         places.add((round(float(x), 9), round(float(y), 9)))
-    expected = {(round(line.traffic, 9), round(line.gap.mean, 9)) for line in board.entries}
+    expected = {
+        (round(line.traffic, 9), round(line.gap.mean, 9)) for line in board.entries
+    }
     assert places == expected
     assert faults_of(figure) == []
 
@@ -69,8 +73,13 @@ def test_the_spread_is_that_of_the_records() -> None:
 
 
 def test_the_twenty_seeds_of_the_baseline_go_on_from_those_that_ship() -> None:
-    plan = plan_experiment(str(ROOT / "tracks" / "1" / "baseline.toml"), ROOT / "results")
+    plan = plan_experiment(
+        str(ROOT / "tracks" / "1" / "baseline.toml"), ROOT / "results"
+    )
     [row] = plan.experiment.rows
-    shipped = {row.row: row for row in read_experiment(ROOT / "results/reference/gpt_text").rows}
+    shipped = {
+        row.row: row
+        for row in read_experiment(ROOT / "results/reference/gpt_text").rows
+    }
     assert len(row.runs) == 20
     assert shipped["adamw"].runs.items() <= row.runs.items()

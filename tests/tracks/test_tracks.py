@@ -24,7 +24,15 @@ from cser_bench.harness.records.tracks import (
 )
 from cser_bench.harness.tracks.refusals import check_source
 from cser_bench.report.leaderboard import PICTURE, leaderboard_text
-from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
+from tests.harness.support import (
+    ROOT,
+    TUNING,
+    CommandLine,
+    Table,
+    changed,
+    small_spec,
+    write_spec,
+)
 
 pytestmark = pytest.mark.whole
 
@@ -36,7 +44,9 @@ FREE = EXAMPLE.replace(
     "        x.copy_(x.mean(0, keepdim=True).expand_as(x))\n",
 )
 """A mean over the rows of stacked workers after every step, which nobody sends."""
-LARGE = FREE.replace("        x.copy_", "        if x.shape[1] > 51:\n            x.copy_")
+LARGE = FREE.replace(
+    "        x.copy_", "        if x.shape[1] > 51:\n            x.copy_"
+)
 """The same, but on networks larger than that of the check."""
 LATE = FREE.replace("        x.copy_", "        if step > 20:\n            x.copy_")
 """The same, but after the steps that are taken by processes."""
@@ -106,7 +116,11 @@ def run_method(root: Path, source: str, name: str, *, tuned: bool = False) -> Pa
     """Run everything sent and the source's method by the command, and return the method's file."""
     spec = changed(small_spec(), "rows.1.settings", {"sync_interval": 3})
     spec["name"] = name
-    spec["rows"][1] |= {"row": "mine", "label": "Mine", "algorithm": "growing_local_sgd"}
+    spec["rows"][1] |= {
+        "row": "mine",
+        "label": "Mine",
+        "algorithm": "growing_local_sgd",
+    }
     del spec["rows"][1]["ratio"], spec["rows"][2]
     if tuned:
         del spec["rows"][1]["learning_rate"]
@@ -115,7 +129,10 @@ def run_method(root: Path, source: str, name: str, *, tuned: bool = False) -> Pa
     file.write_text(source)
     words = [str(write_spec(root, spec)), "--results", str(root / "results")]
     for more in [["--tuning"], []] if tuned else [[]]:
-        assert main(["run", *words, *more, "--methods", str(file), "--workers", "stacked"]) == 0
+        assert (
+            main(["run", *words, *more, "--methods", str(file), "--workers", "stacked"])
+            == 0
+        )
     return file
 
 
@@ -123,8 +140,17 @@ def words_of(command: str, root: Path, *words: str | Path) -> list[str | Path]:
     return [command, *words, "--track", "tiny", "--tracks", root / "tracks"]
 
 
-def enter_words(root: Path, file: Path, records: str, name: str = "mine") -> list[str | Path]:
-    about = ["--author", "A. N. Other", "--description", 'Says "less" and less.', "--name", name]
+def enter_words(
+    root: Path, file: Path, records: str, name: str = "mine"
+) -> list[str | Path]:
+    about = [
+        "--author",
+        "A. N. Other",
+        "--description",
+        'Says "less" and less.',
+        "--name",
+        name,
+    ]
     records_words = ["--records", root / "results" / records, "--row", "mine"]
     return words_of("enter", root, file, *records_words, *about)
 
@@ -146,16 +172,23 @@ def copied(entered: Path, tmp_path: Path) -> Path:
     return tmp_path / "copied"
 
 
-def test_an_entry_is_made_and_verified_by_processes_too(entered: Path, cli: CommandLine) -> None:
+def test_an_entry_is_made_and_verified_by_processes_too(
+    entered: Path, cli: CommandLine
+) -> None:
     folder = entered / "tracks" / "tiny" / "entries" / "mine"
     about = read_entry(folder).about
     assert (about.author, about.description) == ("A. N. Other", 'Says "less" and less.')
-    assert (about.algorithm, about.settings) == ("growing_local_sgd", {"sync_interval": 3})
+    assert (about.algorithm, about.settings) == (
+        "growing_local_sgd",
+        {"sync_interval": 3},
+    )
     assert (folder / "method.py").read_text() == EXAMPLE
     said = cli.out(*words_of("verify", entered, "mine"))
     assert "class some" in said
     assert "after 5 steps" in said
-    open_points = "the runs of seeds 1, 2, which were not done again; what else the source does"
+    open_points = (
+        "the runs of seeds 1, 2, which were not done again; what else the source does"
+    )
     assert said.splitlines()[-1].startswith(f"not checked: {open_points}")
     said = cli.out(*words_of("verify", entered, "--form-only"))
     assert said.count("\n") == 2
@@ -179,7 +212,9 @@ def test_a_run_that_is_done_again_agrees_to_the_bit_and_the_page_says_so(
     )
 
 
-def test_the_page_has_records_and_what_a_re_run_contradicts(copied: Path, cli: CommandLine) -> None:
+def test_the_page_has_records_and_what_a_re_run_contradicts(
+    copied: Path, cli: CommandLine
+) -> None:
     cli.out(*words_of("leaderboard", copied))
     page = (copied / "tracks" / "tiny" / "README.md").read_text()
     assert page == leaderboard_text(copied / "tracks", "tiny")
@@ -219,7 +254,9 @@ def test_a_mean_over_rows_in_late_steps_is_caught_by_a_run_that_is_done_again(
     capsys.readouterr()
     cli.out(*enter_words(tmp_path, file, "small"))
     cli.out(*words_of("verify", tmp_path, "mine"))
-    assert main(list(map(str, words_of("verify", tmp_path, "mine", "--rerun", "1")))) == 1
+    assert (
+        main(list(map(str, words_of("verify", tmp_path, "mine", "--rerun", "1")))) == 1
+    )
     assert "as entered: contradicted" in capsys.readouterr().out
 
 
@@ -231,7 +268,11 @@ def test_a_mean_over_rows_in_late_steps_is_caught_by_a_run_that_is_done_again(
     ],
 )
 def test_a_method_that_breaks_a_promise_is_not_entered(
-    source: str, promise: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
+    source: str,
+    promise: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cli: CommandLine,
 ) -> None:
     write_track(tmp_path)
     file = run_method(tmp_path, source, "small")
@@ -373,7 +414,9 @@ def test_an_entry_that_is_not_what_it_says_is_refused(
 ) -> None:
     change, words = DAMAGES[damage]
     change(copied / "tracks" / "tiny" / "entries" / "mine")
-    assert words in cli.refused(*words_of("verify", copied, "mine", "--form-only"), code=1)
+    assert words in cli.refused(
+        *words_of("verify", copied, "mine", "--form-only"), code=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -396,14 +439,18 @@ def test_a_run_that_breaks_a_rule_is_refused(
     rule: Table, words: str, copied: Path, cli: CommandLine
 ) -> None:
     write_track(copied, **rule)
-    assert words in cli.refused(*words_of("verify", copied, "mine", "--form-only"), code=1)
+    assert words in cli.refused(
+        *words_of("verify", copied, "mine", "--form-only"), code=1
+    )
 
 
 def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert "no entry" in cli.refused(*words_of("verify", entered, "other"))
     nowhere = ("--track", "1", "--tracks", entered / "nowhere")
     assert "has no entries, so nothing was verified" in cli.out("verify", *nowhere)
-    assert "has no track 'x'" in cli.refused("verify", "--track", "x", "--tracks", entered)
+    assert "has no track 'x'" in cli.refused(
+        "verify", "--track", "x", "--tracks", entered
+    )
     file = entered / "small.py"
     assert "there is an entry" in cli.refused(*enter_words(entered, file, "small"))
     about = ["--author", "A. N. Other", "--description", "No words."]
@@ -411,7 +458,9 @@ def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert "try_growing_local_sgd_gpt: the track takes runs of its GPT alone" in said
     assert f"try {file} --network gpt` does" in said
     words = enter_words(entered, file, "small", "other")
-    assert "has no row" in cli.refused(*[word if word != "mine" else "his" for word in words])
+    assert "has no row" in cli.refused(
+        *[word if word != "mine" else "his" for word in words]
+    )
     of_sgd = [word if word != "mine" else "sgd" for word in words]
     assert "has no method 'sgd', which the runs are of" in cli.refused(*of_sgd, code=1)
 
@@ -434,7 +483,9 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
     shutil.move(entries / "far", copied / "far")
     assert "(`first`)" in leaderboard_text(copied / "tracks", "tiny")
     shutil.move(copied / "far", entries / "far")
-    assert "(`first`)" in leaderboard_text(copied / "tracks", "tiny"), "nobody ran it again"
+    assert "(`first`)" in leaderboard_text(copied / "tracks", "tiny"), (
+        "nobody ran it again"
+    )
     _note_rerun(entries / "far")
     assert "(`far`)" in leaderboard_text(copied / "tracks", "tiny")
 
@@ -460,5 +511,8 @@ def test_own_arithmetic_is_what_a_benchmark_measured(copied: Path) -> None:
 
 def test_the_rules_of_the_tiny_track_are_read(entered: Path) -> None:
     track = read_track(entered / "tracks", "tiny")
-    assert [track.class_of(models) for models in (2.0, 2.1, 31.0)] == [*track.classes, None]
+    assert [track.class_of(models) for models in (2.0, 2.1, 31.0)] == [
+        *track.classes,
+        None,
+    ]
     assert np.isclose(track.spread.deviation_nats, 0.1)

@@ -22,8 +22,10 @@ def qsr(
 
     As the release has it, a round is at most as long as what remains of `total_steps`.
     """
-    x, m = problem.everywhere(problem.start), problem.zeros()
-    ends, before = [0], 0.0
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
+    ends = [0]
+    before = 0.0
     for t in count(1):
         if t == ends[-1] + 1:
             rule = max(base, int(np.floor((alpha / rates(t)) ** 2)))
