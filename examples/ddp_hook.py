@@ -1,12 +1,12 @@
-"""A plain loop in DistributedDataParallel whose hook sends a number in 192, with error feedback on gradients.
+"""A plain loop in DistributedDataParallel whose hook sends gradients in 4 bits, with error feedback.
 
     torchrun --nproc-per-node 2 examples/ddp_hook.py [FOLDER]
 
 It ends with the accuracy and with what was sent:
 
-    epoch 4: held-out loss 0.3055, accuracy 0.884
-    each worker sent:    18,144 bytes in 252 steps
-    DDP would have sent: 1,811,376 bytes in fp32, 99.8 times as much
+    epoch 4: held-out loss 0.2188, accuracy 0.920
+    each worker sent:    266,112 bytes in 252 steps
+    DDP would have sent: 1,811,376 bytes in fp32, 6.8 times as much
 
 Started again with the same folder, it goes on from the last epoch that all workers saved.
 """
@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from cser_bench.algorithms import ErrorFeedbackState, TopK, error_feedback_hook
+from cser_bench.algorithms import (
+    ErrorFeedbackState,
+    QuantisedBlocks,
+    error_feedback_hook,
+)
 
 NUM_EPOCHS, BATCH_SIZE = 4, 32
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/ddp_hook")
@@ -59,7 +63,7 @@ net = nn.Sequential(
     nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)
 ).to(device)
 model = DistributedDataParallel(net)
-hook_state = ErrorFeedbackState(model, TopK(192))
+hook_state = ErrorFeedbackState(model, QuantisedBlocks(4))
 model.register_comm_hook(hook_state, error_feedback_hook)
 optimizer = torch.optim.SGD(
     model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4

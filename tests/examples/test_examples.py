@@ -238,8 +238,9 @@ def test_ddp_with_the_hook_ends_with_what_its_docstring_shows_and_goes_on(
     assert [sent, by_ddp] == shown[1:]
     [accuracy] = re.findall(r"accuracy (\d\.\d{3})$", scores)
     assert float(accuracy) == pytest.approx(float(shown[0][-5:]), abs=0.05)
-    # As the plain loop sends, whose network this is
-    num_sent = 4 * 63 * (1797 // 192) * (4 + 4)
+    # The network has 1,797 numbers, half of them a worker's to average. A half is 4 blocks
+    # of 256 codes of 4 bits and a scale in fp32: it goes out once, and its mean comes back.
+    num_sent = 4 * 63 * 2 * 4 * (256 // 2 + 4)
     assert sent == f"each worker sent:    {num_sent:,} bytes in {4 * 63} steps"
     states = [
         torch.load(saved / "epoch-4" / f"{rank}.pt") for rank in range(NUM_WORKERS)

@@ -143,7 +143,7 @@ def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() 
     assert (found["high"] > 0.3).sum() == len(found) - 1, (
         "all intervals except one reach beyond 0.3"
     )
-    above = re.search(r"above 0.3 in six: ([^.]*)\.", PAGE)
+    above = re.search(r"above 0.3 in seven: ([^.]*)\.", PAGE)
     assert above
     assert set(re.findall(r"`(\w+)`", above[1])) == set(values.index[values > 0.3])
     most = pd.read_csv(SHIPPED / "families.csv")[["one_family", "two_families"]].max()
