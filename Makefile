@@ -14,7 +14,7 @@ YES ?=
 ROWS ?=
 SEEDS ?=
 STAGE ?=
-TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 8 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 8 )))
+TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 7 ? $$(getconf _NPROCESSORS_ONLN) + 2 : 8 )))
 
 # The experiment that is meant where EXPERIMENT names none.
 FIRST := first_look
