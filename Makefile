@@ -186,7 +186,7 @@ speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels be
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"
 
-# One thread per worker of the tests: they already run on all cores. One worker more than cores, since tests of clusters and
+# One thread per worker of the tests: they already run on all cores. Two workers more than cores, since tests of clusters and
 # networks wait for most of their time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
