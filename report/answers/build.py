@@ -13,6 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.shipped import SHIPPED, ships
 from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.report.answers.net import Net
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import Search
 from cser_bench.report.answers.times import Times
@@ -107,7 +108,12 @@ def queries_of(
     Args:
         root: the folder of the results, from the page.
     """
-    rooms = (Scores(collection, root), Times(collection), Search(collection))
+    rooms = (
+        Scores(collection, root),
+        Times(collection),
+        Net(collection),
+        Search(collection),
+    )
     return {
         name: getattr(room, name)
         for room in rooms
