@@ -35,6 +35,13 @@ LOOKS = {
 }
 """Colour and mark of each method's line."""
 
+ON_TEXT = {
+    "local AdamW": "local SGD",
+    "CSER blocks": "M-CSER blocks",
+    "CSER 4-bit": "M-CSER 4-bit",
+}
+"""What methods with AdamW look like."""
+
 NEEDED_AT = {1e9: "--", 1e10: "-"}
 """Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
 
@@ -68,7 +75,7 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
     axes.set_xscale("log")
     axes.set_xlim(LEAST, MOST)
     axes.set_ylim(0, MOST_EFFICIENCY)
-    axes.set_xlabel("traffic, as a share of DDP's in fp32")
+    axes.set_xlabel("share of DDP's traffic")
     axes.set_xticks(TICKS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: traffic(share)))
     axes.minorticks_off()
@@ -80,7 +87,7 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
         points = _points(runs)
         if not points:
             continue
-        colour, shape = LOOKS[label]
+        colour, shape = LOOKS[ON_TEXT.get(label, label)]
         shares, worths, lows, highs = zip(*points, strict=True)
         below = np.subtract(worths, lows)
         above = np.subtract(highs, worths)
@@ -95,10 +102,12 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
 
 
 def _legend_handles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=colour, marker=shape, label=label)
-        for label, (colour, shape) in LOOKS.items()
-    ]
+    names = {looks: f"{looks}, {name}" for name, looks in ON_TEXT.items()}
+    handles = []
+    for label, (colour, shape) in LOOKS.items():
+        named = names.get(label, label)
+        handles.append(Line2D([], [], color=colour, marker=shape, label=named))
+    return handles
 
 
 def _points(runs: Sequence[str]) -> list[tuple[float, float, float, float]]:
@@ -119,7 +128,7 @@ def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
 
 def _name_needed(axes: Axes, bits_per_second: float) -> None:
     axes.annotate(
-        f"needed at {rate(bits_per_second)}",
+        f"needs, {rate(bits_per_second)}",
         (LEAST, _needed(LEAST, bits_per_second)),
         xytext=(2, 8),
         textcoords="offset points",

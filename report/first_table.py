@@ -292,14 +292,14 @@ def _needed(known: Known) -> dict[str, str]:
     """Return what a row's step must be worth to tie with the hook's, encoding included."""
     cells = {}
     for bandwidth in NEEDED_AT:
-        needed = _need(known, bandwidth)
+        needed = need_of(known, bandwidth)
         cells[f"needs at {rate(bandwidth)}"] = (
             NONE if math.isnan(needed) else f"{needed:.2f}"
         )
     return cells
 
 
-def _need(known: Known, bandwidth: float) -> float:
+def need_of(known: Known, bandwidth: float) -> float:
     """Return the needed efficiency: emulated where this very setting was timed, else modelled."""
     timed = timed_as(known.row)
     if timed is not None:

@@ -28,7 +28,7 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import Experiment, OutsideMethod, Tuning
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
-from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.spec.spec import NO_CURVE, Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
 from cser_bench.harness.spec.stages import StageSpec, check_stages
 from cser_bench.harness.train.methods import Outside, method_of, outside_methods
@@ -250,7 +250,7 @@ def _experiment_fields(
         "contrasts": recorded.contrasts(spec) or None,
         "exponents": recorded.exponents(spec) or None,
         "predictions": recorded.predictions(spec) or None,
-        "curve": statistics.curve,
+        "curve": None if statistics.curve == NO_CURVE else statistics.curve,
         "evidence": recorded.evidence(spec),
     }
 

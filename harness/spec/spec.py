@@ -46,6 +46,9 @@ OF_KIND = {
 }
 """Keys that have an effect for one kind only, by table, each with that kind."""
 
+NO_CURVE = "none"
+"""What stands for a curve where a spec has none and the one that it is like has."""
+
 LONGEST_NAME = 100
 """Letters of an experiment's name. Folders and files are called by it, with more behind it."""
 
@@ -82,7 +85,7 @@ class StatisticsSpec(Strict):
     """Standard deviation of a score between seeds, for a plan's power, in the unit of the margin."""
     curve: Name | None = None
     """The experiment that ran the baseline at several lengths, by which steps are valued. None
-    where this experiment's own cells have the lengths."""
+    where this experiment's own cells have the lengths. `NO_CURVE` takes an inherited one away."""
 
 
 class TuningSpec(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -31,9 +31,12 @@ class Net:
     collection: Collection
     _kept: dict[float, pd.DataFrame] = field(default_factory=dict)
 
-    def net(self, row: str, latency_ms: float = 0) -> str:
-        """Return a row's net speed-up over DDP in fp32, with 95 % CI, as "2.5 (2.2 to 2.9)"."""
-        return _factor_cell(self._line(row, latency_ms), FP32)
+    def net(
+        self, row: str, latency_ms: float = 0, form: Literal["short", "cell"] = "cell"
+    ) -> str:
+        """Return a row's net speed-up over DDP in fp32, as "2.5 (2.2 to 2.9)", or in short "2.5"."""
+        cell = _factor_cell(self._line(row, latency_ms), FP32)
+        return cell.partition(" (")[0] if form == "short" else cell
 
     def net_table(self, *rows: str, latency_ms: float = 0) -> str:
         """Return a table of rows: step, what it needs and has, and the net speed-ups."""
