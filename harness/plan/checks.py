@@ -13,6 +13,7 @@ from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import LOCAL_NUMBERS, RunConfig
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.methods import method_of
@@ -134,10 +135,10 @@ def _science(spec: Spec, row: RowSpec) -> str:
     # A config needs a rate, and a row that is tuned has none. What it has of settings and rates is
     # compared below.
     with_rate = row.model_copy(
-        update={"settings": {}, "learning_rate": row.learning_rate or 1.0}
+        update={"settings": MethodSettings(), "learning_rate": row.learning_rate or 1.0}
     )
     config = config_of(spec, with_rate, 0)
-    tables = [_without_defaults(config, table) for table in row.tables]
+    tables = [_without_defaults(config, settings) for settings in row.settings_to_try]
     text = json.dumps(
         [config.model_dump(mode="json"), tables, row.learning_rate, row.learning_rates],
         default=str,
@@ -145,15 +146,17 @@ def _science(spec: Spec, row: RowSpec) -> str:
     return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
 
 
-def _without_defaults(config: RunConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _without_defaults(config: RunConfig, settings: MethodSettings) -> dict[str, Any]:
+    """Return the table of these settings without those that say what the method does anyway."""
+    table = settings.table
     try:
         declared = method_of(config).declared
     except SpecError:
         # An unknown method is told when its row is planned, by the row's name.
-        return settings
+        return table
     return {
         key: value
-        for key, value in settings.items()
+        for key, value in table.items()
         if key not in declared or declared[key].default != value
     }
 

@@ -146,9 +146,7 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
     None where it does.
     """
-    for key, value in row.settings.items():
-        if not key.endswith(("_interval", "_steps")) or value == "end":
-            continue
+    for key, value in row.settings.intervals.items():
         if value > footprint.num_steps:
             return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
     if footprint.averages_models and footprint.models_in_training < 1:

@@ -64,7 +64,9 @@ class SearchState:
 
 def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
     """Say where the row's search stands."""
-    rates_by_candidate = [list(row.learning_rates or tuning.grid) for _ in row.tables]
+    rates_by_candidate = [
+        list(row.learning_rates or tuning.grid) for _ in row.settings_to_try
+    ]
     screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
     tried_at: dict[Trial, list[int]] = {}
     finalists: set[Trial] = set()

@@ -14,16 +14,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.packs import read_pack
-from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import MethodSource
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from cser_bench.harness.train.build import usual_settings
+from cser_bench.harness.train.arguments import usual_settings
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 
@@ -194,16 +197,17 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
 
 def _settings(
     source: MethodSource, name: str, base: Spec, given: str | None
-) -> dict[str, Any]:
+) -> MethodSettings:
     """Return the method's settings at the others' traffic, changed by the settings given."""
     try:
-        table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")[
-            "settings"
-        ]
+        table = tomllib.loads(f"settings = {{ {given or ''} }}")["settings"]
+        changes = MethodSettings.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(
             f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
         ) from None
+    except ValidationError as error:
+        raise SpecError(f"--settings: {explain(error)}") from None
     share = 1 / (base.statistics.main_ratio or 1)
     try:
         usual = usual_settings(
@@ -211,10 +215,10 @@ def _settings(
         )
     except SpecError:
         # The method does not say how it reaches a share, so all that it requires must be given.
-        if not table:
+        if not changes:
             raise
-        usual = {}
-    return usual | table
+        usual = MethodSettings()
+    return usual.changed_by(changes)
 
 
 def duration_words(trial: MethodTrial, jobs: int) -> str:

@@ -141,7 +141,7 @@ def settled(row: RowSpec, trial: Trial) -> RowSpec:
     """Return the row with the trial's settings and rate."""
     return row.model_copy(
         update={
-            "settings": row.tables[trial.candidate],
+            "settings": row.settings_to_try[trial.candidate],
             "learning_rate": trial.learning_rate,
             "candidates": [],
         }
@@ -255,7 +255,7 @@ def _choice(row: RowSpec, state: SearchState, trial: Trial) -> Choice:
     return Choice(
         learning_rate=trial.learning_rate,
         candidate=trial.candidate,
-        settings=row.tables[trial.candidate],
+        settings=row.settings_to_try[trial.candidate].table,
         num_trials=len(state.wanted),
         at_end=state.at_end(trial),
     )

@@ -29,6 +29,7 @@ from cser_bench.harness.spec.run import (
     ScheduleSpec,
     TaskSpec,
 )
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Count,
     LocalStep,
@@ -36,7 +37,6 @@ from cser_bench.harness.spec.values import (
     NonNegative,
     Positive,
     Seeds,
-    Settings,
     ShareBelowOne,
     Strict,
     Text,
@@ -182,7 +182,7 @@ class EntryFile(Strict):
     algorithm: Name
     local_step: LocalStep
     learning_rate: Positive
-    settings: Settings = Field(default_factory=dict)
+    settings: MethodSettings = MethodSettings()
     sha256: dict[str, str] = Field(default_factory=dict)
 
 

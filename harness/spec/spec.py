@@ -520,10 +520,10 @@ class Spec(Strict):
             if self.corners_of(row) and not self.is_tuned(row):
                 continue
             rates = row.learning_rates or tuning.grid
-            count = len(row.tables) * len(rates)
+            count = len(row.settings_to_try) * len(rates)
             if tuning.num_trials not in (None, count):
                 raise ValueError(
-                    f"row {row.row!r} begins with {count} trials ({len(row.tables)} tables of "
+                    f"row {row.row!r} begins with {count} trials ({len(row.settings_to_try)} tables of "
                     f"settings at {len(rates)} rates) where tuning.num_trials says "
                     f"{tuning.num_trials}; give it other candidates or learning_rates"
                 )

@@ -19,7 +19,8 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
-from cser_bench.harness.train.build import build_optimizer, usual_settings
+from cser_bench.harness.train.arguments import usual_settings
+from cser_bench.harness.train.build import build_optimizer
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 MAIN = "fashion_mnist_long"
@@ -100,7 +101,7 @@ def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
     described = {}
     for name, source in outside_methods(words).items():
         settings = usual_settings(method_in(source, name), OWN_SHARE, world_size=8)
-        timed = method(name, name, name, settings).model_copy(
+        timed = method(name, name, name, settings.table).model_copy(
             update={"method_source": source}
         )
         _check_repeats(timed)
@@ -194,7 +195,7 @@ def scored_methods(
                 name,
                 row.label,
                 config.algorithm,
-                config.settings,
+                config.settings.table,
                 overlap=overlap,
                 momentum=config.momentum,
                 local_step=config.local_step,

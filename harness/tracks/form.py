@@ -24,6 +24,9 @@ OWN_FILES = (SOURCE, PACK, "experiment.json")
 TRIALS = "tuning"
 """The folder of an entry's trials, in its own."""
 
+STATED = {"algorithm", "local_step", "learning_rate", "settings"}
+"""What an entry says of its runs, beside its row."""
+
 
 class Checked(NamedTuple):
     """What an entry's records are, once they have been checked.
@@ -126,12 +129,11 @@ def _check_config(track: Track, entry: Entry, config: RunConfig, seed: int) -> N
         raise EntryError(f"{where}: {complaint}")
     if config.seed != seed:
         raise EntryError(f"{where}: the run is of seed {config.seed}")
-    for key in ("algorithm", "local_step", "learning_rate", "settings"):
-        stated = getattr(entry.about, key)
-        value = getattr(config, key)
-        if value != stated:
+    stated = entry.about.model_dump(include=STATED)
+    for key, value in config.model_dump(include=STATED).items():
+        if value != stated[key]:
             raise EntryError(
-                f"{where}: {key} is {value!r}, and its entry says {stated!r}"
+                f"{where}: {key} is {value!r}, and its entry says {stated[key]!r}"
             )
 
 
