@@ -245,7 +245,7 @@ def _experiment_fields(
         "floor": statistics.floor if has_floor else None,
         "margin": statistics.margin,
         "margin_reason": statistics.margin_reason,
-        "main_ratio": statistics.main_ratio,
+        "main_ratio": statistics.main_ratio_group,
         "declared": statistics.declared,
         "contrasts": recorded.contrasts(spec) or None,
         "exponents": recorded.exponents(spec) or None,

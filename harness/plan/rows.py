@@ -99,7 +99,7 @@ def plan_row(
     why = why_too_short(row, footprint)
     if why is not None:
         raise TooShortError(name, why)
-    _check_ratio(name, row, footprint, configs[0].wire)
+    _check_ratio_group(name, row, footprint, configs[0].wire)
     runs = [
         PlannedRun(run_id(config), name, seed, config)
         for seed, config in zip(seeds, configs, strict=True)
@@ -107,7 +107,7 @@ def plan_row(
     planned = Row(
         row=name,
         label=row.label,
-        ratio=row.ratio or float(f"{footprint.expected_ratio:.4g}"),
+        ratio=row.ratio_group or float(f"{footprint.traffic_reduction:.4g}"),
         nesterov=method_of(configs[0]).nesterov,
         partition=None
         if row.partition is None
@@ -123,20 +123,20 @@ def plan_row(
     return PlannedRow(planned, runs, footprint)
 
 
-def _check_ratio(
+def _check_ratio_group(
     name: str, row: RowSpec, footprint: Footprint, wire: CommunicationDtype
 ) -> None:
     """Raise SpecError where a row sends far more or less than the ratio that its spec gives it."""
-    if row.ratio is None or not footprint.bits:
+    if row.ratio_group is None or not footprint.bits:
         return
-    sent = footprint.expected_ratio
-    # Where numbers of 16 bits are sent, the ratio may count numbers or bits.
-    meant = (sent, sent / 2) if wire == "fp16" else (sent,)
+    reduction = footprint.traffic_reduction
+    # Where numbers of 16 bits are sent, the group may count numbers or bits.
+    meant = (reduction, reduction / 2) if wire == "fp16" else (reduction,)
     # A run that ends between two exchanges sends one less, of as few as there may be.
     most = (1 + LOAD_TOLERANCE) * (1 + 1 / max(1.0, footprint.models_in_training))
-    if not any(1 / most <= row.ratio / ratio <= most for ratio in meant):
+    if not any(1 / most <= row.ratio_group / each <= most for each in meant):
         raise SpecError(
-            f"row {name}: ratio = {row.ratio:g}, and by its settings it sends {sent:.4g} times less "
+            f"row {name}: ratio = {row.ratio_group:g}, and by its settings it sends {reduction:.4g} times less "
             "than everything; correct one of them, or leave ratio out"
         )
 

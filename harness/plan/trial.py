@@ -172,7 +172,7 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
         update={
             "baseline": row.row,
             "floor": None,
-            "main_ratio": None,
+            "main_ratio_group": None,
             "declared": None,
             "seeds": base.statistics.seeds[:NUM_SEEDS],
             "baseline_seeds": [],
@@ -208,7 +208,7 @@ def _settings(
         ) from None
     except ValidationError as error:
         raise SpecError(f"--settings: {explain(error)}") from None
-    share = 1 / (base.statistics.main_ratio or 1)
+    share = 1 / (base.statistics.main_ratio_group or 1)
     try:
         usual = usual_settings(
             method_in(source, name), share, base.training.num_workers

@@ -125,8 +125,9 @@ class RowSpec(Strict):
     row: Name
     label: Text
     algorithm: Name
-    ratio: Ratio | None = None
-    """Overall compression ratio, for tables; by default what the closed form of the bits says."""
+    ratio_group: Ratio | None = Field(default=None, alias="ratio")
+    """Ratio by which tables group the row with others; by default how many times less it sends than
+    without compression. The compression ratios R of its compressors stand in `settings`."""
     settings: MethodSettings = MethodSettings()
     learning_rate: Positive | None = None
     momentum: ShareBelowOne | None = None
@@ -180,7 +181,7 @@ class RowSpec(Strict):
                 "label": label,
                 "restart": RestartSpec(**restart.model_dump(exclude={"row"})),
                 # A tail changes how much is sent.
-                "ratio": None if restart.everything_sent else self.ratio,
+                "ratio_group": None if restart.everything_sent else self.ratio_group,
             }
         )
 

@@ -59,7 +59,7 @@ class StatisticsSpec(Strict):
     `floor`: the row without communication, each worker on its own shard. `margin_reason`: why the
     margin is what it is.
 
-    `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are
+    `main_ratio_group`: the rows' ratio group in which a report gives its first answers. `metric`: what rows are
     compared and tuned by.
     """
 
@@ -72,7 +72,7 @@ class StatisticsSpec(Strict):
     """As released: all repeats use this one seed, and `seeds` only number them."""
     floor: Name | None = None
     margin_reason: str | None = None
-    main_ratio: Positive | None = None
+    main_ratio_group: Positive | None = Field(default=None, alias="main_ratio")
     baseline_seeds: Seeds = []
     """Seeds of the baseline, instead of `seeds`: every row is compared with it, so its spread must be
     known better."""
@@ -176,7 +176,7 @@ class PredictionSpec(Strict):
 
 
 class SensitivitySpec(Strict):
-    """The rows at the main ratio, and those without one, again at neighbouring learning rates.
+    """The rows of the main ratio group, and those without one, again at neighbouring learning rates.
 
     These are the rates next to the chosen one.
     """

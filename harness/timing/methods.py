@@ -177,14 +177,14 @@ def scored_methods(
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}
         main = None
         if experiment == MAIN:
-            main = load_spec(find_spec(experiment)).statistics.main_ratio
-        at_main = {row.label for row in rows.values() if row.ratio == main}
+            main = load_spec(find_spec(experiment)).statistics.main_ratio_group
+        at_main = {row.label for row in rows.values() if row.ratio_group == main}
         # From the end, so that the row's first run is the one that stays.
         configs = {
             run.row: run.config for run in reversed(plan.runs) if run.row in rows
         }
         for name, row in rows.items():
-            if main is not None and row.label in at_main and row.ratio != main:
+            if main is not None and row.label in at_main and row.ratio_group != main:
                 continue
             config = configs[name]
             if config.algorithm == "sgd" and config.wire == "fp16":

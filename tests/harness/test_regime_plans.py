@@ -213,11 +213,11 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     }
     assert {name: each.learning_rate for name, each in tuning.choices.items()} == rates
     experiment = plan.experiment
-    assert (experiment.floor, experiment.margin_reason, experiment.main_ratio) == (
-        "alone",
-        "it is small",
-        4,
-    )
+    assert (
+        experiment.floor,
+        experiment.margin_reason,
+        experiment.main_ratio_group,
+    ) == ("alone", "it is small", 4)
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
                 rows[name].settings,
                 rows[name].learning_rate,
             )
-    assert rows["final_average@1"].ratio == 20
-    assert rows["csea-4@1"].ratio == 4
+    assert rows["final_average@1"].ratio_group == 20
+    assert rows["csea-4@1"].ratio_group == 4
     configs = {run.row: run.config for run in plan.runs}
     assert configs["csea-4@2"].num_epochs == 2
     assert configs["csea-4@2"].task.held_out == 0
