@@ -119,11 +119,7 @@ def run(
         print(f"{experiment}: planning", flush=True)
     with loading():
         from cser_bench.algorithms import CollectiveError
-        from cser_bench.harness.plan.forecast import next_stage_sentence
-        from cser_bench.harness.workers.launch import (
-            note_next_stage,
-            run_under_torchrun,
-        )
+        from cser_bench.harness.workers.torchrun import run_under_torchrun
 
     selection = Selection(experiment, results, tuning, methods, stage, rows, seeds)
     planned = selection.plan()
@@ -141,18 +137,25 @@ def run(
         f"`{program()} status {selection.words()}` says why",
         can_grow=tuning,
     )
-    if code is None:
-        part = "" if planned.stage is None else f"stage {planned.stage} of "
-        print(
-            f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done"
-        )
-        sentence = next_stage_sentence(planned)
-        note_next_stage(planned, results, sentence)
-        if sentence:
-            print(sentence)
-        print(f"`{selection.report_command()}` writes:")
-        print(report_text(results / planned.experiment.name / "report.md"))
-    return code or 0
+    if code is not None:
+        return code
+    _show_done(planned, results)
+    print(f"`{selection.report_command()}` writes:")
+    print(report_text(results / planned.experiment.name / "report.md"))
+    return 0
+
+
+def _show_done(planned: Plan, results: Path) -> None:
+    """Print that all runs are done, and note and print what the next stage adds."""
+    from cser_bench.harness.plan.forecast import next_stage_sentence
+    from cser_bench.harness.workers.prepare import note_next_stage
+
+    part = "" if planned.stage is None else f"stage {planned.stage} of "
+    print(f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done")
+    sentence = next_stage_sentence(planned)
+    note_next_stage(planned, results, sentence)
+    if sentence:
+        print(sentence)
 
 
 def run_missing(
@@ -170,7 +173,8 @@ def run_missing(
     """
     from cser_bench.harness.cli.progress import shown
     from cser_bench.harness.tasks.task import find_task
-    from cser_bench.harness.workers.launch import launch, places, prepare
+    from cser_bench.harness.workers.launch import launch, places
+    from cser_bench.harness.workers.prepare import prepare
 
     results = options.results
     planned = plan_now()
