@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.spec import TuningSpec
+from cser_bench.harness.spec.tuning import TuningSpec
 
 
 class Trial(NamedTuple):
@@ -67,10 +67,12 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
     rates_by_candidate = [
         list(row.learning_rates or tuning.grid) for _ in row.settings_to_try
     ]
+    # Every trial at one seed first, where only finalists see the others.
     screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
     tried_at: dict[Trial, list[int]] = {}
     finalists: set[Trial] = set()
 
+    # Each round adds what the results so far ask for; without new results it adds nothing.
     while True:
         for candidate, rates in enumerate(rates_by_candidate):
             for rate in rates:
@@ -134,6 +136,7 @@ def _ranking(
 
     Trials that diverged at one of them are left out.
     """
+    # A score is better where it is high, a loss where it is low.
     sign = -1 if number == "accuracy" else 1
     means: dict[Trial, float] = {}
     for trial in trials:
@@ -141,6 +144,7 @@ def _ranking(
         known = [value for value in values if value is not None]
         if len(known) == len(values):
             means[trial] = sign * fmean(known)
+    # At equal means the smaller rate and the earlier table, so that the order never varies.
     return sorted(
         means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate)
     )

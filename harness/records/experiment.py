@@ -100,7 +100,7 @@ class Contrast(Planned):
     row: str
     reference: str
     kind: Literal["non-inferiority", "superiority", "equivalence"]
-    """What is to be shown of row minus reference; see `ContrastSpec` in `harness.spec.spec`."""
+    """What is to be shown of row minus reference; see `ContrastSpec` in `harness.spec.statistics`."""
     question: str
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
