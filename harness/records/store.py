@@ -375,6 +375,7 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
     by_step: dict[int, Event] = {}
     for number, line in enumerate(lines, start=1):
         event = parse_record(line, f"{path}, line {number},", Event)
+        # The last line of a step counts: a resumed run has repeated it.
         by_step[event.step] = event
     return [by_step[step] for step in sorted(by_step)]
 
