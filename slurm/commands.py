@@ -22,7 +22,7 @@ from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
-    from cser_bench.slurm.campaign import Submission
+    from cser_bench.slurm.campaign import Request, Submission
 
 WAIT_SECONDS = 5.0
 """Between two looks at a campaign that is waited for."""
@@ -72,29 +72,11 @@ def submit(
 
     Returns 1 where the command waits, and some have no result then.
     """
-    from cser_bench.slurm.campaign import Request
-    from cser_bench.slurm.profile import load_profile
-    from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
+    from cser_bench.slurm.submit import check, left_to_submit, show
     from cser_bench.slurm.submit import submit as submit_runs
 
     selection = Selection(experiment, results, tuning, methods, stage)
-    planned = selection.plan()
-    if cluster is None:
-        before = _last_submission(results / planned.experiment.name)
-        cluster = before.cluster
-        if data is None and before.data:
-            data = Path(before.data)
-        if stage is None and before.stage is not None:
-            selection = replace(selection, stage=before.stage)
-            planned = planned.at_stage(before.stage)
-    request = Request(
-        plan=planned,
-        results=results.absolute(),
-        data=None if data is None else data.absolute(),
-        cluster=cluster,
-        profile=load_profile(cluster),
-        preflight=not no_preflight,
-    )
+    selection, request = _request(selection, cluster, data, not no_preflight)
     check(request)
     if not dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UsageError(
@@ -105,13 +87,7 @@ def submit(
     if dry_run or left:
         show(request, len(left))
     if dry_run:
-        print(
-            "",
-            *sbatch_texts(request, len(left))
-            if left
-            else ["nothing is left to submit"],
-            sep="\n\n",
-        )
+        _show_sbatch(request, len(left))
         return 0
     if left and not yes and not _is_confirmed():
         print("nothing was submitted")
@@ -119,11 +95,52 @@ def submit(
     jobs = submit_runs(request) if left else []
     print(_submitted(jobs))
     if wait:
-        return _wait(planned, request.folder)
+        return _wait(request.plan, request.folder)
     print(
         f"`{program()} status {selection.words()}` (make status) shows how far they are"
     )
     return 0
+
+
+def _request(
+    selection: Selection, cluster: str | None, data: Path | None, preflight: bool
+) -> tuple[Selection, Request]:
+    """Return what is asked for, with what the last submission says where no cluster is named.
+
+    The selection has the stage that was submitted last, if it names none.
+    """
+    from cser_bench.slurm.campaign import Request
+    from cser_bench.slurm.profile import load_profile
+
+    planned = selection.plan()
+    if cluster is None:
+        before = _last_submission(selection.results / planned.experiment.name)
+        cluster = before.cluster
+        if data is None and before.data:
+            data = Path(before.data)
+        if selection.stage is None and before.stage is not None:
+            selection = replace(selection, stage=before.stage)
+            planned = planned.at_stage(before.stage)
+    request = Request(
+        plan=planned,
+        # A job may run in another folder.
+        results=selection.results.absolute(),
+        data=None if data is None else data.absolute(),
+        cluster=cluster,
+        profile=load_profile(cluster),
+        preflight=preflight,
+    )
+    return selection, request
+
+
+def _show_sbatch(request: Request, num_left: int) -> None:
+    """Print what sbatch would get."""
+    from cser_bench.slurm.submit import sbatch_texts
+
+    texts = ["nothing is left to submit"]
+    if num_left:
+        texts = list(sbatch_texts(request, num_left))
+    print("", *texts, sep="\n\n")
 
 
 def _last_submission(folder: Path) -> Submission:
