@@ -121,6 +121,7 @@ def load_profile(name: str) -> Profile:
     stem, _, variant = name.partition(":")
     path = Path(stem)
     if path.suffix != ".toml":
+        # A name without an ending is one that ships.
         path = CLUSTERS / f"{stem}.toml"
     if not is_file(path):
         known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))

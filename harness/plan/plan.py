@@ -80,6 +80,7 @@ class Plan:
 
         Raises SpecError where there is no such stage.
         """
+        # In the order in which they are done.
         names = [stage.stage for stage in self.stages]
         if not names:
             raise SpecError(f"{self.experiment.name} has no stages; leave --stage out")
@@ -90,6 +91,7 @@ class Plan:
         number = names.index(name)
         runs = self._runs_in(self.stages[number])
         following = None
+        # The next stage, where there is one.
         for stage in self.stages[number + 1 : number + 2]:
             added = [run for run in self._runs_in(stage) if run not in runs]
             following = replace(self, runs=added, stage=stage.stage)
@@ -259,6 +261,7 @@ def _experiment(
     spec: Spec, rows: list[PlannedRow], argument: str, fields: dict[str, Any]
 ) -> Experiment:
     """Return the record of the plan; `argument` is what commands call it by."""
+    # Any row's will do, as these fields are common to all.
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     # A row may have its own of these.
     config["schedule"] = spec.schedule.model_dump(mode="json")
@@ -284,6 +287,7 @@ def _experiment(
 def _families(rows: list[PlannedRow]) -> dict[str, str]:
     families = {}
     for planned in rows:
+        # By the class, which for a method from outside is in the config alone.
         families[planned.row.algorithm] = method_of(planned.runs[0].config).family
     return dict(sorted(families.items()))
 

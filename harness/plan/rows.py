@@ -93,6 +93,7 @@ def plan_row(
     name = name or row.row
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
     try:
+        # Seeds change nothing of it, so the first config speaks for all.
         footprint = footprint_of(configs[0])
     except SpecError as error:
         raise SpecError(f"row {name}: {error}") from None
@@ -105,6 +106,7 @@ def plan_row(
         for seed, config in zip(seeds, configs, strict=True)
     ]
     planned = Row(
+        # The record says what a report needs without a spec, a config or a class.
         row=name,
         label=row.label,
         ratio=row.ratio_group or float(f"{footprint.traffic_reduction:.4g}"),

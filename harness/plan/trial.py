@@ -208,6 +208,7 @@ def _settings(
         ) from None
     except ValidationError as error:
         raise SpecError(f"--settings: {explain(error)}") from None
+    # Where the rows have no common ratio the method sends what DDP does.
     share = 1 / (base.statistics.main_ratio_group or 1)
     try:
         usual = usual_settings(
@@ -232,6 +233,7 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
             f"{trial.shipped.runs} holds no runs to hold the method against; install the project again, "
             "or take another --network"
         )
+    # The rows' own: a method's passes are theirs, and updates cost little beside them.
     minutes = median(run["result"]["wall_seconds"] for run in runs) / 60
     cpu = runs[0]["run"]["attempts"][-1]["cpu"]
     more = ""
@@ -240,6 +242,7 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
             f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
         )
     batches = [*_tuning_batches(trial), NUM_SEEDS]
+    # A batch begins when the one before is over, with `jobs` runs at once.
     rounds = sum(math.ceil(batch / jobs) for batch in batches)
     return (
         f"this takes about {rounds * minutes + 1:.0f} minutes{more}: half a minute for the "

@@ -120,6 +120,7 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
 
 def tuning_name(spec: Spec) -> str:
     """Return the name of the spec's tuning experiment, and of its folder under results/."""
+    # A spec may share another's trials: the folder then has that one's name.
     return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
