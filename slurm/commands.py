@@ -72,12 +72,12 @@ def submit(
 
     Returns 1 where the command waits, and some have no result then.
     """
-    from cser_bench.slurm.submit import check, left_to_submit, show
+    from cser_bench.slurm.submit import check_num_workers, left_to_submit, show
     from cser_bench.slurm.submit import submit as submit_runs
 
     selection = Selection(experiment, results, tuning, methods, stage)
     selection, request = _request(selection, cluster, data, not no_preflight)
-    check(request)
+    check_num_workers(request)
     if not dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UsageError(
             "sbatch is not on the path: call this on a login node of the cluster, or load its "

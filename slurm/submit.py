@@ -52,7 +52,7 @@ MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""
 
 
-def check(request: Request) -> None:
+def check_num_workers(request: Request) -> None:
     """Raise SpecError where the profile does not fit the experiment."""
     profile = request.profile
     num_workers = request.plan.runs[0].config.num_workers

@@ -36,7 +36,11 @@ def _rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
         if row.learning_rate is not None:
             held_back = row.cell is not None and row.cell.held_back
             yield plan_row(
-                spec, row, _seeds_of(spec, row), base=row.base, held_back=held_back
+                spec,
+                row,
+                _seeds_of(spec, row),
+                base=row.repeated_row,
+                held_back=held_back,
             )
 
 

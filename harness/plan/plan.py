@@ -106,12 +106,12 @@ class Plan:
         As in `at_stage` only `runs` shrinks: `experiment` still lists every row. `*` in a name
         stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
         """
-        known = [row.row for row in self.experiment.rows]
-        if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
+        names = [row.row for row in self.experiment.rows]
+        if unknown := [name for name in rows if not fnmatch.filter(names, name)]:
             raise SpecError(
-                f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}"
+                f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(names)}"
             )
-        chosen = [row for name in rows for row in fnmatch.filter(known, name)] or known
+        chosen = [row for name in rows for row in fnmatch.filter(names, name)] or names
         runs = [
             run
             for run in self.runs

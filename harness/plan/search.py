@@ -141,9 +141,9 @@ def _ranking(
     means: dict[Trial, float] = {}
     for trial in trials:
         values = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            means[trial] = sign * fmean(known)
+        finite = [value for value in values if value is not None]
+        if len(finite) == len(values):
+            means[trial] = sign * fmean(finite)
     # At equal means the smaller rate and the earlier table, so that the order never varies.
     return sorted(
         means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate)
@@ -169,8 +169,8 @@ def _best(
 
 
 def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
-    known = [outcomes(trial, seed) for seed in seeds]
-    return any(outcome is not None and outcome.accuracy is None for outcome in known)
+    so_far = [outcomes(trial, seed) for seed in seeds]
+    return any(outcome is not None and outcome.accuracy is None for outcome in so_far)
 
 
 def _extend_beyond_best(

@@ -173,10 +173,12 @@ def _finished_searches(
         try:
             searches[row.row] = _finished_search(spec, row, folder, command)
         except NotTunedError as error:
-            if row.base is None or row.base in needed:
+            if row.repeated_row is None or row.repeated_row in needed:
                 raise
             # All corners of a row lack the same thing: one sentence is enough.
-            left_out.setdefault(row.base, f"{row.base} is left out: {error}")
+            left_out.setdefault(
+                row.repeated_row, f"{row.repeated_row} is left out: {error}"
+            )
     return searches, list(left_out.values())
 
 

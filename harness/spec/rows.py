@@ -147,7 +147,7 @@ class RowSpec(Strict):
     """Where the row is run, if not as the experiment says. `at` puts it there; no file may."""
 
     @property
-    def base(self) -> str | None:
+    def repeated_row(self) -> str | None:
         """The row that this one repeats in a cell."""
         if self.cell is None:
             return None

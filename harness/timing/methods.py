@@ -146,17 +146,19 @@ def _check_repeats(timed: TimedMethod) -> None:
             )
 
 
-def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedMethod]:
+def named(
+    methods: Mapping[str, TimedMethod], names: Sequence[str]
+) -> list[TimedMethod]:
     """Pick the methods of these names, all if none is given.
 
     Raises:
         SpecError: one is unknown.
     """
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in methods]:
         raise SpecError(
-            f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}"
+            f"unknown method {unknown[0]!r}; the methods are {', '.join(methods)}"
         )
-    return [known[name] for name in names or known]
+    return [methods[name] for name in names or methods]
 
 
 def scored_methods(

@@ -115,12 +115,12 @@ def sweep(
     # A host's rate is not known: its sizes are bounded by what was measured alone.
     pace = network.bits_per_second or math.inf
     for collective, payloads in PAYLOADS.items():
-        known = 0.0
+        timed_bytes = 0.0
         expected = 0.0
         for payload in payloads:
             formula = ring_bytes(collective, payload, network.num_workers)
             # The last size's best time, and what the bytes beyond it take at the full rate.
-            expected += 8 * (formula - known) / pace
+            expected += 8 * (formula - timed_bytes) / pace
             # One repetition is left out, and the least number count.
             if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
                 break
@@ -133,7 +133,7 @@ def sweep(
             wire = [None, None]
             if before:
                 wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
-            known = formula
+            timed_bytes = formula
             # The best: others were disturbed.
             expected = min(seconds)
             points.append(

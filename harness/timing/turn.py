@@ -288,8 +288,8 @@ def described(turn: Turn, bare_seconds: float) -> TimedMethod:
     """
     # Noise may make a cheap method's step shorter than the bare passes.
     codec_seconds = max(0.0, _seconds(turn) - bare_seconds)
-    known = {"messages": messages_of(turn), "codec_alone_seconds": codec_seconds}
-    return turn.method.model_copy(update=known)
+    found = {"messages": messages_of(turn), "codec_alone_seconds": codec_seconds}
+    return turn.method.model_copy(update=found)
 
 
 def messages_of(turn: Turn) -> list[Message]:
@@ -316,8 +316,8 @@ def messages_of(turn: Turn) -> list[Message]:
     for message in messages:
         # By payload, as that is what both sides know; 1 is the backward pass's end.
         ready = [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]
-        known = {"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])}
-        with_draws.append(message.model_copy(update=known))
+        begins = {"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])}
+        with_draws.append(message.model_copy(update=begins))
     return with_draws
 
 

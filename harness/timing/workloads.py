@@ -85,12 +85,12 @@ def problem_of(name: str) -> Problem:
     Raises:
         SpecError: there is no such workload; the message names those there are.
     """
-    known = DATA["workloads"]
-    if name not in known:
+    workloads = DATA["workloads"]
+    if name not in workloads:
         raise SpecError(
-            f"unknown workload {name!r}; the workloads are {', '.join(known)}"
+            f"unknown workload {name!r}; the workloads are {', '.join(workloads)}"
         )
-    fields = known[name]
+    fields = workloads[name]
     return Problem(**fields | {"model": ModelSpec(**fields["model"])})
 
 

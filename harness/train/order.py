@@ -128,11 +128,11 @@ def worker_shards(
     random = numpy.random.Generator(
         numpy.random.Philox(key=derive_seed(seed, "partition"))
     )
-    known: Labels = labels.cpu().numpy()
+    classes: Labels = labels.cpu().numpy()
     if spec.kind == "class_shards":
-        shards = _class_shards(known, num_workers, spec.shards_per_worker, random)
+        shards = _class_shards(classes, num_workers, spec.shards_per_worker, random)
     else:
-        shards = _dirichlet_shards(known, num_workers, spec.alpha, random)
+        shards = _dirichlet_shards(classes, num_workers, spec.alpha, random)
     return [torch.from_numpy(numpy.sort(shard)) for shard in shards]
 
 
