@@ -17,7 +17,7 @@ from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.exits import FAILURE, program
 from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
 from cser_bench.harness.cli.paths import shipped_folder
-from cser_bench.harness.cli.selection import Selection
+from cser_bench.harness.cli.selection import Selection, selecting
 from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,12 +55,9 @@ WAIT_SECONDS = 5.0
 @click.option(
     "--wait", is_flag=True, help="stay until nothing is queued or running any more"
 )
+@selecting
 def submit(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
+    selection: Selection,
     cluster: str | None,
     data: Path | None,
     dry_run: bool,
@@ -75,7 +72,6 @@ def submit(
     from cser_bench.slurm.submit import check_num_workers, left_to_submit, show
     from cser_bench.slurm.submit import submit as submit_runs
 
-    selection = Selection(experiment, results, tuning, methods, stage)
     selection, request = _request(selection, cluster, data, not no_preflight)
     check_num_workers(request)
     if not dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
@@ -194,29 +190,23 @@ def _wait(planned: Plan, folder: Path) -> int:
 @experiment_options()
 @stage_option()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def status(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
-    as_json: bool,
-) -> int:
+@selecting
+def status(selection: Selection, as_json: bool) -> int:
     """Say how far each row is, here and on a cluster."""
     from cser_bench.harness.cli.show import status_fields, status_text
     from cser_bench.harness.records.experiment import Experiment
     from cser_bench.harness.records.store import read_optional
     from cser_bench.slurm.campaign import statuses
 
-    planned = Selection(experiment, results, tuning, methods, stage).plan()
-    folder = results / planned.experiment.name
+    planned = selection.plan()
+    folder = selection.results / planned.experiment.name
     read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
     runs = statuses(folder, planned.runs)
     text = status_text(runs, planned.runs[0].config.num_workers)
     if as_json:
         print(json.dumps(status_fields(runs), indent=1))
         return 0
-    shipped = shipped_folder(results, planned.experiment.name)
+    shipped = shipped_folder(selection.results, planned.experiment.name)
     if shipped is not None and not folder.is_dir():
         print(_shipped_text(planned, shipped))
         return 0
