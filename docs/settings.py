@@ -19,7 +19,7 @@ from torch import nn, zeros
 
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives, algorithms
 from cser_bench.harness.records.experiment import Row, read_experiment
-from cser_bench.harness.train.build import table_at_traffic
+from cser_bench.harness.train.arguments import settings_at_traffic
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import efficiency_cell
 from cser_bench.report.frame import read_frames
@@ -123,7 +123,7 @@ def settings_table() -> str:
     for name, method in algorithms().items():
         try:
             settings = method.at_traffic(float(SHARE), world_size=SHOWN_WORKERS)
-            table = table_at_traffic(method, float(SHARE), SHOWN_WORKERS)
+            table = settings_at_traffic(method, float(SHARE), SHOWN_WORKERS).table
         except ValueError:
             if name != "powersgd":
                 continue

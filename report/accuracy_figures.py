@@ -56,12 +56,12 @@ def main_load(frames: Frames) -> float:
     It is the baseline's over the main ratio.
     """
     experiment = frames.experiment
-    if experiment.baseline is None or experiment.main_ratio is None:
+    if experiment.baseline is None or experiment.main_ratio_group is None:
         return math.nan
     load = frames.row(experiment.baseline)["link_models"]
     if load is None:
         return math.nan
-    return float(load) / experiment.main_ratio
+    return float(load) / experiment.main_ratio_group
 
 
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:

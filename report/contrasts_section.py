@@ -180,7 +180,7 @@ def row_name(frames: Frames, row: str) -> str:
     ratio = line["ratio"]
     rows = frames.rows
     alike = rows[(rows["label"] == label) & rows["base"].isna()]
-    main_ratio = frames.experiment.main_ratio
+    main_ratio = frames.experiment.main_ratio_group
     is_main = main_ratio is not None and ratio in (1.0, main_ratio)
     if is_main or alike["ratio"].nunique() < 2:
         return label

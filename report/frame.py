@@ -381,7 +381,7 @@ def _trials(
 
 def _row_line(row: Row) -> dict[str, Any]:
     line: dict[str, Any] = row.model_dump(
-        exclude={"settings", "restart", "betas", "runs", "held_back"}
+        exclude={"settings", "restart", "betas", "runs", "held_back"}, by_alias=True
     )
     line |= dict(_paths(row.settings))
     if row.restart is not None:

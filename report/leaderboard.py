@@ -21,9 +21,9 @@ from cser_bench.harness.records.store import TRAINING, write_text_atomically
 from cser_bench.harness.records.tracks import (
     Bound,
     CostLink,
-    Entry,
     LoadClass,
     Track,
+    TrackEntry,
     read_entries,
     read_track,
 )
@@ -198,7 +198,7 @@ def _to_beat(track: Track, record: Line) -> float:
 
 
 def _entry_line(
-    track: Track, entry: Entry, frames_of: Any, root: Path, baseline: Line
+    track: Track, entry: TrackEntry, frames_of: Any, root: Path, baseline: Line
 ) -> Line:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
@@ -220,7 +220,7 @@ def _line_of(
     frames: Frames,
     row_name: str,
     name: str,
-    entry: Entry | None,
+    entry: TrackEntry | None,
     arithmetic: float | None,
     baseline: Line | None,
 ) -> Line:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cser_bench.harness.records.tracks import Entry
+from cser_bench.harness.records.tracks import TrackEntry
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Line:
     name: str
     label: str
     family: str
-    entry: Entry | None
+    entry: TrackEntry | None
     scores: np.ndarray
     gap: Gap
     learning_rate: float

@@ -122,9 +122,9 @@ def ranking_of(
     rows = _best_trials(frames, own) if frames.is_tuning else own
     rows = rows.sort_values("mean", ascending=False, kind="stable")
     is_main = pd.Series(True, index=rows.index)
-    if len(rows) > MOST_RANKED and experiment.main_ratio is not None:
+    if len(rows) > MOST_RANKED and experiment.main_ratio_group is not None:
         is_main = (
-            rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
+            rows["ratio"].isin([1.0, experiment.main_ratio_group, math.inf])
             | rows["is_bound"]
         )
     further = rows[~is_main] if len(rows) <= MOST_ROWS else rows[:0]

@@ -113,6 +113,7 @@ class Request:
         Args:
             code: where its sources are; by default it gets a copy of its own.
         """
+        # Counted from 0, so this is the next one's.
         number = len(read_campaign(self.folder).submissions)
         jobs = self.folder / "jobs" / f"{number:03d}"
         return SubmissionPaths(jobs, code or jobs / "code", self.folder / NAME, number)

@@ -17,12 +17,12 @@ from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.exits import FAILURE, program
 from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
 from cser_bench.harness.cli.paths import shipped_folder
-from cser_bench.harness.cli.selection import Selection
+from cser_bench.harness.cli.selection import Selection, selecting
 from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
-    from cser_bench.slurm.campaign import Submission
+    from cser_bench.slurm.campaign import Request, Submission
 
 WAIT_SECONDS = 5.0
 """Between two looks at a campaign that is waited for."""
@@ -55,12 +55,9 @@ WAIT_SECONDS = 5.0
 @click.option(
     "--wait", is_flag=True, help="stay until nothing is queued or running any more"
 )
+@selecting
 def submit(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
+    selection: Selection,
     cluster: str | None,
     data: Path | None,
     dry_run: bool,
@@ -72,30 +69,11 @@ def submit(
 
     Returns 1 where the command waits, and some have no result then.
     """
-    from cser_bench.slurm.campaign import Request
-    from cser_bench.slurm.profile import load_profile
-    from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
+    from cser_bench.slurm.submit import check_num_workers, left_to_submit, show
     from cser_bench.slurm.submit import submit as submit_runs
 
-    selection = Selection(experiment, results, tuning, methods, stage)
-    planned = selection.plan()
-    if cluster is None:
-        before = _last_submission(results / planned.experiment.name)
-        cluster = before.cluster
-        if data is None and before.data:
-            data = Path(before.data)
-        if stage is None and before.stage is not None:
-            selection = replace(selection, stage=before.stage)
-            planned = planned.at_stage(before.stage)
-    request = Request(
-        plan=planned,
-        results=results.absolute(),
-        data=None if data is None else data.absolute(),
-        cluster=cluster,
-        profile=load_profile(cluster),
-        preflight=not no_preflight,
-    )
-    check(request)
+    selection, request = _request(selection, cluster, data, not no_preflight)
+    check_num_workers(request)
     if not dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UsageError(
             "sbatch is not on the path: call this on a login node of the cluster, or load its "
@@ -105,13 +83,7 @@ def submit(
     if dry_run or left:
         show(request, len(left))
     if dry_run:
-        print(
-            "",
-            *sbatch_texts(request, len(left))
-            if left
-            else ["nothing is left to submit"],
-            sep="\n\n",
-        )
+        _show_sbatch(request, len(left))
         return 0
     if left and not yes and not _is_confirmed():
         print("nothing was submitted")
@@ -119,11 +91,52 @@ def submit(
     jobs = submit_runs(request) if left else []
     print(_submitted(jobs))
     if wait:
-        return _wait(planned, request.folder)
+        return _wait(request.plan, request.folder)
     print(
         f"`{program()} status {selection.words()}` (make status) shows how far they are"
     )
     return 0
+
+
+def _request(
+    selection: Selection, cluster: str | None, data: Path | None, preflight: bool
+) -> tuple[Selection, Request]:
+    """Return what is asked for, with what the last submission says where no cluster is named.
+
+    The selection has the stage that was submitted last, if it names none.
+    """
+    from cser_bench.slurm.campaign import Request
+    from cser_bench.slurm.profile import load_profile
+
+    planned = selection.plan()
+    if cluster is None:
+        before = _last_submission(selection.results / planned.experiment.name)
+        cluster = before.cluster
+        if data is None and before.data:
+            data = Path(before.data)
+        if selection.stage is None and before.stage is not None:
+            selection = replace(selection, stage=before.stage)
+            planned = planned.at_stage(before.stage)
+    request = Request(
+        plan=planned,
+        # A job may run in another folder.
+        results=selection.results.absolute(),
+        data=None if data is None else data.absolute(),
+        cluster=cluster,
+        profile=load_profile(cluster),
+        preflight=preflight,
+    )
+    return selection, request
+
+
+def _show_sbatch(request: Request, num_left: int) -> None:
+    """Print what sbatch would get."""
+    from cser_bench.slurm.submit import sbatch_texts
+
+    texts = ["nothing is left to submit"]
+    if num_left:
+        texts = list(sbatch_texts(request, num_left))
+    print("", *texts, sep="\n\n")
 
 
 def _last_submission(folder: Path) -> Submission:
@@ -177,29 +190,23 @@ def _wait(planned: Plan, folder: Path) -> int:
 @experiment_options()
 @stage_option()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def status(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
-    as_json: bool,
-) -> int:
+@selecting
+def status(selection: Selection, as_json: bool) -> int:
     """Say how far each row is, here and on a cluster."""
     from cser_bench.harness.cli.show import status_fields, status_text
     from cser_bench.harness.records.experiment import Experiment
     from cser_bench.harness.records.store import read_optional
     from cser_bench.slurm.campaign import statuses
 
-    planned = Selection(experiment, results, tuning, methods, stage).plan()
-    folder = results / planned.experiment.name
+    planned = selection.plan()
+    folder = selection.results / planned.experiment.name
     read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
     runs = statuses(folder, planned.runs)
     text = status_text(runs, planned.runs[0].config.num_workers)
     if as_json:
         print(json.dumps(status_fields(runs), indent=1))
         return 0
-    shipped = shipped_folder(results, planned.experiment.name)
+    shipped = shipped_folder(selection.results, planned.experiment.name)
     if shipped is not None and not folder.is_dir():
         print(_shipped_text(planned, shipped))
         return 0

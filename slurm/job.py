@@ -61,6 +61,7 @@ def do_run(job: Job, profile: Profile) -> None:
 
     Its exit code is 0 after a result, after a notice to stop, and where there is nothing to do.
     """
+    # First of all: a warning before this would end the process.
     notice = StopNotice()
     allocation = this_allocation()
     job = _here(job, profile, allocation)
@@ -84,6 +85,7 @@ def do_run(job: Job, profile: Profile) -> None:
             kind = recorded_end(job.folder, allocation.attempt)
             if kind == "communication":
                 time.sleep(GRACE_SECONDS)
+            # A run that was asked to stop is no failure of the job's.
             if kind != "preempted":
                 sys.exit(1)
     sys.exit(0)
@@ -171,6 +173,7 @@ def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
     device = own_device(profile, here)
     if device != "cpu":
         yield from machine.check_gpus()
+    # Once a node: all its processes see the same folder.
     if here.local_rank == 0:
         yield machine.check_writable("temporary files", Path(tempfile.gettempdir()))
     yield network_check(profile, here, device)

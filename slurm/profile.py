@@ -121,11 +121,12 @@ def load_profile(name: str) -> Profile:
     stem, _, variant = name.partition(":")
     path = Path(stem)
     if path.suffix != ".toml":
+        # A name without an ending is one that ships.
         path = CLUSTERS / f"{stem}.toml"
     if not is_file(path):
-        known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
+        names = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
         raise SpecError(
-            f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}"
+            f"no cluster profile {stem!r}: give the path of a TOML file or one of {names}"
         )
     table = read_toml(path)
     variants = table.pop("variants", {})

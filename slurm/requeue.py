@@ -162,6 +162,7 @@ def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
     """
     if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS:
         return 0
+    # As records have it: text, of the step at which the start began.
     saved = str(saved_step(folder) or 0)
     return sum(slurm_fact(start, "saved") == saved for start in starts)
 
@@ -255,6 +256,8 @@ def decide(
     Raises:
         OSError: no space, no permission: going on would end in the same way.
     """
+    # From what settles it to what must be guessed: a result, a later start, Slurm's own end, the
+    # worker's record, srun's code.
     if packs.read_result(folder) is not None:
         return 0
     attempts = read_attempts(folder)

@@ -20,7 +20,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.training import Job
-from cser_bench.harness.workers.launch import (
+from cser_bench.harness.workers.prepare import (
     missing_runs,
     note_next_stage,
     write_experiment,
@@ -52,7 +52,7 @@ MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""
 
 
-def check(request: Request) -> None:
+def check_num_workers(request: Request) -> None:
     """Raise SpecError where the profile does not fit the experiment."""
     profile = request.profile
     num_workers = request.plan.runs[0].config.num_workers
@@ -79,6 +79,7 @@ def left_to_submit(request: Request) -> list[PlannedRun]:
         raise CampaignError(
             "squeue does not answer, so nobody knows which runs are queued; call again when it does"
         )
+    # In the order in which they are to begin: seeds first.
     missing = missing_runs(request.plan, request.folder)
     states = [status.state for status in campaign.statuses(request.folder, missing)]
     return [

@@ -17,7 +17,7 @@ from cser_bench.harness.cli.run_options import (
     launch_options,
     row_options,
 )
-from cser_bench.harness.cli.selection import Selection
+from cser_bench.harness.cli.selection import Selection, selecting
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
@@ -61,16 +61,8 @@ def plan(
 @stage_option()
 @row_options
 @infrastructure_options
-def preflight(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
-    rows: tuple[str, ...],
-    seeds: tuple[int, ...],
-    **infrastructure: Any,
-) -> int:
+@selecting
+def preflight(selection: Selection, **infrastructure: Any) -> int:
     """Say whether what a long experiment needs is there, and then how long it takes.
 
     Returns 1 where something is not there.
@@ -82,9 +74,9 @@ def preflight(
     )
     from cser_bench.harness.workers.preflight import checks, line_of
 
-    planned = Selection(experiment, results, tuning, methods, stage, rows, seeds).plan()
+    planned = selection.plan()
     failed = 0
-    for check in checks(planned, launch_options(results, infrastructure)):
+    for check in checks(planned, launch_options(selection.results, infrastructure)):
         print(line_of(check), flush=True)
         failed += not check.passed
     if failed:
@@ -100,34 +92,21 @@ def preflight(
 @stage_option()
 @row_options
 @infrastructure_options
-def run(
-    experiment: str,
-    tuning: bool,
-    results: Path,
-    methods: tuple[str, ...],
-    stage: str | None,
-    rows: tuple[str, ...],
-    seeds: tuple[int, ...],
-    **infrastructure: Any,
-) -> int:
+@selecting
+def run(selection: Selection, **infrastructure: Any) -> int:
     """Do the runs that are missing.
 
     Returns 1 where one failed, or where a process of torchrun lost the others.
     """
     if os.environ.get("RANK", "0") == "0":
         # Before torch is loaded, which takes its time.
-        print(f"{experiment}: planning", flush=True)
+        print(f"{selection.experiment}: planning", flush=True)
     with loading():
         from cser_bench.algorithms import CollectiveError
-        from cser_bench.harness.plan.forecast import next_stage_sentence
-        from cser_bench.harness.workers.launch import (
-            note_next_stage,
-            run_under_torchrun,
-        )
+        from cser_bench.harness.workers.torchrun import run_under_torchrun
 
-    selection = Selection(experiment, results, tuning, methods, stage, rows, seeds)
     planned = selection.plan()
-    options = launch_options(results, infrastructure)
+    options = launch_options(selection.results, infrastructure)
     # torchrun, or what starts workers as it does
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         try:
@@ -139,20 +118,28 @@ def run(
         selection.plan,
         options,
         f"`{program()} status {selection.words()}` says why",
-        can_grow=tuning,
+        can_grow=selection.tuning,
     )
-    if code is None:
-        part = "" if planned.stage is None else f"stage {planned.stage} of "
-        print(
-            f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done"
-        )
-        sentence = next_stage_sentence(planned)
-        note_next_stage(planned, results, sentence)
-        if sentence:
-            print(sentence)
-        print(f"`{selection.report_command()}` writes:")
-        print(report_text(results / planned.experiment.name / "report.md"))
-    return code or 0
+    if code is not None:
+        return code
+    _show_done(planned, selection.results)
+    print(f"`{selection.report_command()}` writes:")
+    folder = selection.results / planned.experiment.name
+    print(report_text(folder / "report.md"))
+    return 0
+
+
+def _show_done(planned: Plan, results: Path) -> None:
+    """Print that all runs are done, and note and print what the next stage adds."""
+    from cser_bench.harness.plan.forecast import next_stage_sentence
+    from cser_bench.harness.workers.prepare import note_next_stage
+
+    part = "" if planned.stage is None else f"stage {planned.stage} of "
+    print(f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done")
+    sentence = next_stage_sentence(planned)
+    note_next_stage(planned, results, sentence)
+    if sentence:
+        print(sentence)
 
 
 def run_missing(
@@ -170,7 +157,8 @@ def run_missing(
     """
     from cser_bench.harness.cli.progress import shown
     from cser_bench.harness.tasks.task import find_task
-    from cser_bench.harness.workers.launch import launch, places, prepare
+    from cser_bench.harness.workers.launch import launch, places
+    from cser_bench.harness.workers.prepare import prepare
 
     results = options.results
     planned = plan_now()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cser_bench.harness.cli.exits import loading, program
 
@@ -64,3 +66,18 @@ class Selection:
         if self.results != Path("results"):
             words += f" --results {shlex.quote(str(self.results))}"
         return f"{words} --tuning" if self.tuning else words
+
+
+def selecting(function: Callable[..., int]) -> Callable[..., int]:
+    """Call the function with a `Selection`, in the place of the options that it is made of.
+
+    It stands below the decorators of these options. All other options go to the function by name.
+    """
+    names = [field.name for field in fields(Selection)]
+
+    @wraps(function)
+    def selected(**values: Any) -> int:
+        chosen = {name: values.pop(name) for name in names if name in values}
+        return function(Selection(**chosen), **values)
+
+    return selected

@@ -16,7 +16,7 @@ from cser_bench.harness.cli.paths import known_file, known_folder
 from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from cser_bench.harness.records.tracks import Entry
+    from cser_bench.harness.records.tracks import TrackEntry
 
 
 def _entry_name(text: str) -> str:
@@ -64,7 +64,7 @@ def enter(
     description: str,
 ) -> int:
     """Make an entry of a track from a method's file and its runs, and say where it is."""
-    from cser_bench.harness.tracks.enter import Request, name_in
+    from cser_bench.harness.tracks.enter import EntryRequest, name_in
     from cser_bench.harness.tracks.enter import enter as make_entry
 
     row = row or name_in(known_file(method))
@@ -78,7 +78,7 @@ def enter(
                 "say so by --records"
             )
     folder = make_entry(
-        Request(
+        EntryRequest(
             method=method,
             records=known_folder(records),
             row=row,
@@ -173,7 +173,7 @@ def _rules_folder(tracks: Path, track: str) -> Path:
     return TRACKS
 
 
-def _entries(tracks: Path, track: str, names: tuple[str, ...]) -> list[Entry]:
+def _entries(tracks: Path, track: str, names: tuple[str, ...]) -> list[TrackEntry]:
     """Return the entries that are named, by name or folder; all of the track where none is."""
     from cser_bench.harness.records.tracks import ENTRY, read_entries, read_entry
 

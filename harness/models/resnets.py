@@ -110,6 +110,7 @@ def wide_resnet(
         )
     if 16 * width % 1:
         raise ValueError(f"width must be a multiple of 1/16, not {width}")
+    # d = 6n + 4: two convolutions a block in three stages, the stem's, and the shortcuts'.
     num_blocks = (depth - 4) // 6
     least = int(16 * width)
     model = nn.Sequential(
@@ -147,6 +148,7 @@ class PreActivationBlock(nn.Module):
         leaving = convolutions[-1].out_channels
         self.shortcut = None
         if leaving != entering:
+            # The shortcut must end at the resolution at which the branch does.
             stride = math.prod(convolution.stride[0] for convolution in convolutions)
             self.shortcut = nn.Conv2d(entering, leaving, 1, stride=stride, bias=False)
 

@@ -69,6 +69,7 @@ class DecoderState:
 
     def of(self, rows: Tensor) -> DecoderState:
         """Pick these rows of the batch, in this order: of beams some go on and some end."""
+        # The source's, too: a beam may go on in the place of one of another sentence.
         memory = tuple((keys[rows], values[rows]) for keys, values in self.memory)
         past = tuple((keys[rows], values[rows]) for keys, values in self.past)
         return DecoderState(memory, self.visible[rows], past)
@@ -100,7 +101,9 @@ class Transformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, num_tokens, bias=False)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        # After the draw, as both are one parameter.
         self.output.weight = self.embedding.weight
+        # (length, width), recomputed and so not saved.
         self.register_buffer("positions", sines(length, width), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -114,6 +117,7 @@ class Transformer(nn.Module):
         """
         source, target = inputs.long().unbind(1)
         memory, visible = self._encode(source)
+        # (batch, length, width)
         hidden = self._embedded(target, 0)
         for layer, seen in zip(self.decoder, memory, strict=True):
             hidden, _ = layer(hidden, seen, visible, None)
@@ -125,6 +129,7 @@ class Transformer(nn.Module):
         memory, visible = self._encode(source)
         keys, _ = memory[0]
         batch, num_heads, _, width_of_head = keys.shape
+        # Past of a target without positions: the first token appends to it.
         empty = keys.new_zeros(batch, num_heads, 0, width_of_head)
         return DecoderState(memory, visible, ((empty, empty),) * len(memory))
 
@@ -141,6 +146,7 @@ class Transformer(nn.Module):
         """
         keys, _ = state.past[0]
         num_positions = keys.shape[2]
+        # One position, the next one: (batch, 1, width).
         hidden = self._embedded(tokens.unsqueeze(1), num_positions)
         pasts = []
         for layer, seen, past in zip(
@@ -152,6 +158,7 @@ class Transformer(nn.Module):
         return scores, DecoderState(state.memory, state.visible, tuple(pasts))
 
     def _encode(self, source: Tensor) -> tuple[tuple[Past, ...], Tensor]:
+        # Broadcasts over heads and queries: (batch, 1, 1, source).
         visible = (source != PAD)[:, None, None, :]
         hidden = self._embedded(source, 0)
         for layer in self.encoder:
@@ -217,6 +224,7 @@ class GPT(nn.Module):
             EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
+        # 0.02 as in GPT-2's released code.
         for embedding in (self.embedding, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -226,7 +234,9 @@ class GPT(nn.Module):
             self.embedding(inputs.long()) + self.positions.weight[: inputs.shape[1]]
         )
         for layer in self.layers:
+            # Windows are full, so no position is hidden but those that follow.
             hidden = layer(hidden, None, is_causal=True)
+        # The embeddings are the output's weights too: scores = h E^T.
         return functional.linear(self.norm(hidden), self.embedding.weight).transpose(
             1, 2
         )
@@ -244,6 +254,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self, hidden: Tensor, visible: Tensor | None, is_causal: bool = False
     ) -> Tensor:
+        # h <- h + attention(norm(h));   h <- h + feedforward(norm(h))
         normed = self.attention_norm(hidden)
         hidden = hidden + self.attention(
             normed, self.attention.keys_and_values(normed), visible, is_causal
@@ -276,7 +287,9 @@ class DecoderLayer(nn.Module):
         if past is not None:
             keys, values = seen
             past_keys, past_values = past
+            # Along positions.
             seen = torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
+        # One newest position may look at all that was before: no mask.
         hidden = hidden + self.attention(normed, seen, None, is_causal=past is None)
         hidden = hidden + self.cross(self.cross_norm(hidden), memory, visible)
         return hidden + self.feedforward(hidden), seen
@@ -306,6 +319,7 @@ class Attention(nn.Module):
         visible: Tensor | None,
         is_causal: bool = False,
     ) -> Tensor:
+        # (batch, heads, positions, width / heads)
         queries = self._heads(self.query(hidden))
         if (
             is_causal
@@ -317,6 +331,7 @@ class Attention(nn.Module):
             mixed = functional.scaled_dot_product_attention(
                 queries, *seen, attn_mask=visible, is_causal=is_causal
             )
+        # Heads beside each other again: (batch, positions, width).
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 
@@ -329,6 +344,7 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
     PyTorch's fused form is slow backward on a CPU in bf16.
     """
+    # softmax(q k^T / sqrt(d)) v, with -inf where a key comes after the query.
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(
         1
@@ -351,6 +367,7 @@ def sines(length: int, width: int) -> Tensor:
 
     Wavelengths are from 2 pi to 10000 * 2 pi.
     """
+    # 10000^(-2i / width), one for each sine: (width / 2,).
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.cat([angles.sin(), angles.cos()], 1)

@@ -13,6 +13,7 @@ from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import LOCAL_NUMBERS, RunConfig
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.methods import method_of
@@ -51,17 +52,18 @@ def check_spec(spec: Spec) -> None:
 
 
 def check_rows(spec: Spec, planned: Iterable[PlannedRow]) -> None:
-    """Check rows whose ratios are known.
+    """Check rows whose ratio groups are known.
 
-    Raises SpecError: a main ratio that no row has, or a label by which a report could not tell two
+    Raises SpecError: a main ratio group that no row is in, or a label by which a report could not tell two
     rows apart.
     """
-    planned_ratios = {row.row.row: row.row.ratio for row in planned}
-    ratios = {
-        row.row: row.ratio or planned_ratios.get(row.row) for row in spec.all_rows()
+    planned_groups = {row.row.row: row.row.ratio_group for row in planned}
+    groups = {
+        row.row: row.ratio_group or planned_groups.get(row.row)
+        for row in spec.all_rows()
     }
-    _check_main_ratio(spec.statistics.main_ratio, list(ratios.values()))
-    _check_labels(spec, ratios)
+    _check_main_group(spec.statistics.main_ratio_group, list(groups.values()))
+    _check_labels(spec, groups)
 
 
 def check_numbers_are_read(spec: Spec, own: Collection[str]) -> None:
@@ -134,10 +136,10 @@ def _science(spec: Spec, row: RowSpec) -> str:
     # A config needs a rate, and a row that is tuned has none. What it has of settings and rates is
     # compared below.
     with_rate = row.model_copy(
-        update={"settings": {}, "learning_rate": row.learning_rate or 1.0}
+        update={"settings": MethodSettings(), "learning_rate": row.learning_rate or 1.0}
     )
     config = config_of(spec, with_rate, 0)
-    tables = [_without_defaults(config, table) for table in row.tables]
+    tables = [_without_defaults(config, settings) for settings in row.settings_to_try]
     text = json.dumps(
         [config.model_dump(mode="json"), tables, row.learning_rate, row.learning_rates],
         default=str,
@@ -145,34 +147,36 @@ def _science(spec: Spec, row: RowSpec) -> str:
     return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
 
 
-def _without_defaults(config: RunConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _without_defaults(config: RunConfig, settings: MethodSettings) -> dict[str, Any]:
+    """Return the table of these settings without those that say what the method does anyway."""
+    table = settings.table
     try:
         declared = method_of(config).declared
     except SpecError:
         # An unknown method is told when its row is planned, by the row's name.
-        return settings
+        return table
     return {
         key: value
-        for key, value in settings.items()
+        for key, value in table.items()
         if key not in declared or declared[key].default != value
     }
 
 
-def _check_main_ratio(main_ratio: float | None, ratios: list[float | None]) -> None:
-    """Raise SpecError where no row has the main ratio.
+def _check_main_group(main: float | None, groups: list[float | None]) -> None:
+    """Raise SpecError where no row is in the main ratio group.
 
-    A ratio that is neither given nor planned, as that of a row that is not tuned yet, may be it.
+    A group that is neither given nor planned, as that of a row that is not tuned yet, may be it.
     """
-    if main_ratio is None or main_ratio in ratios or None in ratios:
+    if main is None or main in groups or None in groups:
         return
-    known = {ratio for ratio in ratios if ratio is not None}
+    present = {group for group in groups if group is not None}
     raise SpecError(
-        f"no row has the ratio {main_ratio:g} of statistics.main_ratio; those of rows are "
-        f"{', '.join(f'{ratio:g}' for ratio in sorted(known))}"
+        f"no row has the ratio {main:g} of statistics.main_ratio; those of rows are "
+        f"{', '.join(f'{group:g}' for group in sorted(present))}"
     )
 
 
-def _check_labels(spec: Spec, ratios: dict[str, float | None]) -> None:
+def _check_labels(spec: Spec, groups: dict[str, float | None]) -> None:
     """Raise SpecError where two rows have one label and a report could not tell them apart."""
     by_label: dict[str, RowSpec] = {}
     for row in spec.all_rows():
@@ -180,15 +184,15 @@ def _check_labels(spec: Spec, ratios: dict[str, float | None]) -> None:
         if first.algorithm != row.algorithm:
             difference = f"though one is {first.algorithm} and one {row.algorithm}"
             raise SpecError(_one_label(first, row, difference))
-    by_label_and_ratio: dict[tuple[str, float], RowSpec] = {}
+    by_label_and_group: dict[tuple[str, float], RowSpec] = {}
     # Those of a grid are alike in both, and differ in their rates.
     for row in spec.rows:
-        ratio = ratios[row.row]
-        if ratio is None:
+        group = groups[row.row]
+        if group is None:
             continue
-        first = by_label_and_ratio.setdefault((row.label, ratio), row)
+        first = by_label_and_group.setdefault((row.label, group), row)
         if first is not row:
-            raise SpecError(_one_label(first, row, f"and have the ratio {ratio:g}"))
+            raise SpecError(_one_label(first, row, f"and have the ratio {group:g}"))
 
 
 def _one_label(first: RowSpec, second: RowSpec, difference: str) -> str:

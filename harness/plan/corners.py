@@ -41,7 +41,9 @@ def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowS
     for row in spec.all_rows():
         if row.learning_rate is not None or spec.is_tuned(row):
             continue
-        names = [f"{row.base or row.row}@{corner}" for corner in spec.corners_of(row)]
+        names = [
+            f"{row.repeated_row or row.row}@{corner}" for corner in spec.corners_of(row)
+        ]
         corners = {place_of(spec, tuned[name]): name for name in names if name in tuned}
         shares = shares_of(f"row {row.row!r}", place_of(spec, row), list(corners))
         if all(name in chosen for name in corners.values()):
@@ -101,11 +103,11 @@ def _along(value: int, ends: list[int]) -> dict[int, float]:
     Between two neighbouring ends these two share, and all others have 0. Beyond the last ends the
     last two share, and one of them has less than 0.
     """
-    known = sorted(set(ends))
-    if len(known) < 2:
-        return dict.fromkeys(known, 1.0)
+    places = sorted(set(ends))
+    if len(places) < 2:
+        return dict.fromkeys(places, 1.0)
     # The neighbours are the ends at `above - 1` and `above`.
-    above = min(max(bisect(known, value), 1), len(known) - 1)
-    low, high = known[above - 1], known[above]
+    above = min(max(bisect(places, value), 1), len(places) - 1)
+    low, high = places[above - 1], places[above]
     share = math.log(value / low) / math.log(high / low)
-    return dict.fromkeys(known, 0.0) | {low: 1 - share, high: share}
+    return dict.fromkeys(places, 0.0) | {low: 1 - share, high: share}

@@ -36,7 +36,11 @@ def _rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
         if row.learning_rate is not None:
             held_back = row.cell is not None and row.cell.held_back
             yield plan_row(
-                spec, row, _seeds_of(spec, row), base=row.base, held_back=held_back
+                spec,
+                row,
+                _seeds_of(spec, row),
+                base=row.repeated_row,
+                held_back=held_back,
             )
 
 
@@ -73,13 +77,13 @@ def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
 def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
     """Return rows again at the rates below and above theirs.
 
-    They are those at the main ratio, and those without a ratio.
+    They are those of the main ratio group, and those without a group.
     """
     if spec.sensitivity is None:
         return
     for row in chosen.rows.values():
-        # A row of ratio 1 compresses nothing, and counts as one without a ratio.
-        if row.ratio not in (None, 1, spec.statistics.main_ratio):
+        # A row of group 1 compresses nothing, and counts as one without a group.
+        if row.ratio_group not in (None, 1, spec.statistics.main_ratio_group):
             continue
         assert row.learning_rate is not None, "a settled row has one"
         for rate in neighbouring_rates(row.learning_rate):

@@ -61,10 +61,11 @@ class Footprint:
     """What will go wrong with these settings, in a sentence."""
 
     @property
-    def expected_ratio(self) -> float:
-        """d / (numbers sent per step), a number being 32 bits, by the closed form of the bits.
+    def traffic_reduction(self) -> float:
+        """How many times less a worker sends than without compression, by the closed form.
 
-        A row's `ratio` is this unless its spec says another; a compressor's is of one message.
+        It is d / (numbers sent per step), a number being 32 bits. A row's ratio group is this
+        unless its spec says another; a compressor's ratio R is that of one message.
         """
         return self.num_steps / self.models_in_training if self.bits else math.inf
 

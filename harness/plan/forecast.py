@@ -112,6 +112,7 @@ def forward_flops(config: RunConfig) -> float:
     """
     task = find_task(config.task.name)
     model = build_model(config.model, task, 0, torch.device("meta"))
+    # On the meta device operations are counted and not done.
     inputs = torch.zeros((config.batch_size, *task.input_shape), device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs)
@@ -130,6 +131,7 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     if device.type != "cuda":
         return StepTime(_median_seconds(training, device), CPU, MEASURED)
     torch.cuda.reset_peak_memory_stats(device)
+    # What is there before a step: parameters, gradients, momentum, batches.
     held_bytes = torch.cuda.memory_allocated(device)
     seconds = _median_seconds(training, device)
     activation_bytes = torch.cuda.max_memory_allocated(device) - held_bytes
@@ -182,6 +184,7 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
     """
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
     runs = list(plan.by_id.values())
+    # One for each kind of device, alike in all runs of a plan.
     known_times = step_times(runs[0].config)
     compute = []
     for place, time in enumerate(known_times):
@@ -197,6 +200,7 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
         configs=[run.config for run in runs],
         compute=compute,
         link_bits=sum(bits[run.row] for run in runs),
+        # Workers on a CPU are rows of one process, and nothing passes a link.
         link_bits_per_second=0.0 if device == CPU else link_bits_per_second,
     )
 
@@ -302,6 +306,7 @@ def _dollar_sentences(effort: Effort) -> list[str]:
 
 
 def _num_machines(machine: Machine, effort: Effort) -> int:
+    # Rounded up.
     return -(-effort.configs[0].num_workers // machine.gpus)
 
 
@@ -365,6 +370,7 @@ def powers(
     results = []
     for contrast in contrasts:
         counts = (num_seeds[contrast.row], num_seeds[contrast.reference])
+        # Alone it shares the level among its own tests, at Holm's first step among all.
         alone = _power(contrast, deviation, counts, LEVEL / contrast.num_tests)
         first = _power(contrast, deviation, counts, LEVEL / num_tests)
         results.append((contrast, alone, first))
@@ -383,11 +389,13 @@ def _power(
 
     if min(seeds) < 2:
         return 0.0
+    # Midpoints of _POINTS parts of equal chance.
     shares = (np.arange(_POINTS) + 0.5) / _POINTS
     count, other_count = seeds
     # Squares of the two means' estimated errors, in squared deviations: a column, and a row.
     square = (chi2.ppf(shares, count - 1) / (count - 1) / count)[:, None]
     other_square = chi2.ppf(shares, other_count - 1) / (other_count - 1) / other_count
+    # Welch and Satterthwaite: (a + b)^2 / (a^2 / (n - 1) + b^2 / (m - 1)), a and b the squares.
     degrees = (square + other_square) ** 2 / (
         square**2 / (count - 1) + other_square**2 / (other_count - 1)
     )

@@ -41,12 +41,14 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not isinstance(leaf, Tensor):
                 continue
             # A view has the storage of what was given.
+            # By storage: many tensors may share one.
             key = _key(leaf)
             if key in given or key in self._known:
                 continue
             storage = leaf.untyped_storage()
             self._known[key] = storage.nbytes()
             self.now += storage.nbytes()
+            # Freed when Python frees it, as an eager step would.
             weakref.finalize(storage, self._free, key)
         self.most = max(self.most, self.now)
         return result
@@ -95,5 +97,6 @@ def _telling_steps(optimizer: DistributedOptimizer, num_steps: int) -> list[int]
     """
     (replica,) = optimizer.replicas
     intervals = [stage.every for stage in optimizer.stages(replica)]
+    # After so many steps all stages fall into one.
     together = min(math.lcm(*intervals), num_steps)
     return sorted({1, together, together + getattr(optimizer, "delay", 0)})

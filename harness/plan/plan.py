@@ -28,9 +28,10 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import Experiment, OutsideMethod, Tuning
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
-from cser_bench.harness.spec.spec import NO_CURVE, Spec
+from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
 from cser_bench.harness.spec.stages import StageSpec, check_stages
+from cser_bench.harness.spec.statistics import NO_CURVE
 from cser_bench.harness.train.methods import Outside, method_of, outside_methods
 
 COMMON = {
@@ -80,6 +81,7 @@ class Plan:
 
         Raises SpecError where there is no such stage.
         """
+        # In the order in which they are done.
         names = [stage.stage for stage in self.stages]
         if not names:
             raise SpecError(f"{self.experiment.name} has no stages; leave --stage out")
@@ -90,6 +92,7 @@ class Plan:
         number = names.index(name)
         runs = self._runs_in(self.stages[number])
         following = None
+        # The next stage, where there is one.
         for stage in self.stages[number + 1 : number + 2]:
             added = [run for run in self._runs_in(stage) if run not in runs]
             following = replace(self, runs=added, stage=stage.stage)
@@ -104,12 +107,12 @@ class Plan:
         As in `at_stage` only `runs` shrinks: `experiment` still lists every row. `*` in a name
         stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
         """
-        known = [row.row for row in self.experiment.rows]
-        if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
+        names = [row.row for row in self.experiment.rows]
+        if unknown := [name for name in rows if not fnmatch.filter(names, name)]:
             raise SpecError(
-                f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}"
+                f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(names)}"
             )
-        chosen = [row for name in rows for row in fnmatch.filter(known, name)] or known
+        chosen = [row for name in rows for row in fnmatch.filter(names, name)] or names
         runs = [
             run
             for run in self.runs
@@ -245,7 +248,7 @@ def _experiment_fields(
         "floor": statistics.floor if has_floor else None,
         "margin": statistics.margin,
         "margin_reason": statistics.margin_reason,
-        "main_ratio": statistics.main_ratio,
+        "main_ratio": statistics.main_ratio_group,
         "declared": statistics.declared,
         "contrasts": recorded.contrasts(spec) or None,
         "exponents": recorded.exponents(spec) or None,
@@ -259,6 +262,7 @@ def _experiment(
     spec: Spec, rows: list[PlannedRow], argument: str, fields: dict[str, Any]
 ) -> Experiment:
     """Return the record of the plan; `argument` is what commands call it by."""
+    # Any row's will do, as these fields are common to all.
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     # A row may have its own of these.
     config["schedule"] = spec.schedule.model_dump(mode="json")
@@ -284,6 +288,7 @@ def _experiment(
 def _families(rows: list[PlannedRow]) -> dict[str, str]:
     families = {}
     for planned in rows:
+        # By the class, which for a method from outside is in the config alone.
         families[planned.row.algorithm] = method_of(planned.runs[0].config).family
     return dict(sorted(families.items()))
 

@@ -93,21 +93,23 @@ def plan_row(
     name = name or row.row
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
     try:
+        # Seeds change nothing of it, so the first config speaks for all.
         footprint = footprint_of(configs[0])
     except SpecError as error:
         raise SpecError(f"row {name}: {error}") from None
     why = why_too_short(row, footprint)
     if why is not None:
         raise TooShortError(name, why)
-    _check_ratio(name, row, footprint, configs[0].wire)
+    _check_ratio_group(name, row, footprint, configs[0].wire)
     runs = [
         PlannedRun(run_id(config), name, seed, config)
         for seed, config in zip(seeds, configs, strict=True)
     ]
     planned = Row(
+        # The record says what a report needs without a spec, a config or a class.
         row=name,
         label=row.label,
-        ratio=row.ratio or float(f"{footprint.expected_ratio:.4g}"),
+        ratio=row.ratio_group or float(f"{footprint.traffic_reduction:.4g}"),
         nesterov=method_of(configs[0]).nesterov,
         partition=None
         if row.partition is None
@@ -123,20 +125,20 @@ def plan_row(
     return PlannedRow(planned, runs, footprint)
 
 
-def _check_ratio(
+def _check_ratio_group(
     name: str, row: RowSpec, footprint: Footprint, wire: CommunicationDtype
 ) -> None:
     """Raise SpecError where a row sends far more or less than the ratio that its spec gives it."""
-    if row.ratio is None or not footprint.bits:
+    if row.ratio_group is None or not footprint.bits:
         return
-    sent = footprint.expected_ratio
-    # Where numbers of 16 bits are sent, the ratio may count numbers or bits.
-    meant = (sent, sent / 2) if wire == "fp16" else (sent,)
+    reduction = footprint.traffic_reduction
+    # Where numbers of 16 bits are sent, the group may count numbers or bits.
+    meant = (reduction, reduction / 2) if wire == "fp16" else (reduction,)
     # A run that ends between two exchanges sends one less, of as few as there may be.
     most = (1 + LOAD_TOLERANCE) * (1 + 1 / max(1.0, footprint.models_in_training))
-    if not any(1 / most <= row.ratio / ratio <= most for ratio in meant):
+    if not any(1 / most <= row.ratio_group / each <= most for each in meant):
         raise SpecError(
-            f"row {name}: ratio = {row.ratio:g}, and by its settings it sends {sent:.4g} times less "
+            f"row {name}: ratio = {row.ratio_group:g}, and by its settings it sends {reduction:.4g} times less "
             "than everything; correct one of them, or leave ratio out"
         )
 
@@ -146,9 +148,7 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
     None where it does.
     """
-    for key, value in row.settings.items():
-        if not key.endswith(("_interval", "_steps")) or value == "end":
-            continue
+    for key, value in row.settings.intervals.items():
         if value > footprint.num_steps:
             return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
     if footprint.averages_models and footprint.models_in_training < 1:

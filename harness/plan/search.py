@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.spec import TuningSpec
+from cser_bench.harness.spec.tuning import TuningSpec
 
 
 class Trial(NamedTuple):
@@ -64,11 +64,15 @@ class SearchState:
 
 def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
     """Say where the row's search stands."""
-    rates_by_candidate = [list(row.learning_rates or tuning.grid) for _ in row.tables]
+    rates_by_candidate = [
+        list(row.learning_rates or tuning.grid) for _ in row.settings_to_try
+    ]
+    # Every trial at one seed first, where only finalists see the others.
     screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
     tried_at: dict[Trial, list[int]] = {}
     finalists: set[Trial] = set()
 
+    # Each round adds what the results so far ask for; without new results it adds nothing.
     while True:
         for candidate, rates in enumerate(rates_by_candidate):
             for rate in rates:
@@ -132,13 +136,15 @@ def _ranking(
 
     Trials that diverged at one of them are left out.
     """
+    # A score is better where it is high, a loss where it is low.
     sign = -1 if number == "accuracy" else 1
     means: dict[Trial, float] = {}
     for trial in trials:
         values = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            means[trial] = sign * fmean(known)
+        finite = [value for value in values if value is not None]
+        if len(finite) == len(values):
+            means[trial] = sign * fmean(finite)
+    # At equal means the smaller rate and the earlier table, so that the order never varies.
     return sorted(
         means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate)
     )
@@ -163,8 +169,8 @@ def _best(
 
 
 def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
-    known = [outcomes(trial, seed) for seed in seeds]
-    return any(outcome is not None and outcome.accuracy is None for outcome in known)
+    so_far = [outcomes(trial, seed) for seed in seeds]
+    return any(outcome is not None and outcome.accuracy is None for outcome in so_far)
 
 
 def _extend_beyond_best(

@@ -166,7 +166,7 @@ def _table_line(
     line: dict[str, str | int] = {
         "row": row.row,
         "algorithm": row.algorithm,
-        "ratio": f"{row.ratio:g}",
+        "ratio": f"{row.ratio_group:g}",
         # To a tenth, so that the one exchange at the end shows.
         "models sent": f"{row.models_sent:,.1f}",
         "on a link": f"{row.link_models:,.1f}",

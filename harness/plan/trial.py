@@ -14,16 +14,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.packs import read_pack
-from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import MethodSource
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from cser_bench.harness.train.build import usual_settings
+from cser_bench.harness.train.arguments import usual_settings
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 
@@ -72,7 +75,7 @@ class MethodTrial:
     """A method, and the experiment whose rows it is compared with.
 
     Attributes:
-        base: the spec of these rows.
+        shipped_spec: the spec of these rows.
         shipped: where their records lie.
         spec: the same spec with the method's row as its only one.
         command: the command that makes the trial, for its records.
@@ -82,7 +85,7 @@ class MethodTrial:
 
     name: str
     source: MethodSource
-    base: Spec
+    shipped_spec: Spec
     shipped: Shipped
     spec: Spec
     command: str
@@ -144,12 +147,12 @@ def make_trial(
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
     source = outside[name]
     shipped = NETWORKS[network]
-    base = load_spec(find_spec(shipped.experiment))
+    shipped_spec = load_spec(find_spec(shipped.experiment))
     row = RowSpec(
         row=name,
         label=name,
         algorithm=name,
-        settings=_settings(source, name, base, settings),
+        settings=_settings(source, name, shipped_spec, settings),
         learning_rate=learning_rate,
     )
     words = ["python", "-m", "harness", "try", word, "--network", network]
@@ -157,27 +160,29 @@ def make_trial(
         words += ["--settings", settings]
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
-    spec = _spec_of(row, base, source, network)
+    spec = _spec_of(row, shipped_spec, source, network)
     return MethodTrial(
-        name, source, base, shipped, spec, shlex.join(words), word, network
+        name, source, shipped_spec, shipped, spec, shlex.join(words), word, network
     )
 
 
-def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:
-    """Return the base's spec with this row in the place of all others."""
-    statistics = base.statistics.model_copy(
+def _spec_of(
+    row: RowSpec, shipped_spec: Spec, source: MethodSource, network: str
+) -> Spec:
+    """Return the shipped spec with this row in the place of all others."""
+    statistics = shipped_spec.statistics.model_copy(
         update={
             "baseline": row.row,
             "floor": None,
-            "main_ratio": None,
+            "main_ratio_group": None,
             "declared": None,
-            "seeds": base.statistics.seeds[:NUM_SEEDS],
+            "seeds": shipped_spec.statistics.seeds[:NUM_SEEDS],
             "baseline_seeds": [],
         }
     )
     update: dict[str, Any] = {
         "name": f"try_{row.row}_{network}",
-        "title": f"{row.label}, tried beside: {base.title}",
+        "title": f"{row.label}, tried beside: {shipped_spec.title}",
         "statistics": statistics,
         "rows": [row],
         "outside": {row.algorithm: source},
@@ -189,32 +194,34 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
         update[key] = []
     if row.learning_rate is not None:
         update["tuning"] = None
-    return base.model_copy(update=update)
+    return shipped_spec.model_copy(update=update)
 
 
 def _settings(
-    source: MethodSource, name: str, base: Spec, given: str | None
-) -> dict[str, Any]:
+    source: MethodSource, name: str, shipped_spec: Spec, given: str | None
+) -> MethodSettings:
     """Return the method's settings at the others' traffic, changed by the settings given."""
     try:
-        table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")[
-            "settings"
-        ]
+        table = tomllib.loads(f"settings = {{ {given or ''} }}")["settings"]
+        changes = MethodSettings.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(
             f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
         ) from None
-    share = 1 / (base.statistics.main_ratio or 1)
+    except ValidationError as error:
+        raise SpecError(f"--settings: {explain(error)}") from None
+    # Where the rows have no common ratio the method sends what DDP does.
+    share = 1 / (shipped_spec.statistics.main_ratio_group or 1)
     try:
         usual = usual_settings(
-            method_in(source, name), share, base.training.num_workers
+            method_in(source, name), share, shipped_spec.training.num_workers
         )
     except SpecError:
         # The method does not say how it reaches a share, so all that it requires must be given.
-        if not table:
+        if not changes:
             raise
-        usual = {}
-    return usual | table
+        usual = MethodSettings()
+    return usual.changed_by(changes)
 
 
 def duration_words(trial: MethodTrial, jobs: int) -> str:
@@ -228,6 +235,7 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
             f"{trial.shipped.runs} holds no runs to hold the method against; install the project again, "
             "or take another --network"
         )
+    # The rows' own: a method's passes are theirs, and updates cost little beside them.
     minutes = median(run["result"]["wall_seconds"] for run in runs) / 60
     cpu = runs[0]["run"]["attempts"][-1]["cpu"]
     more = ""
@@ -236,6 +244,7 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
             f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
         )
     batches = [*_tuning_batches(trial), NUM_SEEDS]
+    # A batch begins when the one before is over, with `jobs` runs at once.
     rounds = sum(math.ceil(batch / jobs) for batch in batches)
     return (
         f"this takes about {rounds * minutes + 1:.0f} minutes{more}: half a minute for the "

@@ -120,6 +120,7 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
 
 def tuning_name(spec: Spec) -> str:
     """Return the name of the spec's tuning experiment, and of its folder under results/."""
+    # A spec may share another's trials: the folder then has that one's name.
     return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
@@ -141,7 +142,7 @@ def settled(row: RowSpec, trial: Trial) -> RowSpec:
     """Return the row with the trial's settings and rate."""
     return row.model_copy(
         update={
-            "settings": row.tables[trial.candidate],
+            "settings": row.settings_to_try[trial.candidate],
             "learning_rate": trial.learning_rate,
             "candidates": [],
         }
@@ -172,10 +173,12 @@ def _finished_searches(
         try:
             searches[row.row] = _finished_search(spec, row, folder, command)
         except NotTunedError as error:
-            if row.base is None or row.base in needed:
+            if row.repeated_row is None or row.repeated_row in needed:
                 raise
             # All corners of a row lack the same thing: one sentence is enough.
-            left_out.setdefault(row.base, f"{row.base} is left out: {error}")
+            left_out.setdefault(
+                row.repeated_row, f"{row.repeated_row} is left out: {error}"
+            )
     return searches, list(left_out.values())
 
 
@@ -255,7 +258,7 @@ def _choice(row: RowSpec, state: SearchState, trial: Trial) -> Choice:
     return Choice(
         learning_rate=trial.learning_rate,
         candidate=trial.candidate,
-        settings=row.tables[trial.candidate],
+        settings=row.settings_to_try[trial.candidate].table,
         num_trials=len(state.wanted),
         at_end=state.at_end(trial),
     )

@@ -1,7 +1,8 @@
 """experiment.json: the resolved plan of an experiment.
 
-It has the rows, where their settings came from, and the metric. Its keys are those on disk, apart from
-the spec's: `harness.plan.plan` says which becomes which, so a key of the spec may be renamed.
+It has the rows, where their settings came from, and the metric. Its keys are those on disk, but for
+two ratio groups, and apart from the spec's: `harness.plan.plan` says which becomes which, so a key of
+the spec may be renamed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Row(Planned):
     row: str
     label: str
     algorithm: str
-    ratio: float
+    ratio_group: float = Field(alias="ratio")
+    """Ratio by which tables group rows; `models_sent` and `link_models` are what is sent."""
     learning_rate: float
     tunes: str | None = None
     settings: dict[str, Any]
@@ -98,7 +100,7 @@ class Contrast(Planned):
     row: str
     reference: str
     kind: Literal["non-inferiority", "superiority", "equivalence"]
-    """What is to be shown of row minus reference; see `ContrastSpec` in `harness.spec.spec`."""
+    """What is to be shown of row minus reference; see `ContrastSpec` in `harness.spec.statistics`."""
     question: str
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
@@ -253,8 +255,8 @@ class Experiment(Planned):
     can be lost."""
     margin_reason: str | None = None
     """Why the margin is what it is, in a sentence."""
-    main_ratio: float | None = None
-    """The ratio at which the report's first answers are given."""
+    main_ratio_group: float | None = Field(default=None, alias="main_ratio")
+    """The rows' ratio group in which the report's first answers are given."""
     metric: str | None = None
     """Name of the metric that rows are compared by, see `METRICS`; None is accuracy."""
     declared: str | None = None

@@ -22,11 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.finished import check_records, config_of, finished_run
 from cser_bench.harness.records.run_lock import locked
 from cser_bench.harness.records.store import (
     NoRecordsError,
@@ -34,8 +34,7 @@ from cser_bench.harness.records.store import (
     Result,
     RunRecord,
 )
-from cser_bench.harness.spec.errors import explain
-from cser_bench.harness.spec.run import RunConfig, is_run_id, run_id
+from cser_bench.harness.spec.run import is_run_id
 
 FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""
@@ -49,16 +48,6 @@ DIGEST = slice(11, 75)
 
 TEXT = slice(77, -2)
 """Where a line has the rest of its object."""
-
-OF_BOTH = (
-    "train_loss",
-    "test_loss",
-    "test_correct",
-    "test_count",
-    "test_accuracy",
-    "metrics",
-)
-"""What a result says as the last event does."""
 
 Files = dict[str, Any]
 """The JSON of a run's files, by their names without endings."""
@@ -138,6 +127,7 @@ def _damaged(path: Path, number: int) -> RecordError:
 def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
     """Return the pack of these runs by their ids: the same runs give the same bytes."""
     lines = [_line(_inside({"run_id": run, **runs[run]})) for run in sorted(runs)]
+    # The header's digest is of all others', so that no line can be lost unseen.
     digests = "".join(line[DIGEST] for line in lines)
     header = _inside({"format": FORMAT, "experiment": experiment, "runs": len(lines)})
     return "".join([_line(header, digests), *lines])
@@ -154,139 +144,12 @@ def _inside(fields: Files) -> str:
     return json.dumps(fields, separators=(",", ":"))[1:-1]
 
 
-def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
-    """Return the run in the files of this folder, packed or not.
-
-    Raises RecordError: it is damaged, not done, or another run.
-    """
-    record = store.parse_run(files, folder)
-    config = _config_of(record, where)
-    id_of_config = run_id(config)
-    if record.result is None or not id_of_config == record.run.run_id == folder.name:
-        with_result = "and" if record.result else "without"
-        raise RecordError(
-            f"{where} was edited or moved: it stands for run {folder.name}, holds run "
-            f"{record.run.run_id} {with_result} a result, and its config is that of run "
-            f"{id_of_config}; restore it from where it came from"
-        )
-    _check_records(record, record.result, config)
-    return record
-
-
-def _config_of(record: RunRecord, where: object) -> RunConfig:
-    try:
-        return RunConfig.model_validate_json(json.dumps(record.run.config))
-    except ValidationError as error:
-        raise RecordError(
-            f"{where} has a config that this program cannot read ({explain(error)})"
-        ) from None
-
-
-def _check_records(record: RunRecord, result: Result, config: RunConfig) -> None:
-    """Raise RecordError where the records of a run that is over contradict each other.
-
-    It lacks scores on its way, its last one is not the result's, its bits do not add up, its seed
-    is not the config's, or its digest differs. A record without a digest, made by an earlier
-    version, may have been edited unseen in what nothing else says: scores on the way and bits that
-    still rise.
-    """
-    folder = record.folder
-    if record.run.seed not in _seeds_of(config):
-        raise RecordError(
-            f"{folder}/run.json says seed = {record.run.seed}, and its config {config.seed}: it was "
-            "edited; restore it, or delete the folder and run again"
-        )
-    known = {event.step for event in record.events}
-    missing = _scored_steps(record, result, config) - known
-    if missing:
-        raise RecordError(
-            f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first "
-            f"that after step {min(missing)}: it was cut or lost; restore it, or delete the folder "
-            "and run again"
-        )
-    _check_bits(record, result)
-    if result.sha256 not in (None, store.digest_of(result, record.events)):
-        raise RecordError(
-            f"{folder}/result.json has another digest than it and events.jsonl give: one of them was "
-            "edited; restore both, or delete the folder and run again"
-        )
-    if result.status == "diverged":
-        return
-    for key in OF_BOTH:
-        last = getattr(record.events[-1], key)
-        final = getattr(result, key)
-        if last != final:
-            raise RecordError(
-                f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl "
-                f"{last}: one of them was edited; restore both, or delete the folder and run again"
-            )
-
-
-def _seeds_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the seeds that the row of a run of this config can have.
-
-    Runs that share a seed are numbered by `repeat`, from 0 or another number.
-    """
-    return (config.repeat,) if config.repeat else (config.seed, config.repeat)
-
-
-def _check_bits(record: RunRecord, result: Result) -> None:
-    """Raise RecordError where what was sent by each event does not rise to what was sent in all."""
-    total = sum(
-        entry.bits for name, entry in result.traffic.items() if name in store.TRAINING
-    )
-    before = 0
-    for event in record.events:
-        if not before <= event.bits_sent <= total:
-            raise RecordError(
-                f"{record.folder}/events.jsonl says that {event.bits_sent} bits were sent by step "
-                f"{event.step}, after {before} before it and of {total} in result.json: one of them "
-                "was edited; restore both, or delete the folder and run again"
-            )
-        # Bits never fall: each event has those of all steps up to it.
-        before = event.bits_sent
-    if result.status == "done" and before != total:
-        raise RecordError(
-            f"{record.folder}/result.json says that {total} bits were sent, and the last line of "
-            f"events.jsonl {before}: one of them was edited; restore both, or delete the folder and "
-            "run again"
-        )
-
-
-def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
-    """Return the steps after which a run that is over was scored.
-
-    They are known as far as its records say how long an epoch was.
-    """
-    num_epochs = config.num_schedule_epochs
-    if result.status == "done":
-        return config.evaluation.steps(num_epochs, result.num_steps // num_epochs)
-    per_epoch = config.num_steps or _steps_per_epoch(record)
-    if per_epoch is None:
-        return set()
-    planned = config.evaluation.steps(num_epochs, per_epoch)
-    # Not after its last step: there it was seen to diverge, and such a step leaves no score.
-    return {step for step in planned if step < result.num_steps}
-
-
-def _steps_per_epoch(record: RunRecord) -> int | None:
-    """Return the steps per epoch by the first score.
-
-    None where the run diverged before it, so that nobody can tell.
-    """
-    if not record.events or not record.events[0].epoch:
-        return None
-    first = record.events[0]
-    # `epoch` is step / steps per epoch, in floating point.
-    return round(first.step / first.epoch)
-
-
 def _packed_run(folder: Path, files: Files) -> RunRecord:
     """Return the run of this folder in the experiment's pack.
 
     The pack has these files of it.
     """
-    return _finished_run(
+    return finished_run(
         files, folder, f"{folder.parent / NAME}, the line of run {folder.name},"
     )
 
@@ -307,7 +170,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
             continue
         record = store.read_run(path)
         if record.result is not None:
-            _check_records(record, record.result, _config_of(record, path / "run.json"))
+            check_records(record, record.result, config_of(record, path / "run.json"))
         runs[path.name] = record
     return dict(sorted(runs.items()))
 
@@ -338,7 +201,7 @@ def read_checked_result(folder: Path) -> Result | None:
     if result is None or not (folder / "result.json").exists():
         return result
     record = store.read_run(folder)
-    _check_records(record, result, _config_of(record, folder / "run.json"))
+    check_records(record, result, config_of(record, folder / "run.json"))
     return result
 
 
@@ -365,7 +228,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
             if "result" in files:
                 finished[path.name] = files
         for run, files in finished.items():
-            _finished_run(files, folder / run, folder / run / "run.json")
+            finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
             raise NoRecordsError(

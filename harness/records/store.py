@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 VERSION = 1
@@ -59,7 +59,7 @@ class Record(BaseModel):
 
     def json_fields(self) -> dict[str, Any]:
         """Return what is written of it: fields at their default are left out."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        return self.model_dump(mode="json", exclude_defaults=True, by_alias=True)
 
 
 class TrafficEntry(Record):
@@ -181,7 +181,8 @@ class Result(Record):
     test_accuracy: float | None
     traffic: dict[str, TrafficEntry]
     expected_traffic: dict[str, TrafficEntry]
-    overall_ratio: float | None
+    traffic_reduction: float | None = Field(alias="overall_ratio")
+    """How many times less a worker sent in training than without compression; None if nothing."""
     clock_seconds: dict[str, float]
     wall_seconds: float
     parameters_sha256: str
@@ -374,6 +375,7 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
     by_step: dict[int, Event] = {}
     for number, line in enumerate(lines, start=1):
         event = parse_record(line, f"{path}, line {number},", Event)
+        # The last line of a step counts: a resumed run has repeated it.
         by_step[event.step] = event
     return [by_step[step] for step in sorted(by_step)]
 

@@ -147,8 +147,8 @@ class TimedMethod(Record):
         """What two of the same step have in common."""
         return self.algorithm, self.settings, self.momentum, self.local_step
 
-    def payload_ratio(self, num_parameters: int) -> float:
-        """Return the 32-bit gradient over the payload, on average over steps.
+    def payload_reduction(self, num_parameters: int) -> float:
+        """Return the bytes of a 32-bit gradient over those of the payload, on average over steps.
 
         It is infinite where nothing is sent.
         """

@@ -29,6 +29,7 @@ from cser_bench.harness.spec.run import (
     ScheduleSpec,
     TaskSpec,
 )
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Count,
     LocalStep,
@@ -36,7 +37,6 @@ from cser_bench.harness.spec.values import (
     NonNegative,
     Positive,
     Seeds,
-    Settings,
     ShareBelowOne,
     Strict,
     Text,
@@ -182,7 +182,7 @@ class EntryFile(Strict):
     algorithm: Name
     local_step: LocalStep
     learning_rate: Positive
-    settings: Settings = Field(default_factory=dict)
+    settings: MethodSettings = MethodSettings()
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
@@ -200,7 +200,7 @@ class Rerun(Record):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TrackEntry:
     """An entry of a track, with its files read.
 
     Attributes:
@@ -245,20 +245,20 @@ def read_track(tracks: Path, name: str) -> Track:
     """
     path = tracks / name / RULES
     if not path.is_file():
-        known = sorted(path.parent.name for path in tracks.glob(f"*/{RULES}"))
+        names = sorted(path.parent.name for path in tracks.glob(f"*/{RULES}"))
         raise UsageError(
-            f"{tracks} has no track {name!r}; the tracks are {', '.join(known) or 'none'}"
+            f"{tracks} has no track {name!r}; the tracks are {', '.join(names) or 'none'}"
         )
     return _parsed(path, Track)
 
 
-def read_entries(tracks: Path, name: str) -> list[Entry]:
+def read_entries(tracks: Path, name: str) -> list[TrackEntry]:
     """Read all entries of a track, in the order of their names."""
     paths = sorted((tracks / name / "entries").glob(f"*/{ENTRY}"))
     return [read_entry(path.parent) for path in paths]
 
 
-def read_entry(folder: Path) -> Entry:
+def read_entry(folder: Path) -> TrackEntry:
     """Read the files of an entry but for its records.
 
     Raises UsageError: the folder is none of an entry; RecordError: a file in it is damaged.
@@ -274,7 +274,7 @@ def read_entry(folder: Path) -> Entry:
             reruns.append(parse_record(json.loads(line), folder / RERUNS, Rerun))
     # tracks/<track>/entries/<name>
     root = folder.absolute().parents[3]
-    return Entry(folder.name, folder, root, _parsed(path, EntryFile), reruns)
+    return TrackEntry(folder.name, folder, root, _parsed(path, EntryFile), reruns)
 
 
 S = TypeVar("S", bound=Strict)

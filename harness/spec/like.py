@@ -27,18 +27,18 @@ INHERITED = (
 )
 """Tables and keys that a file inherits if it does not have them, or key by key.
 
-Others are the base's own plan: what it asks, at which lengths and after which restarts.
+Others are the parent's own plan: what it asks, at which lengths and after which restarts.
 """
 
 NOT_INHERITED_KEYS = {
     "statistics": {"declared", "baseline_seeds"},
     "tuning": {"both_rules", "both_rules_seeds"},
 }
-"""By table, the keys in it that are the base's own plan; those of the tuning do not make a tuning
+"""By table, the keys in it that are the parent's own plan; those of the tuning do not make a tuning
 another either."""
 
 ONE_OF = {"evaluation": ("per_epoch", "num_scores")}
-"""Alternative keys, by table: a file's own one replaces the other one of the base."""
+"""Alternative keys, by table: a file's own one replaces the other one of the parent."""
 
 OWN_RECORDS = (
     "tuning.records is no key; name the experiment whose tuning this shares in `like`, "
@@ -46,19 +46,19 @@ OWN_RECORDS = (
 )
 
 
-def resolve(base: Table, own: Table) -> Table:
-    """Return the data of an experiment whose file has `own`, and `base` where that says nothing.
+def resolve(parent: Table, own: Table) -> Table:
+    """Return the data of an experiment whose file has `own`, and `parent` where that says nothing.
 
     An experiment with a tuning of its own leaves the learning rates of the rows that it names to
-    that; one without has its choices from the base's tuning. Raises SpecError: `rows` names one
-    that the base has not, or a row has no rate and no tuning.
+    that; one without has its choices from the parent's tuning. Raises SpecError: `rows` names one
+    that the parent has not, or a row has no rate and no tuning.
     """
     refuse_records(own)
     tunes_itself = bool(table_of(own, "tuning").keys() - NOT_INHERITED_KEYS["tuning"])
-    data = _merged(_inherited(base, tunes_itself), own)
-    _put_rows_in(data, base, own["like"], tunes_itself)
-    if not tunes_itself and "tuning" in base:
-        _share_tuning(data, base, own["like"])
+    data = _merged(_inherited(parent, tunes_itself), own)
+    _put_rows_in(data, parent, own["like"], tunes_itself)
+    if not tunes_itself and "tuning" in parent:
+        _share_tuning(data, parent, own["like"])
     _leave_out_floor(data, own)
     _leave_out_idle(data, own)
     return data
@@ -71,7 +71,7 @@ def refuse_records(own: Table) -> None:
 
 
 def inherited_words(data: Table, own: Table) -> str:
-    """Describe what a resolved experiment inherits from its base.
+    """Describe what a resolved experiment inherits from its parent.
 
     That is tables, and keys of those that it changes.
     """
@@ -93,19 +93,19 @@ def inherited_words(data: Table, own: Table) -> str:
     return f"like {own['like']}, from which it takes {'; '.join(parts) or 'nothing'}"
 
 
-def _inherited(base: Table, tunes_itself: bool) -> Table:
-    """Return what may be taken of the base's data, in tables of its own."""
+def _inherited(parent: Table, tunes_itself: bool) -> Table:
+    """Return what may be taken of the parent's data, in tables of its own."""
     data = {}
     for key in INHERITED:
-        if key not in base:
+        if key not in parent:
             continue
-        # A file with a tuning of its own goes on from all of the base's.
+        # A file with a tuning of its own goes on from all of the parent's.
         left_out = (
             set()
             if key == "tuning" and tunes_itself
             else NOT_INHERITED_KEYS.get(key, set())
         )
-        value = base[key]
+        value = parent[key]
         if isinstance(value, dict):
             value = {
                 name: inner for name, inner in value.items() if name not in left_out
@@ -125,41 +125,41 @@ def _merged(inherited: Table, own: Table) -> Table:
     return data
 
 
-def _put_rows_in(data: Table, base: Table, like: str, tunes_itself: bool) -> None:
-    """Put the base's rows in the place of their names."""
+def _put_rows_in(data: Table, parent: Table, like: str, tunes_itself: bool) -> None:
+    """Put the parent's rows in the place of their names."""
     if not isinstance(data.get("rows"), list):
         return
-    known = _rows_by_name(base)
+    rows_of_parent = _rows_by_name(parent)
     rows = []
     for row in data["rows"]:
         if not isinstance(row, str):
             rows.append(row)
             continue
-        if row not in known:
+        if row not in rows_of_parent:
             raise SpecError(
                 f"rows names {row!r}, which is not among the [[rows]] of {like}"
             )
-        table = dict(known[row])
+        table = dict(rows_of_parent[row])
         if tunes_itself:
             table.pop("learning_rate", None)
         rows.append(table)
     data["rows"] = rows
 
 
-def _share_tuning(data: Table, base: Table, like: str) -> None:
-    """Take over the choices of the base's tuning.
+def _share_tuning(data: Table, parent: Table, like: str) -> None:
+    """Take over the choices of the parent's tuning.
 
     Raises SpecError: it has none of a row without a rate.
     """
-    known = list(_rows_by_name(base))
+    rows_of_parent = list(_rows_by_name(parent))
     for row in _row_tables(data):
         # A name that is none, as a number, is looked for too, and refused later.
-        if row.get("row") not in known and "learning_rate" not in row:
+        if row.get("row") not in rows_of_parent and "learning_rate" not in row:
             raise SpecError(
                 f"row {row.get('row')!r} has no learning_rate, and {like} no tuning of it; give it "
                 "one, or the experiment a [tuning] of its own"
             )
-    data["tuning"] = table_of(data, "tuning") | {"records": base.get("name")}
+    data["tuning"] = table_of(data, "tuning") | {"records": parent.get("name")}
 
 
 def _leave_out_floor(data: Table, own: Table) -> None:
@@ -194,9 +194,9 @@ def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
     return idle
 
 
-def _rows_by_name(base: Table) -> dict[str, Table]:
-    """Return the [[rows]] of a base, which was validated."""
-    return {row["row"]: row for row in base.get("rows", [])}
+def _rows_by_name(parent: Table) -> dict[str, Table]:
+    """Return the [[rows]] of a parent, which was validated."""
+    return {row["row"]: row for row in parent.get("rows", [])}
 
 
 def _row_tables(data: Table) -> list[Table]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Betas,
     CommunicationDtype,
@@ -19,7 +20,6 @@ from cser_bench.harness.spec.values import (
     Rates,
     Ratio,
     Seeds,
-    Settings,
     ShareBelowOne,
     Strict,
     Text,
@@ -125,9 +125,10 @@ class RowSpec(Strict):
     row: Name
     label: Text
     algorithm: Name
-    ratio: Ratio | None = None
-    """Overall compression ratio, for tables; by default what the closed form of the bits says."""
-    settings: Settings = {}
+    ratio_group: Ratio | None = Field(default=None, alias="ratio")
+    """Ratio by which tables group the row with others; by default how many times less it sends than
+    without compression. The compression ratios R of its compressors stand in `settings`."""
+    settings: MethodSettings = MethodSettings()
     learning_rate: Positive | None = None
     momentum: ShareBelowOne | None = None
     local_step: LocalStep | None = None
@@ -136,7 +137,7 @@ class RowSpec(Strict):
     warmup_epochs: NonNegative | None = None
     wire: CommunicationDtype | None = None
     """Dtype of the numbers in messages, instead of the experiment's."""
-    candidates: list[Settings] = []
+    candidates: list[MethodSettings] = []
     learning_rates: Rates = []
     restart: RestartSpec | None = None
     partition: PartitionSpec | None = None
@@ -146,7 +147,7 @@ class RowSpec(Strict):
     """Where the row is run, if not as the experiment says. `at` puts it there; no file may."""
 
     @property
-    def base(self) -> str | None:
+    def repeated_row(self) -> str | None:
         """The row that this one repeats in a cell."""
         if self.cell is None:
             return None
@@ -180,13 +181,13 @@ class RowSpec(Strict):
                 "label": label,
                 "restart": RestartSpec(**restart.model_dump(exclude={"row"})),
                 # A tail changes how much is sent.
-                "ratio": None if restart.everything_sent else self.ratio,
+                "ratio_group": None if restart.everything_sent else self.ratio_group,
             }
         )
 
     @property
-    def tables(self) -> list[dict[str, Any]]:
-        """The tables of settings that the tuning tries."""
+    def settings_to_try(self) -> list[MethodSettings]:
+        """The settings that the tuning chooses among, the row's own if it has no candidates."""
         return self.candidates or [self.settings]
 
     @model_validator(mode="after")
@@ -243,7 +244,7 @@ class GridSpec(Strict):
     algorithm: Name
     columns: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]]
     cases: Annotated[list[list[Finite]], Field(min_length=1)]
-    settings: Settings
+    settings: MethodSettings
     learning_rates: Annotated[Rates, Field(min_length=1)]
     warmup: GrowingWarmup | None = None
 
@@ -288,19 +289,7 @@ class GridSpec(Strict):
             row="-".join(parts).lower().replace("+", ""),  # of a million, 1e+06
             label=self.label,
             algorithm=self.algorithm,
-            settings=_filled_in(self.settings, numbers),
+            settings=self.settings.filled_in(numbers),
             learning_rate=rate,
             warmup_epochs=warmup_epochs,
         )
-
-
-def _filled_in(settings: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
-    filled: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            filled[key] = _filled_in(value, numbers)
-        elif isinstance(value, str):
-            filled[key] = numbers.get(value, value)
-        else:
-            filled[key] = value
-    return filled

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Betas,
     CommunicationDtype,
@@ -17,9 +18,9 @@ from cser_bench.harness.spec.values import (
     LocalStep,
     Name,
     NonNegative,
+    Options,
     Positive,
     Seed,
-    Settings,
     ShareBelowOne,
     Strict,
 )
@@ -57,7 +58,7 @@ class ModelSpec(Strict):
     """
 
     name: Name
-    options: Settings = {}
+    options: Options = {}
 
 
 class ScheduleSpec(Strict):
@@ -202,7 +203,7 @@ class RunConfig(TrainingSpec):
     task: TaskSpec
     model: ModelSpec
     algorithm: Name
-    settings: Settings = {}
+    settings: MethodSettings = MethodSettings()
     learning_rate: Positive
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
@@ -218,7 +219,11 @@ class RunConfig(TrainingSpec):
     def with_everything_sent(self) -> RunConfig:
         """Return the run by the method that sends every gradient whole."""
         return self.model_copy(
-            update={"algorithm": "sgd", "settings": {}, "method_source": None}
+            update={
+                "algorithm": "sgd",
+                "settings": MethodSettings(),
+                "method_source": None,
+            }
         )
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import model_validator
 
 from cser_bench.harness.spec.evidence import EvidenceSpec
 from cser_bench.harness.spec.rows import (
@@ -28,17 +29,14 @@ from cser_bench.harness.spec.run import (
     TrainingSpec,
 )
 from cser_bench.harness.spec.stages import StageSpec
-from cser_bench.harness.spec.values import (
-    Count,
-    Name,
-    Positive,
-    Rates,
-    Seed,
-    Seeds,
-    Strict,
-    Text,
-    once,
+from cser_bench.harness.spec.statistics import (
+    ContrastSpec,
+    ExponentSpec,
+    PredictionSpec,
+    StatisticsSpec,
 )
+from cser_bench.harness.spec.tuning import LengthsSpec, SensitivitySpec, TuningSpec
+from cser_bench.harness.spec.values import Name, Strict, Text
 
 OF_KIND = {
     "schedule": {"milestones": "milestones", "factor": "milestones"},
@@ -46,155 +44,8 @@ OF_KIND = {
 }
 """Keys that have an effect for one kind only, by table, each with that kind."""
 
-NO_CURVE = "none"
-"""What stands for a curve where a spec has none and the one that it is like has."""
-
 LONGEST_NAME = 100
 """Letters of an experiment's name. Folders and files are called by it, with more behind it."""
-
-
-class StatisticsSpec(Strict):
-    """How rows are compared.
-
-    `margin`: non-inferiority margin in accuracy or the metric. `confidence` of intervals and
-    one-sided bounds.
-
-    `floor`: the row without communication, each worker on its own shard. `margin_reason`: why the
-    margin is what it is.
-
-    `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are
-    compared and tuned by.
-    """
-
-    baseline: Name
-    metric: Name = "accuracy"
-    margin: Positive
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seeds: Annotated[Seeds, Field(min_length=1)]
-    same_seed: Seed | None = None
-    """As released: all repeats use this one seed, and `seeds` only number them."""
-    floor: Name | None = None
-    margin_reason: str | None = None
-    main_ratio: Positive | None = None
-    baseline_seeds: Seeds = []
-    """Seeds of the baseline, instead of `seeds`: every row is compared with it, so its spread must be
-    known better."""
-    declared: str | None = None
-    """When the contrasts were declared: which runs had been seen by then."""
-    seed_deviation: Positive | None = None
-    """Standard deviation of a score between seeds, for a plan's power, in the unit of the margin."""
-    curve: Name | None = None
-    """The experiment that ran the baseline at several lengths, by which steps are valued. None
-    where this experiment's own cells have the lengths. `NO_CURVE` takes an inherited one away."""
-
-
-class TuningSpec(Strict):
-    """An experiment of its own that tunes: every row's settings at every rate of `grid`.
-
-    They are scored on held-out training samples.
-
-    `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds
-        too; None for all.
-    `num_trials`: pairs of settings and rate that every row must begin with, so that none is
-        favoured.
-    `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on
-    where the best of them is the last; None for not at all. `records`: the experiment whose tuning
-    this is, where it is not this one's own.
-    `corners`: the cells in which alone rows are tuned, every one of some sizes and some lengths;
-    elsewhere a row's rate lies between those of the nearest corners, on logarithmic scales of
-    parameters and steps, and its settings are the nearest one's.
-    `both_rules`: plan rows for the choices by least training loss too, where they differ; at
-        `both_rules_seeds`.
-    """
-
-    grid: Annotated[Rates, Field(min_length=1)]
-    seeds: Annotated[Seeds, Field(min_length=1)]
-    held_out: Count
-    num_trials: Count | None = None
-    finalists: Count | None = None
-    num_epochs: Count | None = None
-    lowest: Positive | None = None
-    highest: Positive | None = None
-    records: Name | None = None
-    corners: Annotated[list[Name], AfterValidator(once)] = []
-    both_rules: bool = False
-    both_rules_seeds: Seeds = []
-
-
-class ContrastSpec(Strict):
-    """A comparison of two rows, declared before its runs.
-
-    All their one-sided tests share 5 %.
-
-    `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus
-    the margin. "superiority": it is not 0, in either direction. "equivalence": it lies within the
-    margin on both sides.
-    `margin`: instead of the experiment's.
-    """
-
-    row: str
-    reference: str
-    kind: Literal["non-inferiority", "superiority", "equivalence"]
-    question: str
-    margin: Positive | None = None
-
-
-class ExponentSpec(Strict):
-    """A question about the exponents of a power law of gaps, declared before the runs.
-
-    Recorded and no longer evaluated; `docs/history.md` says why. It counts as a test with a p of
-    1. Asked is whether the exponent of the model's parameters ("size"), of a run's rounds of
-    communication ("rounds") or of the steps between two rounds ("interval") is negative for these
-    rows together, or lower than that of the rows `than`.
-    """
-
-    rows: Annotated[list[Name], Field(min_length=1)]
-    of: Literal["size", "rounds", "interval"]
-    than: list[Name] = []
-    question: str
-
-
-class PredictionSpec(Strict):
-    """The statistical efficiency that a row was predicted to have, before its runs.
-
-    `efficiency`: the predicted value, or None where it is what `experiment` measures of its row of
-    the same name. `tolerance`: the largest |ln(measured / predicted)| that counts as equal.
-    `source`: where the prediction comes from.
-    """
-
-    row: str
-    efficiency: Positive | None = None
-    experiment: Name | None = None
-    tolerance: Positive
-    source: Text
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PredictionSpec:
-        if (self.efficiency is None) == (self.experiment is None):
-            raise ValueError(
-                f"the prediction of {self.row!r} needs an efficiency, or the experiment that "
-                "measures one, and not both"
-            )
-        return self
-
-
-class SensitivitySpec(Strict):
-    """The rows at the main ratio, and those without one, again at neighbouring learning rates.
-
-    These are the rates next to the chosen one.
-    """
-
-    seeds: Annotated[Seeds, Field(min_length=1)]
-
-
-class LengthsSpec(Strict):
-    """All rows again at these lengths.
-
-    Settings and rates are those that were chosen for the rows themselves.
-    """
-
-    num_epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(once)]
-    seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class Spec(Strict):
@@ -274,44 +125,66 @@ class Spec(Strict):
             raise ValueError(
                 "outside is no key of a file; name methods by --methods FILE.py"
             )
-        rows = [row.row for row in self.all_rows()]
-        if not rows:
+        # Names before all else, as the other checks look rows and cells up by them.
+        self._check_row_names()
+        self._check_named_rows()
+        self._check_comparisons()
+        self._check_cells()
+        self._check_contrasts()
+        self._check_idle()
+        self._check_warmup()
+        if self.tuning:
+            self._check_tuning(self.tuning)
+        return self
+
+    @property
+    def _own_names(self) -> list[str]:
+        """The names of rows, those in cells among them."""
+        return [row.row for row in self.all_rows()]
+
+    @property
+    def _restarted_names(self) -> list[str]:
+        return [f"{restart.row}~{restart.name}" for restart in self.restarts]
+
+    def _check_row_names(self) -> None:
+        names = self._own_names
+        if not names:
             raise ValueError("the experiment has no rows; give [[rows]] or [[grids]]")
-        names = rows + [f"{restart.row}~{restart.name}" for restart in self.restarts]
+        names += self._restarted_names
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
                 f"two rows are named {twice[0]!r}; give each row a name of its own"
             )
-        named = [
-            ("baseline", self.statistics.baseline),
-            ("floor", self.statistics.floor),
-        ]
-        named += [("row to restart", restart.row) for restart in self.restarts]
-        named += [
+
+    def _check_named_rows(self) -> None:
+        """Check that rows exist where the spec names some."""
+        own = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
+        own += [("row to restart", restart.row) for restart in self.restarts]
+        own += [
             ("row of an exponent", name)
             for asked in self.exponents
             for name in [*asked.rows, *asked.than]
         ]
-        named += [
+        own += [
             ("row of a prediction", predicted.row) for predicted in self.predictions
         ]
-        contrasted = [
+        own_or_restarted = [
             ("contrast's row", name)
-            for each in self.contrasts
-            for name in (each.row, each.reference)
+            for contrast in self.contrasts
+            for name in (contrast.row, contrast.reference)
         ]
-        shown = [
+        own_or_restarted += [
             ("row of [evidence]", name)
             for name in (self.evidence.named_rows() if self.evidence else ())
         ]
+        rows = self._own_names
+        _check_exist(own, rows)
         # Restarted rows are compared and shown, but are no baseline or floor, nor restarted again.
-        for known, uses in ((rows, named), (names, contrasted), (names, shown)):
-            for what, name in uses:
-                if name is not None and name not in known:
-                    raise ValueError(
-                        f"the {what} {name!r} is no row; the rows are {', '.join(known)}"
-                    )
+        _check_exist(own_or_restarted, rows + self._restarted_names)
+
+    def _check_comparisons(self) -> None:
+        """Check that the floor is a row of its own, and that it is said what a declaration is."""
         if self.statistics.floor == self.statistics.baseline:
             raise ValueError(
                 f"statistics.floor is the baseline {self.statistics.baseline!r}; name the row that "
@@ -323,13 +196,6 @@ class Spec(Strict):
                 "contrasts, exponents and predictions need statistics.declared, which says what "
                 "had been seen when they were made"
             )
-        self._check_cells()
-        self._check_contrasts()
-        self._check_idle()
-        self._check_warmup()
-        if self.tuning:
-            self._check_tuning(self.tuning)
-        return self
 
     def _check_name(self) -> None:
         if len(self.name) > LONGEST_NAME:
@@ -407,48 +273,8 @@ class Spec(Strict):
 
         Else whoever wrote it believes in an experiment that is not this one.
         """
-        rows = self.all_rows()
-        parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [
-            ("schedule", "schedule", self.schedule)
-        ]
-        parts += [("partition", "partition", self.partition)]
-        parts += [
-            (f"row {row.row!r}: partition", "partition", row.partition)
-            for row in rows
-            if row.partition
-        ]
-        for where, table, part in parts:
-            kinds = OF_KIND[table]
-            for key in sorted(part.model_fields_set & kinds.keys()):
-                if part.kind != kinds[key]:
-                    raise ValueError(
-                        f"{where}.{key} does nothing where the kind is {part.kind!r}, only where "
-                        f"it is {kinds[key]!r}; remove it or change the kind"
-                    )
-        longest = max(
-            [
-                self.training.num_schedule_epochs,
-                *(self.lengths.num_epochs if self.lengths else []),
-            ]
-        )
-        late = [
-            milestone for milestone in self.schedule.milestones if milestone >= longest
-        ]
-        if late:
-            raise ValueError(
-                f"schedule.milestones: the rate never falls at {late[0]:g}, as the longest run ends "
-                f"after {longest} epochs (one of num_steps counts as 1); lower or remove it"
-            )
-        warmups = [
-            self.schedule.warmup_epochs,
-            self.schedule.warmup_share,
-            *(row.warmup_epochs for row in rows),
-        ]
-        if self.schedule.staircase_warmup and not any(warmups):
-            raise ValueError(
-                "schedule.staircase_warmup does nothing without a warm-up; remove it or give "
-                "warmup_epochs"
-            )
+        self._check_idle_kinds()
+        self._check_idle_schedule()
         if (
             self.evaluation.num_scores is not None
             and "per_epoch" in self.evaluation.model_fields_set
@@ -462,18 +288,64 @@ class Spec(Strict):
                 "remove it"
             )
 
+    def _check_idle_kinds(self) -> None:
+        """Check that schedule and partitions give no key of another kind."""
+        parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [
+            ("schedule", "schedule", self.schedule),
+            ("partition", "partition", self.partition),
+        ]
+        parts += [
+            (f"row {row.row!r}: partition", "partition", row.partition)
+            for row in self.all_rows()
+            if row.partition
+        ]
+        for where, table, part in parts:
+            kinds = OF_KIND[table]
+            # Those that the file gives: all others are at their defaults.
+            for key in sorted(part.model_fields_set & kinds.keys()):
+                if part.kind != kinds[key]:
+                    raise ValueError(
+                        f"{where}.{key} does nothing where the kind is {part.kind!r}, only where "
+                        f"it is {kinds[key]!r}; remove it or change the kind"
+                    )
+
+    def _check_idle_schedule(self) -> None:
+        """Check that the rate falls at each milestone, and that a staircase has a warm-up."""
+        longest = max(self._lengths)
+        late = [
+            milestone for milestone in self.schedule.milestones if milestone >= longest
+        ]
+        if late:
+            raise ValueError(
+                f"schedule.milestones: the rate never falls at {late[0]:g}, as the longest run ends "
+                f"after {longest} epochs (one of num_steps counts as 1); lower or remove it"
+            )
+        warmups = [
+            self.schedule.warmup_epochs,
+            self.schedule.warmup_share,
+            *(row.warmup_epochs for row in self.all_rows()),
+        ]
+        if self.schedule.staircase_warmup and not any(warmups):
+            raise ValueError(
+                "schedule.staircase_warmup does nothing without a warm-up; remove it or give "
+                "warmup_epochs"
+            )
+
+    @property
+    def _lengths(self) -> list[int]:
+        """The lengths of the experiment's runs in epochs, as its schedule counts them."""
+        others = self.lengths.num_epochs if self.lengths else []
+        return [self.training.num_schedule_epochs, *others]
+
     def _check_warmup(self) -> None:
         """Check that warm-ups end within their runs, except in grids whose warm-up grows.
 
         The released rule makes some of those longer than any run.
         """
-        lengths = [
-            self.training.num_schedule_epochs,
-            *(self.lengths.num_epochs if self.lengths else []),
-        ]
-        shortest = min(
-            [*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]]
-        )
+        lengths = self._lengths
+        if self.tuning and self.tuning.num_epochs:
+            lengths.append(self.tuning.num_epochs)
+        shortest = min(lengths)
         # A schedule counts a run of num_steps as one epoch.
         shortest = 1 if self._has_num_steps else shortest
         warmups = [
@@ -497,51 +369,66 @@ class Spec(Strict):
                 "tuning.finalists does nothing with one seed, at which every trial is tried; give "
                 "tuning.seeds another, or remove it"
             )
-        statistics = self.statistics
-        reported = {
-            "statistics.seeds": statistics.seeds,
-            "statistics.baseline_seeds": statistics.baseline_seeds,
-        }
-        reported |= (
-            {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
-        )
-        reported |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
-        reported |= {
-            f"the seeds of cell {cell.cell}": cell.seeds for cell in self.cells
-        }
-        for name, seeds in (
-            reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}
-        ).items():
-            if set(tuning.seeds) & set(seeds):
-                raise ValueError(
-                    f"tuning.seeds must be other than {name}, or the report would be tuned on "
-                    "itself"
-                )
+        self._check_tuning_seeds(tuning)
         for row in self.all_rows():
-            if row.learning_rate is not None:  # which leaves nothing to try
-                continue
-            if self.corners_of(row) and not self.is_tuned(row):
-                continue
-            rates = row.learning_rates or tuning.grid
-            count = len(row.tables) * len(rates)
-            if tuning.num_trials not in (None, count):
-                raise ValueError(
-                    f"row {row.row!r} begins with {count} trials ({len(row.tables)} tables of "
-                    f"settings at {len(rates)} rates) where tuning.num_trials says "
-                    f"{tuning.num_trials}; give it other candidates or learning_rates"
-                )
-            outside = [
-                rate
-                for rate in rates
-                if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)
-            ]
-            if outside:
-                raise ValueError(
-                    f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and "
-                    "highest"
-                )
+            is_from_corners = bool(self.corners_of(row)) and not self.is_tuned(row)
+            # A rate that is given, or lies between those of corners, leaves nothing to try.
+            if row.learning_rate is None and not is_from_corners:
+                _check_trials(row, tuning)
         # One that names another's records says where the rates of its rows are from.
         if not tuning.records and not self.rows_to_tune():
             raise ValueError(
                 "[tuning] does nothing, as every row has a learning_rate; remove it, or the rates"
             )
+
+    def _check_tuning_seeds(self, tuning: TuningSpec) -> None:
+        """Check that no seed that is tuned at is one that is reported."""
+        reported = {
+            "statistics.seeds": self.statistics.seeds,
+            "statistics.baseline_seeds": self.statistics.baseline_seeds,
+        }
+        if self.sensitivity:
+            reported["sensitivity.seeds"] = self.sensitivity.seeds
+        if self.lengths:
+            reported["lengths.seeds"] = self.lengths.seeds
+        for cell in self.cells:
+            reported[f"the seeds of cell {cell.cell}"] = cell.seeds
+        reported["tuning.both_rules_seeds"] = tuning.both_rules_seeds
+        for where, seeds in reported.items():
+            if set(tuning.seeds) & set(seeds):
+                raise ValueError(
+                    f"tuning.seeds must be other than {where}, or the report would be tuned on "
+                    "itself"
+                )
+
+
+def _check_exist(uses: Sequence[tuple[str, str | None]], rows: list[str]) -> None:
+    """Raise ValueError where a use of a row, with what it is to be, names none of these."""
+    for what, name in uses:
+        if name is not None and name not in rows:
+            raise ValueError(
+                f"the {what} {name!r} is no row; the rows are {', '.join(rows)}"
+            )
+
+
+def _check_trials(row: RowSpec, tuning: TuningSpec) -> None:
+    """Check that a row begins with as many trials as others, at rates that may be tried."""
+    rates = row.learning_rates or tuning.grid
+    num_tables = len(row.settings_to_try)
+    count = num_tables * len(rates)
+    if tuning.num_trials not in (None, count):
+        raise ValueError(
+            f"row {row.row!r} begins with {count} trials ({num_tables} tables of "
+            f"settings at {len(rates)} rates) where tuning.num_trials says "
+            f"{tuning.num_trials}; give it other candidates or learning_rates"
+        )
+    outside = [
+        rate
+        for rate in rates
+        if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)
+    ]
+    if outside:
+        raise ValueError(
+            f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and "
+            "highest"
+        )

@@ -100,7 +100,7 @@ def read_spec(path: Path) -> SpecFile:
             data = own
             inherited = None
         else:
-            data = resolve(_base(path, str(own["like"])), own)
+            data = resolve(_parent(path, str(own["like"])), own)
             inherited = inherited_words(data, own)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
@@ -108,7 +108,7 @@ def read_spec(path: Path) -> SpecFile:
     return SpecFile(_validated(path, data), inherited, own_training)
 
 
-def _base(path: Path, like: str) -> dict[str, Any]:
+def _parent(path: Path, like: str) -> dict[str, Any]:
     """Return the data of what the file at `path` is like.
 
     Raises SpecError: it is no experiment, or itself like another.
@@ -120,7 +120,7 @@ def _base(path: Path, like: str) -> dict[str, Any]:
         raise SpecError(
             f"like = {like!r}, which is itself like {data['like']!r}; name that instead"
         )
-    # `resolve` takes the form of the base's tables for granted.
+    # `resolve` takes the form of the parent's tables for granted.
     _validated(place, data)
     return data
 

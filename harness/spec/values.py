@@ -89,8 +89,8 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(inner)
 
 
-Settings = Annotated[dict[str, Any], AfterValidator(finite)]
-"""A table whose keys are known only to the method or network that it is for."""
+Options = Annotated[dict[str, Any], AfterValidator(finite)]
+"""A table whose keys are known only to the network that it is for."""
 
 
 class Strict(BaseModel):

@@ -62,6 +62,7 @@ def normalised(
     Their shape is (batch, channels, ...).
     """
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    # (x / 255 - mean) / deviation as one product and one sum.
     scale = tuple(1 / (255 * deviation) for deviation in standard_deviation)
     shift = tuple(
         -centre / deviation
@@ -97,8 +98,10 @@ def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> T
         Shape (batch, channels, side, side).
     """
     along = torch.arange(side, device=padded.device)
+    # Each (batch, 1), so that a row of offsets comes of each: (batch, side).
     down, right, flips = shifts[:, :, None].unbind(1)
     rows = down + along
+    # Mirrored: the columns of the same crop, from the right.
     columns = right + torch.where(flips.bool(), side - 1 - along, along)
     # An index on both sides of the channels puts these last.
     crops = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
@@ -212,6 +215,7 @@ def draw(
     def uniform(*shape: int) -> Tensor:
         return torch.rand((batch_size, *shape), generator=random)
 
+    # Columns are eigenvectors by their eigenvalues: (colours, 3).
     scaled = torch.tensor(LIGHTING_EIGENVECTORS) * torch.tensor(LIGHTING_EIGENVALUES)
     return Draws(
         attempts=uniform(CROP_ATTEMPTS, 2),
@@ -237,10 +241,12 @@ def crop_box(
     low = math.log(CROP_ASPECT[0])
     high = math.log(CROP_ASPECT[1])
     for area_draw, aspect_draw in attempts:
+        # Uniform in area, and in the logarithm of the aspect: 3/4 is as likely as 4/3.
         area = (
             width * height * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area_draw)
         )
         aspect = math.exp(low + (high - low) * aspect_draw)
+        # w h = area and w / h = aspect.
         w = round(math.sqrt(area * aspect))
         h = round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
@@ -250,6 +256,7 @@ def crop_box(
                 h,
                 w,
             )
+    # No try fitted: the largest central box.
     w = min(width, round(height * CROP_ASPECT[1]))
     h = min(height, round(width / CROP_ASPECT[0]))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -273,6 +280,7 @@ def jittered(
             transfer.
     """
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    # Columns 0 to 2 the changes, 3 to 5 their factors in that order, 6 to 8 lighting.
     together = torch.cat([orders, factors.gather(1, orders), lighting], dim=1)
     drawn = to_device(together, pixels.device)
     changes = drawn[:, :3, None, None, None].unbind(1)

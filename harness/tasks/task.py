@@ -163,8 +163,8 @@ def find_task(name: str) -> Task:
         task = _task_in(name)
         if task is not None:
             return task
-    known = [module for module in modules if _task_in(module) is not None]
-    raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(known)}")
+    names = [module for module in modules if _task_in(module) is not None]
+    raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(names)}")
 
 
 def _task_in(module: str) -> Task | None:

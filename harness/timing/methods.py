@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +14,15 @@ from torch import nn
 from cser_bench.algorithms import SoloCollectives
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
-from cser_bench.harness.train.build import build_optimizer, usual_settings
+from cser_bench.harness.train.arguments import usual_settings
+from cser_bench.harness.train.build import build_optimizer
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 MAIN = "fashion_mnist_long"
@@ -100,7 +103,7 @@ def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
     described = {}
     for name, source in outside_methods(words).items():
         settings = usual_settings(method_in(source, name), OWN_SHARE, world_size=8)
-        timed = method(name, name, name, settings).model_copy(
+        timed = method(name, name, name, settings.table).model_copy(
             update={"method_source": source}
         )
         _check_repeats(timed)
@@ -143,17 +146,19 @@ def _check_repeats(timed: TimedMethod) -> None:
             )
 
 
-def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedMethod]:
+def named(
+    methods: Mapping[str, TimedMethod], names: Sequence[str]
+) -> list[TimedMethod]:
     """Pick the methods of these names, all if none is given.
 
     Raises:
         SpecError: one is unknown.
     """
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in methods]:
         raise SpecError(
-            f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}"
+            f"unknown method {unknown[0]!r}; the methods are {', '.join(methods)}"
         )
-    return [known[name] for name in names or known]
+    return [methods[name] for name in names or methods]
 
 
 def scored_methods(
@@ -161,9 +166,8 @@ def scored_methods(
 ) -> dict[str, TimedMethod]:
     """List the baselines, then each configuration that the experiments score.
 
-    Settings are as their tuning chose them. Where a row is there at several ratios, in `MAIN`,
-    that of the experiment's main ratio is taken; rows of the other experiments are all taken. DDP
-    computes what SGD does, so SGD's rows are DDP's too.
+    Settings are as their tuning chose them; `_scored_rows` says which rows are taken. DDP computes
+    what SGD does, so SGD's rows are DDP's too.
 
     Args:
         results: a folder that may have the experiments' own tunings.
@@ -172,38 +176,27 @@ def scored_methods(
     scored: list[TimedMethod] = []
     of_fp16: list[str] = []
     for experiment in experiments:
-        plan = plan_experiment(experiment, results)
-        rows = {row.row: row for row in plan.experiment.rows if row.base is None}
-        main = None
-        if experiment == MAIN:
-            main = load_spec(find_spec(experiment)).statistics.main_ratio
-        at_main = {row.label for row in rows.values() if row.ratio == main}
-        # From the end, so that the row's first run is the one that stays.
-        configs = {
-            run.row: run.config for run in reversed(plan.runs) if run.row in rows
-        }
-        for name, row in rows.items():
-            if main is not None and row.label in at_main and row.ratio != main:
-                continue
-            config = configs[name]
-            if config.algorithm == "sgd" and config.wire == "fp16":
+        for row, config in _scored_rows(experiment, results):
+            name = f"{experiment}/{row.row}"
+            if config.algorithm == "sgd" and config.communication_dtype == "fp16":
                 # SGD with messages in fp16 is what the hook computes, so it is timed as the hook.
-                of_fp16.append(f"{experiment}/{name}")
+                of_fp16.append(name)
                 continue
             new = method(
-                name,
+                row.row,
                 row.label,
                 config.algorithm,
-                config.settings,
+                config.settings.table,
                 overlap=overlap,
                 momentum=config.momentum,
                 local_step=config.local_step,
                 num_steps=row.num_steps,
             )
-            known = next((other for other in scored if other.key == new.key), new)
-            if known is new:
+            # Rows of several experiments may be one method, whose steps are timed once.
+            same = next((other for other in scored if other.key == new.key), None)
+            if same is None:
                 scored.append(new)
-            known.rows.append(f"{experiment}/{name}")
+            (same or new).rows.append(name)
     of_sgd = next(timed for timed in scored if timed.algorithm == "sgd")
     rivals = [
         METHODS["ddp"].model_copy(
@@ -213,6 +206,25 @@ def scored_methods(
         METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
     ]
     return {timed.name: timed for timed in [*rivals, *scored]}
+
+
+def _scored_rows(experiment: str, results: Path) -> Iterator[tuple[Row, RunConfig]]:
+    """Yield the rows of an experiment that are timed, each with the config of its first run.
+
+    Where a label of `MAIN` has a row in the main ratio group, its rows in other groups are left
+    out. Rows at another length or rate than their own are never timed.
+    """
+    plan = plan_experiment(experiment, results)
+    rows = {row.row: row for row in plan.experiment.rows if row.base is None}
+    main = None
+    if experiment == MAIN:
+        main = load_spec(find_spec(experiment)).statistics.main_ratio_group
+    in_main = {row.label for row in rows.values() if row.ratio_group == main}
+    # From the end, so that the row's first run is the one that stays.
+    configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
+    for name, row in rows.items():
+        if main is None or row.label not in in_main or row.ratio_group == main:
+            yield row, configs[name]
 
 
 def table_methods(results: Path, experiment: str) -> dict[str, TimedMethod]:

@@ -77,6 +77,7 @@ def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
     The cells have no steps yet. Where dilations are by cell, steps that send nothing are timed
     once; and the dilation is large where messages are small, since it divides latency.
     """
+    # What ordinary steps send: messages of each step, none of once a period.
     always = [message for message in method.messages if message.every == 1]
     period = method.period
     kinds: list[tuple[StepKind, float, list[Message]]] = [("every", 1.0, always)]
@@ -167,12 +168,14 @@ def time_session(
         list(session.methods),
     )
     methods: list[TimedMethod] = begun[0]
+    is_in_lab = set_rate is not None
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
         # On a slow network most of a session would be the warm-up.
         if set_rate is not None:
             set_rate(session.fastest)
         do(TimingWorker.build, method)
+        # Steps are numbered on from the visits before, so that each has draws of its own.
         first = visit * session.steps_per_visit
         for cell in cells[method.name]:
             if set_rate is not None and cell.bits_per_second is not None:
@@ -182,13 +185,7 @@ def time_session(
                 if session.in_a_row:
                     parts = _time_stretch(session, do, number, cell)
                 else:
-                    steps = do(
-                        TimingWorker.step,
-                        number,
-                        cell.kind != "ordinary",
-                        cell.dilation,
-                    )
-                    parts = parts_of(steps, share_clock=set_rate is not None)
+                    parts = _time_step(do, number, cell, share_clock=is_in_lab)
                 add_step(cell, visit, parts, session.trains)
     return Timing(
         version=VERSION,
@@ -201,6 +198,13 @@ def time_session(
         methods=methods,
         cells=[cell for cells_of_method in cells.values() for cell in cells_of_method],
     )
+
+
+def _time_step(do: Do, number: int, cell: Cell, share_clock: bool) -> Parts:
+    """Time one step of a cell's kind on all workers."""
+    sends_all = cell.kind != "ordinary"
+    steps = do(TimingWorker.step, number, sends_all, cell.dilation)
+    return parts_of(steps, share_clock=share_clock)
 
 
 def _time_stretch(session: Session, do: Do, number: int, cell: Cell) -> Parts:

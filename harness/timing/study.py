@@ -27,6 +27,7 @@ from cser_bench.harness.records.timings import (
     TimedMethod,
     Timing,
     TimingStudy,
+    Workload,
 )
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.timing.lab import lab
@@ -83,11 +84,17 @@ class TimingJob(NamedTuple):
     dilation: float
     methods: Sequence[str]
 
+    @property
+    def layout(self) -> str:
+        """Machines and workers of each, as records are named by them: 8x1."""
+        return f"{self.machines}x{self.workers}"
+
     def fabric(self, most_bits_per_second: float) -> Fabric:
         """Give the network here.
 
         Where links would be faster than it can carry in all, all is slowed down further.
         """
+        # All links at once, at the rate that they stand for.
         in_all = self.machines * self.workers * self.bits_per_second
         dilation = max(self.dilation, in_all / most_bits_per_second)
         topology = LabTopology(
@@ -135,14 +142,8 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         flush=True,
     )
     fabrics = [job.fabric(most) for job in JOBS]
-    links = {(*place.layout, place.bits_per_second or 0.0) for place in fabrics}
-    topologies = [
-        LabTopology(*link) for link in sorted(links, key=lambda link: link[-1])
-    ]
-    for topology in topologies:
-        print(f"speedups: sweep of {topology}", flush=True)
-        with lab(topology) as network, connected(network) as do:
-            write_record(output / record_name(topology), sweep_lab(network, do))
+    sweeps = _sweep_links(fabrics, output)
+    # Calibrated once each, before any timing.
     loads = {
         name: workload(name, "cpu")
         for name in dict.fromkeys(job.workload for job in JOBS)
@@ -151,42 +152,75 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     left_out: list[LeftOut] = []
     for job, place in zip(JOBS, fabrics, strict=True):
         load = loads[job.workload]
-        layout = f"{job.machines}x{job.workers}"
-        why = ""
-        if time.monotonic() > ends:
-            why = "the minutes given to the study were over"
-        if (compute := place.dilation * load.compute_seconds) > MOST_COMPUTE_SECONDS:
-            why = (
-                f"slowed down {place.dilation:.0f} times, as its links need here, a step would "
-                f"compute {compute:.0f} s"
+        why = _why_left_out(place, load, is_over=time.monotonic() > ends)
+        if why is not None:
+            what = (
+                f"{job.workload} on {job.layout} workers at "
+                f"{rate_text(job.bits_per_second)}"
             )
-        if why:
-            what = f"{job.workload} on {layout} workers at {rate_text(job.bits_per_second)}"
             left_out.append(LeftOut(what=what, why=why))
             continue
-        name = f"timing-{job.workload}-{layout}-{job.bits_per_second / 1e6:g}mbps"
+        name = f"timing-{job.workload}-{job.layout}-{job.bits_per_second / 1e6:g}mbps"
         # Jobs may be alike but for their dilation.
         if f"{name}.json" in timings:
             name += f"-slowed-{place.dilation:g}"
         timings.append(f"{name}.json")
-        session = Session(
-            name=name,
-            workload=load,
-            gradients=gradients_of(load.name),
-            methods=named(
-                METHODS, [known for group in job.methods for known in GROUPS[group]]
-            ),
-            fabric=place,
-            links=(job.bits_per_second,),
-            fastest=most / place.num_workers,
-        )
-        record(session, output)
-    sweeps = [record_name(topology) for topology in topologies]
+        record(_session_of(job, name, load, place, most), output)
     study = TimingStudy(
         version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out
     )
     write_record(output / "study.json", study)
     return study
+
+
+def _sweep_links(fabrics: Sequence[Fabric], output: Path) -> list[str]:
+    """Sweep each network once, the slowest links first, and return the records' names."""
+    links = {(*place.layout, place.bits_per_second or 0.0) for place in fabrics}
+    names = []
+    for link in sorted(links, key=lambda link: link[-1]):
+        topology = LabTopology(*link)
+        print(f"speedups: sweep of {topology}", flush=True)
+        with lab(topology) as network, connected(network) as do:
+            write_record(output / record_name(topology), sweep_lab(network, do))
+        names.append(record_name(topology))
+    return names
+
+
+def _why_left_out(place: Fabric, load: Workload, is_over: bool) -> str | None:
+    """Say why a job is not timed; None where it is.
+
+    Args:
+        is_over: whether the study's minutes are over.
+    """
+    compute_seconds = place.dilation * load.compute_seconds
+    if compute_seconds > MOST_COMPUTE_SECONDS:
+        return (
+            f"slowed down {place.dilation:.0f} times, as its links need here, a step would "
+            f"compute {compute_seconds:.0f} s"
+        )
+    if is_over:
+        return "the minutes given to the study were over"
+    return None
+
+
+def _session_of(
+    job: TimingJob, name: str, load: Workload, place: Fabric, most: float
+) -> Session:
+    """Return the session of a job's methods on its links.
+
+    Args:
+        most: bits a second that all links here carry together.
+    """
+    wanted = [method for group in job.methods for method in GROUPS[group]]
+    return Session(
+        name=name,
+        workload=load,
+        gradients=gradients_of(load.name),
+        methods=named(METHODS, wanted),
+        fabric=place,
+        links=(job.bits_per_second,),
+        fastest=most / place.num_workers,
+    )
 
 
 def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
@@ -214,12 +248,14 @@ def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Sessio
         SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
     )
     network = fabric(LabTopology(num_workers, 1, fastest))
+    # A session is never overwritten: the next one gets the next number.
     number = 1 + len(list(folder.glob(f"{kind}-*.json")))
     return Session(
         name=f"{kind}-{number}",
         workload=load,
         gradients=gradients_of(load.name),
         methods=methods,
+        # No one rate: each cell has its own link.
         fabric=network.model_copy(update={"bits_per_second": None}),
         links=data["links"],
         fastest=fastest,
@@ -347,7 +383,9 @@ def time_here(
         gradients=gradients,
         methods=wanted,
         fabric=network,
+        # The links as they are.
         links=(None,),
+        # Nobody sets rates here, so there is none to stay below.
         fastest=math.inf,
         trains=trains,
         num_visits=num_visits,

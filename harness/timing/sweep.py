@@ -82,6 +82,7 @@ def seconds_of(
         return float(max(done - began for began, done in times))
     assert network.bits_per_second is not None
     burst_seconds = 8 * burst_bytes(network.bits_per_second) / network.bits_per_second
+    # Links idle until then, so that each has all of its burst.
     start = time.monotonic() + max(LEAD_SECONDS, burst_seconds)
     began, done = zip(
         *do(TimingWorker.collective, collective, payload_bytes, start), strict=True
@@ -111,14 +112,15 @@ def sweep(
         sent: counts bytes and frames that each machine's link sent so far; empty: nobody counts.
     """
     points: list[SweepPoint] = []
+    # A host's rate is not known: its sizes are bounded by what was measured alone.
     pace = network.bits_per_second or math.inf
     for collective, payloads in PAYLOADS.items():
-        known = 0.0
+        timed_bytes = 0.0
         expected = 0.0
         for payload in payloads:
             formula = ring_bytes(collective, payload, network.num_workers)
             # The last size's best time, and what the bytes beyond it take at the full rate.
-            expected += 8 * (formula - known) / pace
+            expected += 8 * (formula - timed_bytes) / pace
             # One repetition is left out, and the least number count.
             if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
                 break
@@ -131,7 +133,7 @@ def sweep(
             wire = [None, None]
             if before:
                 wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
-            known = formula
+            timed_bytes = formula
             # The best: others were disturbed.
             expected = min(seconds)
             points.append(
@@ -141,6 +143,7 @@ def sweep(
                     seconds=seconds,
                     wire_bytes=wire[0],
                     wire_frames=wire[1],
+                    # Inside one machine nothing passes a link.
                     formula_bytes=formula if network.num_machines > 1 else 0.0,
                 )
             )
@@ -170,6 +173,7 @@ def netlab(
         LabTopology(num_machines, num_workers // num_machines, rate)
         for rate in sorted(rates, reverse=True)
     ]
+    # All links at once: the kernel of one machine carries them all.
     ceiling = ceiling_bits_per_second(num_workers)
     possible = [
         topology

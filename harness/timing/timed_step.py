@@ -165,11 +165,13 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
     waits because another's codec took longer (one host's workers contend for its cores) has that
     counted as codec.
     """
+    # A scheduled wait that ends late was delayed by a codec, so no more than the schedule counts.
     compute = [
         min(worker.last_gradient - worker.passes_began, worker.scheduled_seconds)
         for worker in workers
     ]
     sending = [_exposed(worker.collectives.values(), worker) for worker in workers]
+    # What is left of a step: whole = compute + codec + sending.
     codec = [
         worker.ended - worker.began - computed - sent
         for worker, computed, sent in zip(workers, compute, sending, strict=True)
@@ -185,6 +187,7 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
     for rank, worker in enumerate(workers):
         if worker.scheduled_seconds < float("inf"):
             # Compute is scheduled: who waits does so for another's codec.
+            # At most what the slowest codec is slower by.
             shift = min(waiting[rank], max(codec) - codec[rank])
             waiting[rank] -= shift
             codec[rank] += shift

@@ -131,6 +131,7 @@ class Turn:
         methods may send more than ever after.
         """
         if isinstance(self.optimizer, DistributedOptimizer):
+            # Past the first period, in which step 1 lies; steps count from 1.
             step = self.method.period * (period + 2)
             if not synchronises:
                 step -= 1
@@ -140,6 +141,7 @@ class Turn:
         """Take a step; return its times on this worker, and what it sent."""
         trainee = self.trainee
         device = trainee.device
+        # On a CPU marks are seconds, on a GPU events, which are read below.
         with self._observer.recording() as seen:
             began = mark(device)
             self.step()
@@ -251,6 +253,7 @@ def _in_ddp(
     on one group of gloo's, those of two buckets could have another order on another worker. So each
     bucket has a group of its own.
     """
+    # Buckets may be rebuilt in the second step, which is part of the warm-up.
     model = wrapped(module, groups[0], fixed_buckets=False)
     observed = [ObservedGroup(group, observer) for group in groups]
     hooks = [baseline.hook(observed[0], method.settings)] * len(groups)
@@ -283,9 +286,10 @@ def described(turn: Turn, bare_seconds: float) -> TimedMethod:
     Args:
         bare_seconds: what the passes take by themselves.
     """
+    # Noise may make a cheap method's step shorter than the bare passes.
     codec_seconds = max(0.0, _seconds(turn) - bare_seconds)
-    known = {"messages": messages_of(turn), "codec_alone_seconds": codec_seconds}
-    return turn.method.model_copy(update=known)
+    found = {"messages": messages_of(turn), "codec_alone_seconds": codec_seconds}
+    return turn.method.model_copy(update=found)
 
 
 def messages_of(turn: Turn) -> list[Message]:
@@ -310,9 +314,10 @@ def messages_of(turn: Turn) -> list[Message]:
     ]
     with_draws = []
     for message in messages:
+        # By payload, as that is what both sides know; 1 is the backward pass's end.
         ready = [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]
-        known = {"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])}
-        with_draws.append(message.model_copy(update=known))
+        begins = {"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])}
+        with_draws.append(message.model_copy(update=begins))
     return with_draws
 
 
@@ -380,6 +385,7 @@ def _seconds(turn: Turn) -> float:
     ordinary_seconds = 0.0
     if num_ordinary:
         ordinary_seconds = num_ordinary * seconds(False)
+    # (P - 1) ordinary steps and one that synchronises, over P.
     return (ordinary_seconds + seconds(True)) / turn.method.period
 
 

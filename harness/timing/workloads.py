@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from cser_bench.harness.spec.run import (
     ScheduleSpec,
     TaskSpec,
 )
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, trainable
 from cser_bench.harness.train.local_workers import (
@@ -83,19 +85,19 @@ def problem_of(name: str) -> Problem:
     Raises:
         SpecError: there is no such workload; the message names those there are.
     """
-    known = DATA["workloads"]
-    if name not in known:
+    workloads = DATA["workloads"]
+    if name not in workloads:
         raise SpecError(
-            f"unknown workload {name!r}; the workloads are {', '.join(known)}"
+            f"unknown workload {name!r}; the workloads are {', '.join(workloads)}"
         )
-    fields = known[name]
+    fields = workloads[name]
     return Problem(**fields | {"model": ModelSpec(**fields["model"])})
 
 
 def short_run(
     problem: Problem,
     algorithm: str = "sgd",
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     **more: Any,
 ) -> RunConfig:
     """Describe a run for its steps alone: what a plan would say of data and epochs is made up.
@@ -115,7 +117,7 @@ def short_run(
         batch_size=problem.batch_size,
         num_epochs=1,
         algorithm=algorithm,
-        settings=settings or {},
+        settings=MethodSettings(dict(settings)),
         schedule=ScheduleSpec(kind="constant"),
         evaluation=EvaluationSpec(),
         seed=1,

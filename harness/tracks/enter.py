@@ -32,7 +32,7 @@ from cser_bench.harness.tracks.refusals import check_source
 from cser_bench.harness.train.methods import outside_methods
 
 
-class Request(NamedTuple):
+class EntryRequest(NamedTuple):
     """What someone wants to enter.
 
     Attributes:
@@ -67,7 +67,7 @@ def name_in(method: Path) -> str:
     return names[0]
 
 
-def enter(request: Request) -> Path:
+def enter(request: EntryRequest) -> Path:
     """Make the entry, check its form and its method's promises, and return its folder.
 
     The promises are printed as they are checked. Nothing is left of an entry that is refused.
@@ -114,7 +114,7 @@ def enter(request: Request) -> Path:
 
 
 def _of_request(
-    words: str, made: Path, experiment: Experiment, request: Request
+    words: str, made: Path, experiment: Experiment, request: EntryRequest
 ) -> str:
     """Return the words with the folders that the entry was made of in the place of its own."""
     if experiment.tuning is not None:
@@ -124,7 +124,7 @@ def _of_request(
     return words.replace(str(made), str(request.records))
 
 
-def _row_of(experiment: Experiment, request: Request) -> Row:
+def _row_of(experiment: Experiment, request: EntryRequest) -> Row:
     for row in experiment.rows:
         if row.row == request.row:
             return row
@@ -175,7 +175,7 @@ def _pack(
     return runs
 
 
-def _pack_trials(name: str, request: Request, folder: Path) -> None:
+def _pack_trials(name: str, request: EntryRequest, folder: Path) -> None:
     """Write the records of the row's trials, whose folder is next to that of its runs."""
     records = request.records.parent / name
     if not (records / "experiment.json").is_file():
@@ -202,7 +202,7 @@ def _runs_of(rows: Iterable[Row], records: Path) -> dict[str, Files]:
 
 
 def _about(
-    request: Request, row: Row, runs: dict[str, Files], folder: Path
+    request: EntryRequest, row: Row, runs: dict[str, Files], folder: Path
 ) -> EntryFile:
     """Return what entry.toml says: of the method what its first run says."""
     if not runs:

@@ -13,7 +13,13 @@ from cser_bench.harness.records.experiment import Experiment, Row, read_experime
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import TRAINING, Result, RunRecord
-from cser_bench.harness.records.tracks import SOURCE, Entry, LoadClass, Track, digest_of
+from cser_bench.harness.records.tracks import (
+    SOURCE,
+    LoadClass,
+    Track,
+    TrackEntry,
+    digest_of,
+)
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tracks.errors import EntryError
 from cser_bench.harness.tracks.refusals import check_source
@@ -23,6 +29,9 @@ OWN_FILES = (SOURCE, PACK, "experiment.json")
 
 TRIALS = "tuning"
 """The folder of an entry's trials, in its own."""
+
+STATED = {"algorithm", "local_step", "learning_rate", "settings"}
+"""What an entry says of its runs, beside its row."""
 
 
 class Checked(NamedTuple):
@@ -37,7 +46,7 @@ class Checked(NamedTuple):
     num_trials: int | None
 
 
-def check_form(track: Track, entry: Entry) -> Checked:
+def check_form(track: Track, entry: TrackEntry) -> Checked:
     """Check an entry's digests, its runs against the rules, and their bits.
 
     Raises EntryError: in a sentence, the first thing that is wrong; RecordError: a pack is damaged.
@@ -72,7 +81,7 @@ def check_form(track: Track, entry: Entry) -> Checked:
     return Checked(configs, results, load, num_trials)
 
 
-def _check_digests(entry: Entry) -> None:
+def _check_digests(entry: TrackEntry) -> None:
     """Raise EntryError where a file of the entry's own is not that of its digest."""
     digests = entry.about.sha256
     if entry.about.records is None:
@@ -89,7 +98,7 @@ def _check_digests(entry: Entry) -> None:
             )
 
 
-def _row_of(entry: Entry, experiment: Experiment) -> Row:
+def _row_of(entry: TrackEntry, experiment: Experiment) -> Row:
     for row in experiment.rows:
         if row.row == entry.about.row:
             return row
@@ -98,7 +107,7 @@ def _row_of(entry: Entry, experiment: Experiment) -> Row:
     )
 
 
-def _runs_of(track: Track, entry: Entry, row: Row) -> dict[int, RunRecord]:
+def _runs_of(track: Track, entry: TrackEntry, row: Row) -> dict[int, RunRecord]:
     """Return the row's runs by seed, which are all that the track asks for and no more."""
     seeds = sorted(map(int, row.runs))
     if seeds != sorted(track.seeds):
@@ -119,23 +128,26 @@ def _runs_of(track: Track, entry: Entry, row: Row) -> dict[int, RunRecord]:
     return runs
 
 
-def _check_config(track: Track, entry: Entry, config: RunConfig, seed: int) -> None:
+def _check_config(
+    track: Track, entry: TrackEntry, config: RunConfig, seed: int
+) -> None:
     where = f"{entry.name}, seed {seed}"
     complaint = track.complaint(config)
     if complaint is not None:
         raise EntryError(f"{where}: {complaint}")
     if config.seed != seed:
         raise EntryError(f"{where}: the run is of seed {config.seed}")
-    for key in ("algorithm", "local_step", "learning_rate", "settings"):
-        stated = getattr(entry.about, key)
-        value = getattr(config, key)
-        if value != stated:
+    stated = entry.about.model_dump(include=STATED)
+    for key, value in config.model_dump(include=STATED).items():
+        if value != stated[key]:
             raise EntryError(
-                f"{where}: {key} is {value!r}, and its entry says {stated!r}"
+                f"{where}: {key} is {value!r}, and its entry says {stated[key]!r}"
             )
 
 
-def _check_bits(entry: Entry, row: Row, footprint: Footprint, result: Result) -> None:
+def _check_bits(
+    entry: TrackEntry, row: Row, footprint: Footprint, result: Result
+) -> None:
     """Raise EntryError where counts that were recorded are not those of the settings."""
     sent = [
         result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic
@@ -170,7 +182,7 @@ def _check_bits(entry: Entry, row: Row, footprint: Footprint, result: Result) ->
             )
 
 
-def _check_source(entry: Entry, config: RunConfig) -> None:
+def _check_source(entry: TrackEntry, config: RunConfig) -> None:
     """Raise EntryError where the runs are not of the entry's source, or that is refused."""
     recorded = config.method_source
     if entry.about.records is not None:
@@ -191,7 +203,7 @@ def _check_source(entry: Entry, config: RunConfig) -> None:
         )
 
 
-def _num_trials(entry: Entry, experiment: Experiment) -> int | None:
+def _num_trials(entry: TrackEntry, experiment: Experiment) -> int | None:
     """Return how many trials the entry's row was chosen among.
 
     They are counted in the records of its trials, where these are at hand.
@@ -218,7 +230,7 @@ def _num_trials(entry: Entry, experiment: Experiment) -> int | None:
     return stated
 
 
-def _trials_folder(entry: Entry, name: str) -> Path:
+def _trials_folder(entry: TrackEntry, name: str) -> Path:
     """Return the folder of an entry's trials: in its own, or in that of results that ship."""
     if entry.about.records is None:
         return entry.folder / TRIALS

@@ -19,7 +19,13 @@ from cser_bench.algorithms.core.collectives import sum_in_rank_order
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.store import Attempt, Result, read_run
-from cser_bench.harness.records.tracks import RERUNS, Agreement, Entry, Rerun, Track
+from cser_bench.harness.records.tracks import (
+    RERUNS,
+    Agreement,
+    Rerun,
+    Track,
+    TrackEntry,
+)
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, run_id
 from cser_bench.harness.tracks.errors import EntryError
 from cser_bench.harness.tracks.form import Checked
@@ -32,7 +38,7 @@ from cser_bench.harness.workers.processes import Worker, WorkerError, start_work
 
 
 def rerun(
-    track: Track, entry: Entry, checked: Checked, seed: int, data: Path | None
+    track: Track, entry: TrackEntry, checked: Checked, seed: int, data: Path | None
 ) -> Rerun:
     """Do an entry's run of this seed again, and add what came of it to the entry.
 
@@ -97,7 +103,7 @@ def agreement(track: Track, entered: Result, again: Result) -> Agreement:
 
 
 def _done_again(
-    entry: Entry, config: RunConfig, attempt: Attempt, data: Path | None
+    entry: TrackEntry, config: RunConfig, attempt: Attempt, data: Path | None
 ) -> Result:
     identity = run_id(config)
     with tempfile.TemporaryDirectory() as results:

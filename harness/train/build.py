@@ -1,28 +1,24 @@
-"""From a run's config to live objects: the model, the optimiser, the compressors."""
+"""From a run's config to live objects: the model and the optimiser."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from cser_bench.algorithms import Collectives, Compressor, DistributedOptimizer
+from cser_bench.algorithms import Collectives, DistributedOptimizer
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.local_step import LocalStep, local_step_named
-from cser_bench.algorithms.registry import compressors
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import LOCAL_NUMBERS, ModelSpec, RunConfig
 from cser_bench.harness.tasks.task import Task, find_task, split_sizes
+from cser_bench.harness.train.arguments import arguments_of, check_options, refused
 from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
@@ -44,23 +40,14 @@ def build_model(
         importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"),
         spec.name,
     )
-    _check_options(f"model {spec.name}", spec.options, build)
+    check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     # That of the CPU, so that a seed gives the same values on every device.
     place = torch.device("cpu" if device.type != "meta" else "meta")
-    with torch.random.fork_rng(devices=[]), place, _refusals(f"model {spec.name}: "):
+    with torch.random.fork_rng(devices=[]), place, refused(f"model {spec.name}: "):
         torch.manual_seed(derive_seed(seed, "init"))
         model: nn.Module = build(task.input_shape, task.num_classes, **spec.options)
     return model.to(device)
-
-
-@contextmanager
-def _refusals(where: str) -> Iterator[None]:
-    """Turn errors that a value of a spec raises into SpecErrors."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SpecError(f"{where}{error}") from None
 
 
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -128,7 +115,7 @@ def build_optimizer(
     that it cannot take.
     """
     algorithm = method_of(config)
-    settings = _settings(algorithm, config.settings, num_steps)
+    arguments = arguments_of(algorithm, config.settings, num_steps)
     parameters = model.parameters() if stacked is None else stacked
     local_step = local_step_named(config.local_step)
     spoilt_by_overflow = issubclass(algorithm, DDP) and not algorithm.survives_overflow
@@ -149,7 +136,7 @@ def build_optimizer(
             if config.communication_dtype == "fp16"
             else None,
             **_local_numbers(config, local_step),
-            **settings,
+            **arguments,
         )
     # And no other: what a collective raises here is no mistake of the spec's.
     except ValueError as error:
@@ -192,161 +179,6 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
         return optimizer.through(model)
     except ValueError as error:
         raise SpecError(str(error)) from None
-
-
-def _settings(
-    algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int
-) -> dict[str, Any]:
-    """Return the settings of a spec's table as the algorithm takes them.
-
-    Raises SpecError: one of them cannot be taken.
-    """
-    declared = algorithm.declared
-    types = {key: setting.declared for key, setting in declared.items()}
-    required = [key for key, setting in declared.items() if setting.is_required]
-    values = {
-        key: _setting_of(
-            f"{algorithm.name}: {key}", value, types.get(key, Any), num_steps
-        )
-        for key, value in table.items()
-    }
-    _check(f"algorithm {algorithm.name}", values, types, required)
-    return values
-
-
-def _setting_of(where: str, value: Any, declared: Any, num_steps: int) -> Any:
-    """Return what a value of a spec stands for, by how its setting is declared.
-
-    It stands for a compressor, for the run's length, or for itself.
-    """
-    choices = (declared, *typing.get_args(declared))
-    kinds = tuple(
-        choice
-        for choice in choices
-        if isinstance(choice, type) and issubclass(choice, Compressor)
-    )
-    if kinds and value is not None:
-        compressor = build_compressor(where, value)
-        if not isinstance(compressor, kinds):
-            takes = [
-                name for name, kind in compressors().items() if issubclass(kind, kinds)
-            ]
-            raise SpecError(
-                f"{where} cannot be {compressor.kind!r}; it takes {', '.join(takes)}"
-            )
-        return compressor
-    if value == "end" and where.endswith("_interval"):
-        return num_steps
-    return value
-
-
-def build_compressor(where: str, table: Any) -> Compressor:
-    """Return a compressor from its table in a spec, for instance {kind = "block", ratio = 512}.
-
-    Raises SpecError: the table is none of a compressor.
-    """
-    known = compressors()
-    name = table.get("kind") if isinstance(table, dict) else None
-    if not isinstance(name, str) or name not in known:
-        raise SpecError(
-            f"{where}: unknown compressor {table!r}; give a table whose kind is one of "
-            f"{', '.join(known)}"
-        )
-    kind = known[name]
-    options = {key: value for key, value in table.items() if key != "kind"}
-    _check_options(f"{where}: compressor {kind.kind}", options, kind)
-    with _refusals(f"{where}: "):
-        return kind(**options)
-
-
-def table_at_traffic(
-    method: type[DistributedOptimizer], share: float, world_size: int
-) -> dict[str, Any]:
-    """Return a method's settings at a share of DDP's traffic, as a spec has them.
-
-    See `DistributedOptimizer.at_traffic`.
-    """
-    table = dict(method.at_traffic(share, world_size=world_size))
-    for key, value in table.items():
-        if isinstance(value, Compressor):
-            table[key] = _table(value)
-    return table
-
-
-def usual_settings(
-    method: type[DistributedOptimizer], share: float, world_size: int
-) -> dict[str, Any]:
-    """Return settings of a method that nobody gave any: those by traffic, or else its defaults.
-
-    Raises SpecError: it does not say how it reaches that traffic, and has settings without a default.
-    """
-    try:
-        return table_at_traffic(method, share, world_size)
-    except ValueError:
-        required = [
-            key for key, setting in method.declared.items() if setting.is_required
-        ]
-    if required:
-        raise SpecError(
-            f"{method.name} does not say how it sends {share:.3g} of DDP's traffic between "
-            f"{world_size} workers; give it _at_traffic, or its {', '.join(required)}, as `try` "
-            "takes them by --settings 'sync_interval = 24' or 'compressor = { kind = \"top_k\", "
-            "ratio = 192 }'"
-        )
-    return {}
-
-
-def _table(compressor: Compressor) -> dict[str, Any]:
-    """Return what `build_compressor` makes this compressor of, defaults left out."""
-    table = {"kind": compressor.kind}
-    for parameter in inspect.signature(type(compressor)).parameters.values():
-        value = getattr(compressor, parameter.name)
-        if value != parameter.default:
-            table[parameter.name] = value
-    return table
-
-
-def _check_options(
-    where: str, given: dict[str, Any], function: Callable[..., Any]
-) -> None:
-    """Check the options of a function that a spec names.
-
-    It is a model's `build`, where they follow the task's shape and classes, or a compressor.
-    """
-    options = list(inspect.signature(function).parameters.values())
-    if not inspect.isclass(function):
-        options = options[2:]
-    required = [
-        option.name for option in options if option.default is inspect.Parameter.empty
-    ]
-    hints = typing.get_type_hints(function, include_extras=True)
-    types = {option.name: hints.get(option.name, Any) for option in options}
-    _check(where, given, types, required)
-
-
-def _check(
-    where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]
-) -> None:
-    """Raise SpecError where given values do not fit what is declared.
-
-    A name is none of these, one lacks, or a value is not of its type.
-    """
-    unknown = [key for key in given if key not in types]
-    if unknown:
-        raise SpecError(
-            f"{where} has no setting {unknown[0]!r}; it has {', '.join(types) or 'none'}"
-        )
-    missing = [key for key in required if key not in given]
-    if missing:
-        raise SpecError(f"{where} needs the setting {missing[0]!r}")
-    # Pydantic converts nothing here.
-    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
-    for key, value in given.items():
-        try:
-            TypeAdapter(types[key], config=config).validate_python(value)
-        except ValidationError as error:
-            complaint = error.errors()[0]["msg"]
-            raise SpecError(f"{where}: {key}: {complaint} (given: {value!r})") from None
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
@@ -68,42 +69,34 @@ def evaluate(
     """
     collectives = optimizer.collectives
     num_workers = collectives.world_size
-    all_samples = torch.arange(num_evaluation)
     each_scores_all = (
         config.evaluation.batch_norm == "local" or not optimizer.averages_models
     )
-    # Worker r of n scores samples r, r + n, r + 2 n, ...: every sample once.
-    shares = [
-        all_samples if each_scores_all else all_samples[rank::num_workers]
-        for rank in collectives.own_ranks
-    ]
+    shares = _shares(collectives, num_evaluation, each_scores_all)
+    sums_now = partial(
+        _sums, models, precision, config.evaluation.beam, samples, shares
+    )
+    # x_i: (local workers, d)
     parameters_before = optimizer.flat.parameters.clone()
-
-    def scores_now() -> list[Tensor]:
-        with scoring(models):
-            return [
-                samples.modality.sums(
-                    Answers(model, precision, config.evaluation.beam), samples, share
-                )
-                for model, share in zip(models, shares, strict=True)
-            ]
-
-    scores: list[Tensor] = []
+    sums: list[Tensor] = []
     batch_norm = _batch_norm(config, models, precision, samples, collectives, num_train)
     # In this order, so that "recalibrate" has the average model go through its batches.
     with optimizer.consensus(), batch_norm:
+        # |x_i - mean x|^2
         distance_squares = _squares(parameters_before - optimizer.flat.parameters)
         if optimizer.averages_models:
-            scores = scores_now()
+            sums = sums_now()
     if not optimizer.averages_models:
-        scores = scores_now()
+        sums = sums_now()
     error = optimizer.error
     error_squares = [torch.zeros_like(square) for square in distance_squares]
     if error is not None:
         error_squares = _squares(error)
     rows = [
-        torch.cat([score, torch.stack(squares)])
-        for score, *squares in zip(scores, error_squares, distance_squares, strict=True)
+        torch.cat([sums_of_worker, torch.stack(squares)])
+        for sums_of_worker, *squares in zip(
+            sums, error_squares, distance_squares, strict=True
+        )
     ]
     # (local workers, sums of the score + 2)
     totals = torch.stack(rows)
@@ -114,6 +107,34 @@ def evaluate(
     return _score_of(
         totals[0].tolist(), samples, expected, num_workers, has_error=error is not None
     )
+
+
+def _shares(
+    collectives: Collectives, num_evaluation: int, each_scores_all: bool
+) -> list[Tensor]:
+    """Return the indices of the samples that each worker at this end scores."""
+    all_samples = torch.arange(num_evaluation)
+    if each_scores_all:
+        return [all_samples for _ in collectives.own_ranks]
+    # Worker r of n scores samples r, r + n, r + 2 n, ...: every sample once.
+    return [
+        all_samples[rank :: collectives.world_size] for rank in collectives.own_ranks
+    ]
+
+
+def _sums(
+    models: Sequence[nn.Module],
+    precision: MixedPrecision,
+    num_beams: int,
+    samples: Samples,
+    shares: Sequence[Tensor],
+) -> list[Tensor]:
+    """Return what `Modality.sums` does for each model as it is now, on its share of the samples."""
+    with scoring(models):
+        return [
+            samples.modality.sums(Answers(model, precision, num_beams), samples, share)
+            for model, share in zip(models, shares, strict=True)
+        ]
 
 
 def _score_of(

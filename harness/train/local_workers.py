@@ -41,6 +41,7 @@ def local_workers(
     if not isinstance(collectives, StackedCollectives):
         return [model], build_optimizer(config, model, collectives, num_steps)
     num_workers = collectives.world_size
+    # Buffers such as batch norm's are each worker's own; parameters become rows below.
     models = [copy.deepcopy(model) for _ in range(num_workers)]
     stacked = [
         _rows_of(parameter.detach(), num_workers) for parameter in model.parameters()
@@ -92,6 +93,7 @@ def batched_backward(
 
     @torch.no_grad()
     def backward(inputs: Tensor, labels: Tensor) -> Tensor:
+        # (num_workers, batch, features)
         flat_inputs = inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))
         # Outputs: (num_workers, batch, classes); log-softmax is over rows of all workers.
         *layer_inputs, outputs = _forward(layers, flat_inputs)
@@ -120,6 +122,7 @@ def _stacked_layers(
     model: nn.Sequential, stacked: Sequence[Tensor]
 ) -> list[StackedLayer]:
     """Return the layers that compute; their parameters come as a weight and a bias each."""
+    # In the model's order: weight, bias, weight, bias, ...
     pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
     layers: list[StackedLayer] = []
     for layer in model:

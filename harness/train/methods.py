@@ -28,13 +28,13 @@ def method_of(config: RunConfig) -> type[DistributedOptimizer]:
     source = config.method_source
     if source is not None:
         return method_in(source, config.algorithm)
-    known = methods()
-    if config.algorithm not in known:
+    shipped = methods()
+    if config.algorithm not in shipped:
         raise SpecError(
-            f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}, and "
+            f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(shipped)}, and "
             "a method of your own is named by --methods FILE.py"
         )
-    return known[config.algorithm]
+    return shipped[config.algorithm]
 
 
 def method_in(source: MethodSource, name: str) -> type[DistributedOptimizer]:
@@ -102,10 +102,10 @@ def _installed_source(name: str) -> MethodSource:
     found = entry_points(group=GROUP)
     matching = [entry for entry in found if entry.name == name]
     if not matching:
-        known = sorted(entry.name for entry in found)
+        names = sorted(entry.name for entry in found)
         raise SpecError(
             f"no installed package has an entry point {name!r} in the group {GROUP} (there are "
-            f"{', '.join(known) or 'none'}); a file's name ends in .py"
+            f"{', '.join(names) or 'none'}); a file's name ends in .py"
         )
     path = _module_file(matching[0])
     distribution = matching[0].dist

@@ -45,6 +45,7 @@ def worker_batches(
     if shard is None:
         # All workers shuffle all samples alike, and each takes its batch of a step's.
         num_samples = num_train
+        # A step's samples lie side by side in the order, worker by worker.
         size = num_workers * batch_size
         first = rank * batch_size
         stream: tuple[int, ...] = ()
@@ -52,10 +53,12 @@ def worker_batches(
         num_samples = len(shard)
         size = batch_size
         first = 0
+        # Each worker shuffles its own shard, by draws of its own.
         stream = (rank,)
     order = torch.empty(0, dtype=torch.int64)
     shuffled_epoch = -1
     for step in steps:
+        # Samples that fill no step are left out, others in each epoch.
         epoch, step_of_epoch = divmod(step, num_samples // size)
         if epoch != shuffled_epoch:
             shuffled_epoch = epoch
@@ -121,14 +124,15 @@ def worker_shards(
     if spec.kind == "contiguous":
         starts = [rank * per_worker for rank in range(num_workers)]
         return [torch.arange(start, start + per_worker) for start in starts]
+    # NumPy's draws, as torch has no Dirichlet that takes a generator.
     random = numpy.random.Generator(
         numpy.random.Philox(key=derive_seed(seed, "partition"))
     )
-    known: Labels = labels.cpu().numpy()
+    classes: Labels = labels.cpu().numpy()
     if spec.kind == "class_shards":
-        shards = _class_shards(known, num_workers, spec.shards_per_worker, random)
+        shards = _class_shards(classes, num_workers, spec.shards_per_worker, random)
     else:
-        shards = _dirichlet_shards(known, num_workers, spec.alpha, random)
+        shards = _dirichlet_shards(classes, num_workers, spec.alpha, random)
     return [torch.from_numpy(numpy.sort(shard)) for shard in shards]
 
 
@@ -152,6 +156,7 @@ def _dirichlet_shards(
     labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
 ) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
+    # Each class in a drawn order, so that no worker has the first samples of all classes.
     pools = [
         random.permutation(numpy.flatnonzero(labels == number)) for number in classes
     ]
@@ -185,6 +190,7 @@ def _take(
     taken = numpy.zeros_like(left)
     lacking = count
     while lacking > 0:
+        # Shares of classes of which something is left.
         open_shares = numpy.where(taken < left, shares, 0.0)
         # The worker's classes are used up: it takes of the others as there are of them.
         if open_shares.sum() <= 0:

@@ -29,12 +29,12 @@ def check_restart(
     """Raise SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
     method = optimizer.name
-    known = [*own, *common]
-    unknown = [name for name in restart.without if name not in known]
+    parts = [*own, *common]
+    unknown = [name for name in restart.without if name not in parts]
     if unknown:
         raise SpecError(
             f"{method}: there is no state {unknown[0]!r} to restart without; it has "
-            f"{', '.join(known)}"
+            f"{', '.join(parts)}"
         )
     if not 0 < round(restart.at * num_steps) < num_steps:
         raise SpecError(

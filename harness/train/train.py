@@ -110,12 +110,14 @@ class Monitor:
         wants_checkpoint = (
             training.recorder is not None and now - self._saved >= checkpoint_seconds
         )
+        # Mean over the steps since the last look, this worker's.
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
         self._looked = now
         self._looked_at_step = training.step
         values = self._of_each_worker(
             [wants_checkpoint, self._wants_stop(), step_seconds]
         )
+        # (local workers, 2 + 3), of which every worker gets the sums.
         totals = self._total(torch.cat([training.losses, values], dim=-1))
         loss_sum, num_losses, savers, stoppers, sum_of_step_seconds = totals.tolist()
         # There are none where loss scaling skipped every step since the last score: such a run has
@@ -184,6 +186,7 @@ class Monitor:
     def _heartbeat(self, recorder: Recorder) -> Heartbeat:
         training = self._training
         config = training.config
+        # Steps a second of this attempt: earlier ones may have been elsewhere.
         rate = (training.step - self._first_step) / (time.monotonic() - self._started)
         return Heartbeat(
             attempt=recorder.attempt,
@@ -255,6 +258,7 @@ def record_result(training: Training) -> None:
     collectives = training.collectives
     expected = training.expected_traffic.training()
     sent = collectives.traffic.training()
+    # By purpose: evaluation and control are no part of a method's cost.
     if expected != sent:
         raise RuntimeError(
             f"worker {collectives.rank} sent {sent}, but the closed form of {optimizer.name} says "
@@ -287,6 +291,7 @@ def _result(
     training: Training, recorder: Recorder, digest: str, accuracies: list[float]
 ) -> Result:
     """Return the run's result; `accuracies` are each worker's own."""
+    # The last score of a run that diverged is of an earlier model.
     score = training.score if training.diverged_at is None else None
     modality = training.samples.modality
     sent = {

@@ -161,18 +161,9 @@ class Training:
         self.train_loss: float | None = None
         self.score: Score | None = None
         self.diverged_at: int | None = None
-        self._shards = worker_shards(
-            config.partition, samples.train_labels, config.num_workers, config.seed
-        )
         self._weights: Iterator[list[float]] | None = None
         """Weights of each step where losses are means over tokens; see `token_weights`."""
-        # Shards of text are of groups, as a text task's classes are symbols or tokens.
-        num_classes = samples.modality.num_groups or task.num_classes
-        self.class_counts: list[list[int]] | None = None
-        if self._shards is not None:
-            self.class_counts = class_counts(
-                self._shards, samples.train_labels, num_classes
-            )
+        self._divide_samples(task.num_classes)
         self.clock = Clock(collectives, device)
         self._resume()
         # After `_resume`, which finds the step at which the batches begin.
@@ -180,6 +171,19 @@ class Training:
         self._ahead: list[Batch] | None = None
         for trained in self.models:
             trained.train()
+
+    def _divide_samples(self, num_classes: int) -> None:
+        """Give each worker its shard, where workers have shards of their own, and count classes."""
+        labels = self.samples.train_labels
+        config = self.config
+        self._shards = worker_shards(
+            config.partition, labels, config.num_workers, config.seed
+        )
+        self.class_counts: list[list[int]] | None = None
+        if self._shards is not None:
+            # Shards of text are of groups, as a text task's classes are symbols or tokens.
+            num_groups = self.samples.modality.num_groups or num_classes
+            self.class_counts = class_counts(self._shards, labels, num_groups)
 
     def _choose_passes(self) -> None:
         """Choose what forward and backward passes go through: all workers at once, or one by one."""
@@ -373,6 +377,7 @@ class Training:
             self._ahead = next(self._batches, None)
             self.clock.switch("compute")
         self.precision.step(self.optimizer)
+        # (local workers, 2): a sum and a number, to which a skipped step adds nothing.
         self.losses += self.precision.tally(losses)
         self.step += 1
 
@@ -382,6 +387,7 @@ class Training:
         Returns their mean losses, of shape (local workers,).
         """
         if self._batched is not None:
+            # One joint batch, of shape (local workers * batch, ...).
             return self._batched(*batches[0])
         weights: Sequence[float | None] = [None] * len(batches)
         if self._weights is not None:
@@ -422,6 +428,7 @@ class Clock:
         self._collectives = collectives
         self._phase: Phase = "compute"
         self._began = mark(device)
+        # From here on collectives note their seconds under the phase that is on.
         collectives.elapsed = self._talks
         collectives.account = self._phase
 
@@ -443,6 +450,7 @@ class Clock:
         talks = self._talks.seconds()
         seconds = dict(self._before)
         for phase in PHASES:
+            # Collectives lie inside the phases: their time moves, so the sum stays the wall.
             seconds[phase] += phases.get(phase, 0.0) - talks.get(phase, 0.0)
         seconds["communicate"] += sum(talks.values())
         return seconds

@@ -117,6 +117,7 @@ def prepare_thread(device: str = "cpu") -> None:
     With one thread per worker sums do not depend on the number of cores.
     """
     torch.set_num_threads(1)
+    # Sums of tiny numbers would else take many times as long on some CPUs.
     torch.set_flush_denormal(True)
     use_device(device)
 

@@ -52,6 +52,7 @@ def device_groups(
             "spread them over machines with Slurm, or share a GPU with --workers stacked and "
             "without the rows of DDP, if there are any"
         )
+    # GPUs that are too few for another whole run stay idle.
     starts = range(0, num_gpus - num_processes + 1, num_processes)
     return [
         tuple(f"cuda:{start + rank}" for rank in range(num_processes))
@@ -86,6 +87,7 @@ def launched() -> Launched:
                 "torchrun set it"
             )
     here = Launched(*(int(said[field.upper()]) for field in Launched._fields))
+    # A rank beyond the size would wait for ever for others that never come.
     for name, rank, size in (
         ("", here.rank, here.world_size),
         ("LOCAL_", here.local_rank, here.local_world_size),
@@ -121,6 +123,7 @@ def require_own_devices(identities: Sequence[str]) -> None:
     `identities` are in the order of ranks.
     """
     for rank, own in enumerate(identities):
+        # The lowest rank that has it: another one, if two share it.
         first = identities.index(own)
         if first < rank:
             raise SpecError(

@@ -124,6 +124,7 @@ class WorkerProcesses:
 
         Raises WorkerError: a worker failed, or this one is silent.
         """
+        # By a clock that never goes back.
         deadline = time.monotonic() + timeout_seconds
         # In short waits: a worker that waits for a failed one sends nothing, and does not end.
         while not self.pipes[rank].poll(POLL_SECONDS):
@@ -182,6 +183,7 @@ def start_workers(
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     _start_fork_server([*PRELOADED, work.__module__, *preload])
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
+    # An end for us and an end for the worker, by rank.
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
     context = start_processes(
@@ -237,6 +239,7 @@ def _be(
             *arguments[rank],
         )
     except Exception as error:
+        # One line, as it becomes part of a sentence.
         words = " ".join(str(error).split())
         if not words or not isinstance(error, RuntimeError | OSError | ValueError):
             traceback.print_exc()
@@ -261,6 +264,7 @@ def stop_with_launcher() -> None:
     launcher = os.getppid()
 
     def watch() -> None:
+        # An orphan gets another parent: there is no signal for that, so it is looked for.
         while os.getppid() == launcher:
             time.sleep(LAUNCHER_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -153,7 +153,7 @@ def _methods_of(frames: Frames) -> list[Method]:
     for row in experiment.rows:
         is_own = row.num_parameters == experiment.rows[0].num_parameters
         is_own &= row.base is None and row.num_steps == own_length(experiment)
-        is_method = row.tunes is None and row.rule == "held_out" and row.ratio > 1
+        is_method = row.tunes is None and row.rule == "held_out" and row.ratio_group > 1
         if not (is_own and is_method and row.models_sent) or row.row not in against:
             continue
         sendings = sendings_of(frames, lines[row.row])

@@ -201,7 +201,7 @@ def explorer_page(
     if frames is not None:
         tables |= experiment_tables(frames)
         experiment = _experiment(frames)
-        main_ratio = frames.experiment.main_ratio
+        main_ratio = frames.experiment.main_ratio_group
         title = title or frames.experiment.title
     if timings is not None:
         tables["timings"] = timings

@@ -244,7 +244,7 @@ def _steps_on(
                 "method": name,
                 "label": method.label,
                 "baseline": method.baseline,
-                "ratio": method.payload_ratio(model.workload.num_parameters),
+                "ratio": method.payload_reduction(model.workload.num_parameters),
                 "seconds": min(model.seconds(method, network) for network in networks),
             }
         )

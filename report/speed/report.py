@@ -284,7 +284,7 @@ def _modelled(
     large_messages = sweeps[sweeps["payload_bytes"] >= LARGE_MESSAGE]
     return Modelled(
         proposed=proposed,
-        ratio=model.methods[PROPOSED].payload_ratio(model.workload.num_parameters),
+        ratio=model.methods[PROPOSED].payload_reduction(model.workload.num_parameters),
         headlines=headlines if headlines.empty else headlines_table(headlines),
         agreement=agreement_frame(study.cells),
         beyond_formula=large_messages["beyond_formula"].abs(),

@@ -138,7 +138,7 @@ def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
         "label": method.label,
         "algorithm": method.algorithm,
         "baseline": method.baseline,
-        "ratio": method.payload_ratio(timing.workload.num_parameters),
+        "ratio": method.payload_reduction(timing.workload.num_parameters),
         "codec_alone_seconds": method.codec_alone_seconds,
     }
 
@@ -334,7 +334,7 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     for session in sessions:
         for method in session.methods:
             if method.baseline:
-                ratios[method.name] = method.payload_ratio(
+                ratios[method.name] = method.payload_reduction(
                     session.workload.num_parameters
                 )
     steps = scored_steps_frame(sessions)

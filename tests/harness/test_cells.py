@@ -263,7 +263,7 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
     table["rows"] = table["rows"][:2]
 
     def best(row: str, config: RunConfig) -> float:
-        fits = config.settings.get("reset_interval") in (
+        fits = config.settings.table.get("reset_interval") in (
             None,
             2 if config.num_steps == 10 else 5,
         )

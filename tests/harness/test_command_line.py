@@ -20,7 +20,7 @@ from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.harness.spec.spec_file import load_spec
-from cser_bench.harness.workers.launch import write_experiment
+from cser_bench.harness.workers.prepare import write_experiment
 from tests.harness.support import (
     ROOT,
     CommandLine,

@@ -22,7 +22,7 @@ from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.records.store import VERSION, RunFile, write_record
 from cser_bench.harness.spec.spec_file import find_spec
-from cser_bench.harness.workers.launch import write_experiment
+from cser_bench.harness.workers.prepare import write_experiment
 from tests.harness.support import ROOT, CommandLine, Table, small_spec
 
 RESULTS = ROOT / "results"
@@ -156,7 +156,7 @@ def planned(spec: Path, *contrasts: Table, **names: str) -> Path:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The time at which plans are written: its last entry."""
     times = [at(8)]
-    monkeypatch.setattr("cser_bench.harness.workers.launch.now", lambda: times[-1])
+    monkeypatch.setattr("cser_bench.harness.workers.prepare.now", lambda: times[-1])
     return times
 
 

@@ -79,7 +79,7 @@ def shrunken(name: str) -> Spec:
     rows = [
         row.model_copy(
             update={
-                "settings": row.tables[-1],
+                "settings": row.settings_to_try[-1],
                 "candidates": [],
                 "learning_rate": (row.learning_rate or 0.01) / slower,
             }

@@ -16,7 +16,8 @@ from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.store import Failure, read_record, read_run
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks import blobs
-from cser_bench.harness.workers.launch import launch, missing_runs, places
+from cser_bench.harness.workers.launch import launch, places
+from cser_bench.harness.workers.prepare import missing_runs
 from tests.harness.support import (
     CSER,
     CommandLine,

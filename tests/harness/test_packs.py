@@ -37,7 +37,8 @@ from cser_bench.harness.records.store import (
     read_run_files,
 )
 from cser_bench.harness.spec.spec_file import load_spec
-from cser_bench.harness.workers.launch import launch, missing_runs
+from cser_bench.harness.workers.launch import launch
+from cser_bench.harness.workers.prepare import missing_runs
 from cser_bench.report.frame import read_frames
 from cser_bench.slurm.campaign import statuses
 from tests.harness.support import (

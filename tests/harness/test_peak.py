@@ -12,6 +12,7 @@ from torch import nn
 from cser_bench.harness.plan.memory import Allocations, peak_models
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import small_config
 
@@ -40,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def config_of(name: str, num_workers: int) -> RunConfig:
     changes = {
         "algorithm": name,
-        "settings": SETTINGS[name],
+        "settings": MethodSettings.model_validate(SETTINGS[name]),
         "num_workers": num_workers,
         "momentum": 0.9,
     }

@@ -23,6 +23,7 @@ from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig, run_id
+from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (
@@ -181,7 +182,9 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
         "weight_decay": 1e-3,
     }
     # Two moments, of which SGD has one.
-    plain = configs["ef_sgd"].model_copy(update={"settings": {}, "algorithm": "sgd"})
+    plain = configs["ef_sgd"].model_copy(
+        update={"settings": MethodSettings(), "algorithm": "sgd"}
+    )
     sgd = footprint_of(plain)
     adamw = footprint_of(configs["sgd"])
     assert adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
@@ -367,7 +370,8 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(
     if task != "fashion_mnist" or name in (*LONG_STUDIES, *SHORT_STUDIES):
         return
     sent = [
-        (rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs
+        (rows[run.row].ratio_group, footprint_of(run.config).models_sent)
+        for run in plan.runs
     ]
     assert 96 in dict(sent)
     assert all(48 < each < 51 for ratio, each in sent if ratio == 96)
@@ -382,17 +386,21 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
         for name in ("long", "regime")
     )
     paper = {12: 2_438, 96: 305, 384: 76}
-    assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
+    assert {row.ratio_group for row in long.rows} >= {None, 1, *paper, 1536}
     for row in long.rows:
-        for number in range(len(row.tables)):
+        for number in range(len(row.settings_to_try)):
             seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
             assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
-            if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
+            if (
+                row.ratio_group in paper
+                and not seen.gathered_bits
+                and row.row != "sgd_outer"
+            ):
                 assert seen.models_in_training == pytest.approx(
-                    paper[int(row.ratio)], rel=0.1
+                    paper[int(row.ratio_group)], rel=0.1
                 ), (row.row, number)
     for row in short.rows:
-        if row.ratio == short.statistics.main_ratio:
+        if row.ratio_group == short.statistics.main_ratio_group:
             assert (
                 footprint_of(
                     config_of(short, settled(row, Trial(0, 0.01)), 1)

@@ -185,7 +185,7 @@ def test_the_tuning_tries_every_table_of_settings_with_held_out_samples_and_its_
     assert {row.num_steps for row in plan.experiment.rows} == {20}
     assert {tuple(row.runs) for row in plan.experiment.rows} == {("101",)}
     configs = {run.row: run.config for run in plan.runs}
-    assert configs["csea-4_c2_lr0.02"].settings == {"error_compressor": TOP_K}
+    assert configs["csea-4_c2_lr0.02"].settings.table == {"error_compressor": TOP_K}
     assert {
         (config.task.held_out, config.task.num_train, config.num_epochs)
         for config in configs.values()
@@ -195,7 +195,7 @@ def test_the_tuning_tries_every_table_of_settings_with_held_out_samples_and_its_
 def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     plan = planned(tuned, regime_spec())
     config = {run.row: run.config for run in plan.runs}["csea-4"]
-    assert config.settings == {"error_compressor": BLOCK | {"num_blocks": 8}}
+    assert config.settings.table == {"error_compressor": BLOCK | {"num_blocks": 8}}
     assert config.learning_rate == 0.02
     tuning = plan.experiment.tuning
     assert tuning is not None
@@ -205,7 +205,7 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
         3,
         True,
     )  # one rate has no neighbours
-    assert choice.settings == config.settings
+    assert choice.settings == config.settings.table
     assert not tuning.choices["sgd"].at_end
     assert tuning.choices_by_training_loss["csea-4"].candidate == 2
     rates = {
@@ -213,11 +213,11 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     }
     assert {name: each.learning_rate for name, each in tuning.choices.items()} == rates
     experiment = plan.experiment
-    assert (experiment.floor, experiment.margin_reason, experiment.main_ratio) == (
-        "alone",
-        "it is small",
-        4,
-    )
+    assert (
+        experiment.floor,
+        experiment.margin_reason,
+        experiment.main_ratio_group,
+    ) == ("alone", "it is small", 4)
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
                 rows[name].settings,
                 rows[name].learning_rate,
             )
-    assert rows["final_average@1"].ratio == 20
-    assert rows["csea-4@1"].ratio == 4
+    assert rows["final_average@1"].ratio_group == 20
+    assert rows["csea-4@1"].ratio_group == 4
     configs = {run.row: run.config for run in plan.runs}
     assert configs["csea-4@2"].num_epochs == 2
     assert configs["csea-4@2"].task.held_out == 0
@@ -374,7 +374,9 @@ def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_resta
         "own~momentum",
         "csea-4~momentum",
     ]
-    assert configs["csea-4"].settings == {"error_compressor": BLOCK | {"num_blocks": 8}}
+    assert configs["csea-4"].settings.table == {
+        "error_compressor": BLOCK | {"num_blocks": 8}
+    }
     assert configs["csea-4"].num_epochs == 3
     assert configs["own~momentum"].learning_rate == 0.2
     assert configs["csea-4~momentum"].settings == configs["csea-4"].settings

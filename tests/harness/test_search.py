@@ -28,8 +28,9 @@ from cser_bench.harness.plan.search import (
 )
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.spec import Spec, TuningSpec
+from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import load_spec
+from cser_bench.harness.spec.tuning import TuningSpec
 from tests.harness.support import (
     CSER,
     Table,

@@ -18,7 +18,7 @@ from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec.run import ModelSpec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.workers.attempt import attempt_stacked
-from cser_bench.harness.workers.launch import missing_runs, prepare
+from cser_bench.harness.workers.prepare import missing_runs, prepare
 from cser_bench.report.build import build
 from cser_bench.slurm.campaign import put_submission
 from tests.harness.support import (

@@ -141,7 +141,7 @@ def test_training_learns(tmp_path: Path) -> None:
 def test_result_is_the_last_event(tmp_path: Path) -> None:
     record = done(small_config("cser", CSER), tmp_path)
     last = record.events[-1].model_dump()
-    result = record.result.model_dump()
+    result = record.result.model_dump(by_alias=True)
     shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
     assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
     assert (result["status"], result["num_steps"], result["world_size"]) == (

@@ -159,14 +159,14 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
 def test_settings_change_what_they_name(tmp_path: Path) -> None:
     """All others stay at what reaches the ratio of the network's rows."""
     trial = make_trial(str(EXAMPLE), "residual", settings="growth = 0.25")
-    assert trial.spec.rows[0].settings == {"sync_interval": 12, "growth": 0.25}
+    assert trial.spec.rows[0].settings.table == {"sync_interval": 12, "growth": 0.25}
     needs = tmp_path / "needs.py"
     text = EXAMPLE.read_text()
     needs.write_text(
         text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"')
     )
     trial = make_trial(str(needs), "residual", settings="sync_interval = 5")
-    assert trial.spec.rows[0].settings == {"sync_interval": 5}
+    assert trial.spec.rows[0].settings.table == {"sync_interval": 5}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_ships_is_there_and_its_length_said(
 ) -> None:
     """On the perceptron the two best rates are tried at two more seeds, as all rows' were."""
     tried = make_trial(str(EXAMPLE), network)
-    assert tried.spec.rows[0].settings == {"sync_interval": interval}
+    assert tried.spec.rows[0].settings.table == {"sync_interval": interval}
     words = duration_words(tried, 2)
     assert f"{num_trials} runs that tune the rate and 3 that count" in words
     minutes = int(words.split("about ")[1].split()[0])

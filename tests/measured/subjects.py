@@ -38,6 +38,7 @@ from cser_bench.algorithms.core.exchange import Sending
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.spec.run import ModelSpec, Precision, RunConfig
+from cser_bench.harness.spec.settings import CompressorSettings
 from cser_bench.harness.timing.session import there_and_back
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,
@@ -48,13 +49,8 @@ from cser_bench.harness.timing.workloads import (
     problem_of,
     short_run,
 )
-from cser_bench.harness.train.build import (
-    build_compressor,
-    build_optimizer,
-    num_steps_of,
-    table_at_traffic,
-    trainable,
-)
+from cser_bench.harness.train.arguments import build_compressor, settings_at_traffic
+from cser_bench.harness.train.build import build_optimizer, num_steps_of, trainable
 from cser_bench.harness.train.local_workers import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import device_groups, joined
@@ -117,9 +113,8 @@ def _settings() -> dict[str, dict[str, Any]]:
     found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
-            found.setdefault(
-                name, table_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS)
-            )
+            settings = settings_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS)
+            found.setdefault(name, settings.table)
     return found
 
 
@@ -294,7 +289,7 @@ def encoding_calls(
         "ddp_fp16": lambda: seconds_to_idle(lambda: vector.copy_(vector.half()), device)
     }
     for number, table in enumerate(ENCODED):
-        compressor = build_compressor("compressor", table)
+        compressor = build_compressor("compressor", CompressorSettings(**table))
         sending = Sending(AlikeCollectives(0, num_workers))
         layout = Layout.flat(slice(0, len(vector)))
         draw = Draw(1, number, Purpose.GRADIENT.value)

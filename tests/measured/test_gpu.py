@@ -38,10 +38,12 @@ from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.records.store import VERSION, write_record
 from cser_bench.harness.records.timings import EncodingTimes
 from cser_bench.harness.spec.run import Precision, RunConfig
+from cser_bench.harness.spec.settings import CompressorSettings
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run
-from cser_bench.harness.train.build import build_compressor, format_of, trainable
+from cser_bench.harness.train.arguments import build_compressor
+from cser_bench.harness.train.build import format_of, trainable
 from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 from cser_bench.harness.train.training import Clock
 from cser_bench.report.speed.encoding import TIMES, name_of
@@ -269,7 +271,7 @@ def test_a_method_learns_with_stacked_workers(
         pytest.skip("this GPU has no bf16; use fp16")
     config = learning(name, scale, precision)
     trainee = trainee_of(config, device, StackedCollectives(config.num_workers))
-    num_steps = scale.num_steps * config.settings.get("accumulation_steps", 1)
+    num_steps = scale.num_steps * config.settings.table.get("accumulation_steps", 1)
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
     assert all(map(math.isfinite, losses))
@@ -508,7 +510,7 @@ def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(
     vector = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1)).to(device)
     layout = Layout.flat(slice(0, 5000))
     for table in subjects.ENCODED:
-        compressor = build_compressor("compressor", table)
+        compressor = build_compressor("compressor", CompressorSettings(**table))
         draw = Draw(1, 1, Purpose.GRADIENT.value)
         ends = (SoloCollectives(), subjects.AlikeCollectives(0, NUM_WORKERS))
         alone, alike = (

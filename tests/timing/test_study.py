@@ -72,7 +72,7 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(
             )
             if wanted:
                 config = run.config
-                expected = (config.algorithm, config.settings, config.momentum)
+                expected = (config.algorithm, config.settings.table, config.momentum)
                 assert timed.pop(f"{experiment}/{run.row}", expected) == expected
     left = {row.partition("/")[2] for row in timed}
     assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, (
@@ -92,7 +92,7 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
         run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs
     }
     steps = {
-        row: (config.algorithm, config.settings, config.local_step)
+        row: (config.algorithm, config.settings.table, config.local_step)
         for row, config in configs.items()
     }
     timed = {
@@ -319,6 +319,6 @@ def test_the_first_table_is_timed_at_its_settings_and_hooks_stand_for_what_equal
             run.row
         )
         assert method.algorithm == (hook or run.config.algorithm)
-        assert method.settings == run.config.settings
+        assert method.settings == run.config.settings.table
     assert len(of_rows) == len(timed) == 9
     assert all(method.overlap for method in timed.values())

@@ -187,7 +187,7 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
     if ratio := NOT_OF_256.get(
         name, 256
     ):  # What the name says; blocks of few parameters are rounded up.
-        assert methods[name].payload_ratio(NUMEL) == pytest.approx(ratio, rel=0.05)
+        assert methods[name].payload_reduction(NUMEL) == pytest.approx(ratio, rel=0.05)
 
 
 def test_a_bucket_is_ready_when_its_last_gradient_is(

@@ -178,7 +178,7 @@ def test_an_entry_is_made_and_verified_by_processes_too(
     folder = entered / "tracks" / "tiny" / "entries" / "mine"
     about = read_entry(folder).about
     assert (about.author, about.description) == ("A. N. Other", 'Says "less" and less.')
-    assert (about.algorithm, about.settings) == (
+    assert (about.algorithm, about.settings.table) == (
         "growing_local_sgd",
         {"sync_interval": 3},
     )
