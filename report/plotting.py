@@ -162,8 +162,8 @@ def family_handles(families: Iterable[str]) -> list[Line2D]:
             [],
             [],
             linestyle="None",
-            marker=SHAPES[family],
-            color=FAMILIES[family],
+            marker=SHAPES.get(family, OTHER_SHAPE),
+            color=FAMILIES.get(family, OTHER),
             label=family,
         )
         handles.append(handle)
