@@ -426,6 +426,24 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
     """
+    family = _contrast_tests(frames)
+    exponents = frames.experiment.exponents or []
+    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
+    # Only now is one test of each contrast kept: the others had to be in Holm's family too.
+    by_p = family.sort_values("p", kind="stable")
+    nearest = by_p.drop_duplicates("contrast").set_index("contrast")
+    frame = _contrast_estimates(frames).join(nearest)
+    level = 1 - frames.experiment.confidence
+    frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
+    too_late = are_without_verdict(frames)
+    # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
+    frame.loc[too_late, "verdict"] = TOO_LATE
+    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
+    return frame
+
+
+def _contrast_estimates(frames: Frames) -> pd.DataFrame:
+    """Return the declared contrasts with their differences, without tests."""
     rates = rates_frame(frames)
     lines = []
     for contrast in frames.contrasts:
@@ -454,20 +472,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         "high",
         "at_equal_rate",
     ]
-    family = _contrast_tests(frames)
-    exponents = frames.experiment.exponents or []
-    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
-    # Only now is one test of each contrast kept: the others had to be in Holm's family too.
-    by_p = family.sort_values("p", kind="stable")
-    nearest = by_p.drop_duplicates("contrast").set_index("contrast")
-    frame = pd.DataFrame(lines, columns=columns).join(nearest)
-    level = 1 - frames.experiment.confidence
-    frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
-    too_late = are_without_verdict(frames)
-    # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
-    frame.loc[too_late, "verdict"] = TOO_LATE
-    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
-    return frame
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _contrast_tests(frames: Frames) -> pd.DataFrame:

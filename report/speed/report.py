@@ -177,24 +177,31 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         frames["agreement"] = modelled.agreement
         figures["speedups"] = draw_speedups(study, model, families)
     frames |= _condition_frames(study)
-    left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
     context = {
         "model": model,
         "timed": timed,
         "modelled": modelled,
         "scored": scored,
         "head": _head(scored, modelled),
+        "figures": figures,
+    }
+    return context | _context_of_records(study), frames, figures
+
+
+def _context_of_records(study: SpeedStudy) -> dict[str, Any]:
+    """Return what the template shows of the records as they are, without model and accuracy."""
+    left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
+    return {
         "wide": _condition(study.wide, is_fastest_first=True),
         "row": _condition(study.consecutive),
         "text": _condition(study.text),
-        "figures": figures,
         "workloads": list(study.models.values()),
         "at": AT,
         "records": study,
         "machine": _machine(study),
+        # Timings that left out the same thing for the same reason say so once.
         "left_out": dict.fromkeys(left_out),
     }
-    return context, frames, figures
 
 
 def _modelled_workloads(study: SpeedStudy) -> list[WorkloadModel]:
