@@ -154,14 +154,14 @@ def _score_names(frames: Frames) -> list[ScoreName]:
 
 def _check_same_regime(frames: Frames, curve_frames: Frames) -> None:
     """Raise UsageError where the curve does not belong to the experiment."""
-    own = frames.experiment.config
+    here = frames.experiment.config
     other = curve_frames.experiment.config
     for key in REGIME:
-        if own.get(key) != other.get(key):
+        if here.get(key) != other.get(key):
             raise UsageError(
                 f"{frames.experiment.name} takes its baseline's curve from "
                 f"{curve_frames.experiment.name}, whose {key} is {other.get(key)!r} and not "
-                f"{own.get(key)!r}; name a curve of the same network, task and recipe"
+                f"{here.get(key)!r}; name a curve of the same network, task and recipe"
             )
 
 

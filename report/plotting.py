@@ -219,11 +219,6 @@ def _short(value: float) -> str:
     return f"{value / 1_000_000:g}M"
 
 
-def units_in_one(unit: str) -> int:
-    """Return how many of a unit one is of a score: points are hundredths of a share."""
-    return 100 if unit == "points" else 1
-
-
 def plain(text: str) -> str:
     """Make a text that matplotlib draws as it is.
 

@@ -64,8 +64,9 @@ def table(
         strong: a column of booleans; its true rows are set in bold.
     """
     heads: list[str] = [escape(head) for head, _ in columns.values()]
-    rules = ["---" if name in LEFT else "---:" for _, name in columns.values()]
-    lines = [heads, rules]
+    # Dashes below a head say how its column is aligned.
+    dashes = ["---" if name in LEFT else "---:" for _, name in columns.values()]
+    lines = [heads, dashes]
     for record in frame.to_dict("records"):
         cells = [_cell(record, column, name) for column, (_, name) in columns.items()]
         if strong is not None and record[strong]:

@@ -67,13 +67,18 @@ def tuning_section(
         return None
     table = _rate_table(frames, rates)
     trials = frames.tuning
-    each = trials.groupby("row")["trial"].nunique() if len(trials) else pd.Series([0])
+    each = pd.Series([0])
+    num_seeds = 0
+    if len(trials):
+        each = trials.groupby("row")["trial"].nunique()
+    if len(table):
+        num_seeds = int(table["num_runs"].max())
     named = frames.experiment.tuning
     return TuningSection(
         rates=table,
         score_format=score_format(frames.metric),
         is_of_test=bool((rates["kind"] == "test").any()),
-        num_seeds=int(table["num_runs"].max()) if len(table) else 0,
+        num_seeds=num_seeds,
         experiment=named.experiment if named else None,
         num_runs=int(cost["num_runs"].sum()),
         num_trials=span((each.min(), each.max())),
@@ -81,9 +86,7 @@ def tuning_section(
         epochs_here=_epochs(frames.rows["num_epochs"]),
         is_full_length=_longest(trials) == _longest(frames.rows),
         has_lengths=_has_lengths(frames),
-        seeds=", ".join(map(str, sorted(trials["seed"].unique())))
-        if len(trials)
-        else "",
+        seeds=", ".join(map(str, sorted(trials["seed"].unique()))),
         given=_given_rates(frames),
         tuned_places=_tuned_places(frames),
         at_end=cost.loc[cost["num_at_end"] > 0, "label"].tolist(),
@@ -120,12 +123,13 @@ def _given_rates(frames: Frames) -> list[str]:
     tuning = frames.experiment.tuning
     if tuning is None:
         return []
-    own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
     rows = frames.rows
-    # A row that was tuned in some cells has its rate from these.
-    tuned_in_cells = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
-    is_given = ~own["row"].isin([*tuning.selected, *tuned_in_cells])
-    return [row_name(frames, str(row)) for row in own.loc[is_given, "row"]]
+    # Rows of the experiment itself, not those that repeat them at other lengths and rates.
+    main_rows = rows[rows["base"].isna() & rows["learning_rate"].notna()]
+    # A row that was tuned at some sizes and lengths has its rate from these.
+    tuned_elsewhere = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
+    is_given = ~main_rows["row"].isin([*tuning.selected, *tuned_elsewhere])
+    return [row_name(frames, str(row)) for row in main_rows.loc[is_given, "row"]]
 
 
 def _tuned_places(frames: Frames) -> list[str]:

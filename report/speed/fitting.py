@@ -202,8 +202,8 @@ def network_on(
     all_reduces = [fit for fit in usable if fit.collective == "all_reduce"]
     links: dict[Collective, Links] = {}
     for collective in COLLECTIVES:
-        own = [fit for fit in usable if fit.collective == collective]
-        links[collective] = _links(fabric, own or all_reduces or usable)
+        of_kind = [fit for fit in usable if fit.collective == collective]
+        links[collective] = _links(fabric, of_kind or all_reduces or usable)
     return Network(
         fabric.num_machines,
         fabric.workers_per_machine,

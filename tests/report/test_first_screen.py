@@ -17,7 +17,7 @@ from cser_bench.report.first_table import (
     Line,
     Table,
     emulated_needs,
-    known_of,
+    measured_row,
     names_by_key,
     panels,
     table_frame,
@@ -39,7 +39,7 @@ def name_of(value: object) -> str:
 def test_a_line_is_one_setting_of_the_class_that_one_types(
     table: Table, line: Line
 ) -> None:
-    rows = [known_of(run).row for run in (*line.runs, line.setting_of) if run]
+    rows = [measured_row(run).row for run in (*line.runs, line.setting_of) if run]
     assert len({setting_in_short(row) for row in rows}) == 1, (
         "its cells would mix two settings"
     )
@@ -104,7 +104,7 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
     assert (ROOT / FIGURE).is_file()
     for panel in panels():
         for runs in panel.lines.values():
-            shares = [known_of(run).traffic for run in runs]
+            shares = [measured_row(run).traffic for run in runs]
             assert shares == sorted(shares, reverse=True), (
                 "a line goes from much to little traffic"
             )
@@ -193,7 +193,7 @@ TIMED = [
 
 @pytest.mark.parametrize("line", TIMED, ids=lambda line: line.label)
 def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
-    scored = known_of(line.runs[0]).row
+    scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
     assert timed is not None, "what it needs is emulated"
     assert timed.settings == scored.settings
@@ -203,7 +203,7 @@ def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> N
 def test_powersgd_has_the_need_of_what_it_sent_and_not_of_its_rank_on_resnet_50() -> (
     None
 ):
-    sent = known_of("table_cnn/powersgd")
+    sent = measured_row("table_cnn/powersgd")
     assert timed_as(sent.row) is None
     frame = table_frame(tables()[0]).set_index("method")
     # It sends 1.5 times as much as EF top-k does, all in one step.
