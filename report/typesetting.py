@@ -62,6 +62,19 @@ def pdf_of(markdown: str, root: Path) -> bytes:
     return bytes(pdf)
 
 
+def write_pdf(markdown: str, path: Path) -> None:
+    """Write the PDF of a text whose pictures are named from the folder of `path`.
+
+    A command that is stopped while it writes leaves the old PDF, whole.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(pdf_of(markdown, path.parent))
+    temporary.replace(path)
+
+
 def _best_filled(sources: Sequence[str], root: Path) -> str:
     """Return the first source whose last page is half filled; else that with the fullest last page."""
     ends = []

@@ -219,11 +219,18 @@ def explorer_page(
         "tables": shown,
         "models": models,
     }
+    return _rendered(title or "", payload, links)
+
+
+def _rendered(
+    title: str, payload: Mapping[str, Any], links: Sequence[tuple[str, str]]
+) -> str:
+    """Put a page's data, style and scripts into the template."""
     # Better an error here: Python would write NaN, at which the page's JSON.parse fails.
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
     scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return _template().render(
-        title=title or "",
+        title=title,
         style=LOOKS.read_text() + (HERE / "style.css").read_text(),
         links=links,
         # A "</script>" in a text would end the script that the data stand in.
