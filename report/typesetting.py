@@ -19,7 +19,7 @@ from cser_bench.report.markdown import markdown_parser, without_comments
 _LONG = 34
 
 # Sizes of type in points, the one that reads best first.
-_SIZES = (9.5, 9.2, 8.9, 8.6, 9.8)
+_SIZES = (9.5, 9.2, 8.9, 8.6, 9.8, 8.3)
 
 # Where the text of the last page should end, in points from the top of a page of 842.
 _HALF_FILLED = 420
@@ -76,15 +76,18 @@ def write_pdf(markdown: str, path: Path) -> None:
 
 
 def _best_filled(sources: Sequence[str], root: Path) -> str:
-    """Return the first source whose last page is half filled; else that with the fullest last page."""
-    ends = []
+    """Return the first source whose last page is half filled.
+
+    Where none is, return that of the fewest pages, and of these that with the fullest last page.
+    """
+    ends: list[tuple[int, float]] = []
     for source in sources:
         page, low = _end(source, root)
         # A sole page may be as short as it likes.
         if page == 1 or low >= _HALF_FILLED:
             return source
-        ends.append(low)
-    return sources[ends.index(max(ends))]
+        ends.append((page, -low))
+    return sources[ends.index(min(ends))]
 
 
 def _options(root: Path) -> dict[str, Any]:
