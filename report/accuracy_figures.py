@@ -22,12 +22,11 @@ from cser_bench.report.plotting import (
     plain,
     shape_of,
     style,
-    units_in_one,
     verdict_handles,
 )
 from cser_bench.report.regime import is_sensitive
 from cser_bench.report.statistics import MORE, contrasts_frame
-from cser_bench.report.wording import amount, gap, traffic
+from cser_bench.report.wording import amount, gap, traffic, units_in_one
 
 LEAST_LOADS = 3
 """A method is drawn over the load of a link where it was run at so many loads or more."""
@@ -89,9 +88,9 @@ def loss_at_one_load(
     The load is None where all rows are taken, whatever their loads.
     """
     load = main_load(frames)
-    own = with_verdicts(frames, accuracy)
-    shown = at_link_load(own, load)
-    return shown, load if len(shown) < len(own) else None
+    compared = with_verdicts(frames, accuracy)
+    shown = at_link_load(compared, load)
+    return shown, load if len(shown) < len(compared) else None
 
 
 def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -102,18 +101,20 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     """
     is_baseline = accuracy["row"] == frames.experiment.baseline
     is_known = accuracy["difference"].notna()
-    own = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
+    compared = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
     verdicts = {}
     if is_sensitive(frames):
         for line in contrasts_frame(frames).to_dict("records"):
             if line["kind"] == "non-inferiority":
                 verdicts[line["row"]] = line["verdict"]
     all_sent = accuracy.loc[is_baseline, "link_models"].sum()
-    share = own["link_models"].astype(float) / (all_sent or math.nan)
-    own = own.assign(
-        verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit, traffic=share
+    share = compared["link_models"].astype(float) / (all_sent or math.nan)
+    compared = compared.assign(
+        verdict=compared["row"].map(verdicts),
+        unit=frames.metric.loss_unit,
+        traffic=share,
     )
-    return own.astype({"verdict": object})
+    return compared.astype({"verdict": object})
 
 
 def loss_figure(

@@ -221,15 +221,15 @@ def _figures(
     name = gap_name(frames.metric)
     title = name[:1].upper() + name[1:]
     shown, load = loss_at_one_load(frames, accuracy)
-    own = with_verdicts(frames, accuracy)
+    compared = with_verdicts(frames, accuracy)
     figures = {}
     if len(shown):
         figures["loss"] = loss_figure(
             shown, margin, f"{title} by method", families, unit, name
         )
-    if len(drawn_methods(own, families)):
+    if len(drawn_methods(compared, families)):
         figures["links"] = link_figure(
-            own, margin, f"{title} by traffic", families, unit, name
+            compared, margin, f"{title} by traffic", families, unit, name
         )
     if hours["speed_up"].notna().any():
         label = frames.metric.label

@@ -147,14 +147,14 @@ def _score_names(frames: Frames) -> list[ScoreName]:
 
 def _check_same_regime(frames: Frames, curve_frames: Frames) -> None:
     """Raise UsageError where the curve does not belong to the experiment."""
-    own = frames.experiment.config
+    here = frames.experiment.config
     other = curve_frames.experiment.config
     for key in REGIME:
-        if own.get(key) != other.get(key):
+        if here.get(key) != other.get(key):
             raise UsageError(
                 f"{frames.experiment.name} takes its baseline's curve from "
                 f"{curve_frames.experiment.name}, whose {key} is {other.get(key)!r} and not "
-                f"{own.get(key)!r}; name a curve of the same network, task and recipe"
+                f"{here.get(key)!r}; name a curve of the same network, task and recipe"
             )
 
 
@@ -166,8 +166,10 @@ def curve_of(
     At a length that the experiment ran itself, its own baseline counts and the other's does not:
     the methods were tuned in the same experiment as its learning rate, and a run must not count twice.
     """
+    # By steps: (runs,) each.
     scores: dict[int, np.ndarray] = {}
     tuned: set[int] = set()
+    # The experiment itself comes last, so that its runs replace the curve's at the same length.
     for source in filter(None, (curve_frames, frames)):
         for (row_size, steps), row in rows_by_place(
             source, source.experiment.baseline
@@ -259,6 +261,7 @@ def steps_in_draws(
             taken where the sample has too few runs for one of its own.
     """
     generator = np.random.default_rng(SEED)
+    # (1 + draws, lengths): the whole curve is redrawn, so that its own spread counts too.
     means = _redrawn(
         generator, curve.means, curve.counts, curve.deviation, curve.degrees
     )
@@ -269,10 +272,12 @@ def steps_in_draws(
         if siblings is not None and len(scores) < OWN_DEVIATION_RUNS:
             deviation, degrees = pooled_deviation(siblings[number])
         mean = np.array([scores.mean()])
+        # (1 + draws,): a target for each redrawn curve.
         targets = _redrawn(
             generator, mean, np.array([len(scores)]), deviation, degrees
         )[:, 0]
         steps = _steps_to(targets, log_steps, curves)
+        # Where each length has one run nothing says how far its mean may be off.
         if curve.degrees == 0:
             steps[1:] = math.nan
         found.append(steps)
@@ -325,6 +330,7 @@ def _grid_of(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.isnan(means).any():
         # Without a deviation only the means themselves are known.
         means = np.where(np.isnan(means), means[0], means)
+    # Longer runs are taken to score no worse: noise would else give a score two lengths.
     regressed = [
         isotonic_regression(of_draw, weights=curve.counts).x for of_draw in means
     ]
@@ -347,10 +353,13 @@ def _steps_to(
     after = (scores < targets).sum(axis=0)
     right = np.clip(after, 1, num_points - 1)
     draw = np.arange(len(targets))
-    below, above = scores[right - 1, draw], scores[right, draw]
+    # (draws,) each: the scores on both sides of the target, on each draw's own curve.
+    below = scores[right - 1, draw]
+    above = scores[right, draw]
     # A target on the first point is at its beginning, where a flat curve has no rise to divide by.
     rise = np.where(above > below, above - below, 1.0)
     share = np.clip((targets - below) / rise, 0.0, 1.0)
+    # Linear in ln t between two points of the grid.
     steps = np.exp(
         log_steps[right - 1] + share * (log_steps[right] - log_steps[right - 1])
     )
@@ -364,7 +373,9 @@ def _line(
     curve: Curve, reached: Reached, by_draw: np.ndarray, score_name: str
 ) -> tuple[object, ...]:
     """Return the row's line of `efficiency_frame`."""
-    steps, drawn = by_draw[0], by_draw[1:]
+    # The first is of the means themselves, which is the estimate.
+    steps = by_draw[0]
+    drawn = by_draw[1:]
     low = high = math.nan
     if not np.isnan(drawn).any():
         tail = (1 - COVERAGE) / 2
@@ -395,7 +406,9 @@ def _judged(
 
     A bound is the interval's end on the side that the curve covers, or the curve's own end.
     """
-    shortest, longest = curve.steps[0], curve.steps[-1]
+    shortest = curve.steps[0]
+    longest = curve.steps[-1]
+    # In this order: first what the curve does not reach, then where it is too coarse to be read.
     if math.isnan(low):
         return "none", math.nan, "too few runs"
     if low == 0 and high == math.inf:
@@ -409,6 +422,7 @@ def _judged(
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
         return ("none", math.nan, "curve too coarse there")
+    # How far off the next tuned length is, as a logarithm of a factor.
     nearest = min(
         (abs(math.log(steps / length)) for length in curve.tuned), default=math.inf
     )
@@ -428,6 +442,7 @@ def quadratic_steps(curve: Curve, score: float) -> float:
         log_steps, curve.means, 2, w=np.sqrt(curve.counts)
     )
     roots = np.roots([square, slope, constant - score])
+    # Of the two roots the one on the rising branch, where a longer run scores better.
     inside = [
         float(root.real)
         for root in roots

@@ -45,12 +45,12 @@ def efficiency_section(
     Args:
         accuracy: as `accuracy_frame` has it. efficiency: as `efficiency_frame` has it.
     """
-    own = accuracy.loc[accuracy["is_own"], "row"]
-    of_own = efficiency[efficiency["row"].isin(own)]
+    rows = accuracy.loc[accuracy["is_own"], "row"]
+    of_rows = efficiency[efficiency["row"].isin(rows)]
     curve = _curve_table(frames)
     # An experiment of the baseline alone is nothing but its curve.
     is_curve_alone = len(frames.experiment.rows) == len(curve)
-    if of_own.empty and not is_curve_alone:
+    if of_rows.empty and not is_curve_alone:
         return None
     return EfficiencySection(
         curve=curve,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from cser_bench.report.first_table import Panel, known_of, panels
+from cser_bench.report.first_table import Panel, measured_row, panels
 from cser_bench.report.plotting import GREY, new_figure, style
 from cser_bench.report.speed.job import RESNET50, Sending, ddp_seconds, method_seconds
 from cser_bench.report.speed.needed import needed_efficiency
@@ -114,9 +114,11 @@ def _points(runs: Sequence[str]) -> list[tuple[float, float, float, float]]:
     """Return traffic, efficiency and its interval of the runs whose efficiency is a number."""
     points = []
     for run in runs:
-        known = known_of(run)
-        if not math.isnan(known.estimate):
-            points.append((known.traffic, known.estimate, known.low, known.high))
+        measured = measured_row(run)
+        if not math.isnan(measured.estimate):
+            points.append(
+                (measured.traffic, measured.estimate, measured.low, measured.high)
+            )
     return points
 
 

@@ -22,6 +22,7 @@ from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
+    BY_DEFINITION,
     curve_frames,
     drop_cell,
     efficiency_cell,
@@ -94,7 +95,7 @@ class Panel(Record):
 
 
 @dataclass(frozen=True)
-class Known:
+class MeasuredRow:
     """A row of a shipped experiment, and what is known of it.
 
     Attributes:
@@ -166,7 +167,7 @@ def _row_of(run: str) -> tuple[Frames, Row]:
 
 
 @cache
-def known_of(run: str) -> Known:
+def measured_row(run: str) -> MeasuredRow:
     """Return what is known of a row, given as "experiment/row"."""
     frames, row = _row_of(run)
     name = row.row
@@ -174,21 +175,30 @@ def known_of(run: str) -> Known:
     link_models = frames.by_row["link_models"]
     accuracy = accuracy_frame(frames).set_index("row", drop=False)
     line = frames.rows[frames.rows["row"] == name].iloc[0]
-    is_hook = row.algorithm == "sgd" and row.wire == "fp16"
     efficiency = _efficiency(frames, name)
-    is_number = efficiency["kind"] == "estimate"
-    return Known(
+    numbers = dict.fromkeys(("efficiency", "low", "high"), math.nan)
+    if efficiency["kind"] == "estimate":
+        numbers = efficiency
+    drop = drop_cell(accuracy.loc[name].to_dict(), frames)
+    by_efficiency = efficiency_cell(efficiency)
+    # Methods of ours are modelled from what they sent; DDP and its hook send every gradient whole.
+    bytes_per_number = 0
+    if row.algorithm == "sgd" and row.wire == "fp16":
+        bytes_per_number = 2
+    if name == baseline:
+        drop = NONE
+        by_efficiency = BY_DEFINITION
+        bytes_per_number = 4
+    return MeasuredRow(
         row=row,
         traffic=link_models[name] / link_models[baseline],
-        drop=NONE
-        if name == baseline
-        else drop_cell(accuracy.loc[name].to_dict(), frames),
-        efficiency="1" if name == baseline else efficiency_cell(efficiency),
-        estimate=efficiency["efficiency"] if is_number else math.nan,
-        low=efficiency["low"] if is_number else math.nan,
-        high=efficiency["high"] if is_number else math.nan,
+        drop=drop,
+        efficiency=by_efficiency,
+        estimate=numbers["efficiency"],
+        low=numbers["low"],
+        high=numbers["high"],
         sendings=tuple(sendings_of(frames, line)),
-        bytes_per_number=4 if name == baseline else 2 if is_hook else 0,
+        bytes_per_number=bytes_per_number,
         encoding_seconds=_encoding_of_row(row),
     )
 
@@ -240,9 +250,9 @@ def table_frame(table: Table) -> pd.DataFrame:
     """
     lines = []
     for line in table.rows:
-        runs = [known_of(run) if run else None for run in line.runs]
+        runs = [measured_row(run) if run else None for run in line.runs]
         # A setting that one network lacks is the other's.
-        shown = next(known_of(run) for run in (*line.runs, line.setting_of) if run)
+        shown = next(measured_row(run) for run in (*line.runs, line.setting_of) if run)
         cells = {
             "method": line.label,
             "setting": _typed(line, shown),
@@ -251,10 +261,14 @@ def table_frame(table: Table) -> pd.DataFrame:
         if any(other.predicted for other in table.rows):
             cells["predicted"] = _predicted(line)
         for network, run in zip(table.networks, runs, strict=True):
-            cells[network] = NOT_RUN if run is None else run.efficiency
+            cells[network] = NOT_RUN
+            if run is not None:
+                cells[network] = run.efficiency
         if table.has_needs:
             cells |= _needed(shown)
-        cells["drop"] = NOT_RUN if runs[0] is None else runs[0].drop
+        cells["drop"] = NOT_RUN
+        if runs[0] is not None:
+            cells["drop"] = runs[0].drop
         lines.append(cells)
     unknown = [table.networks[place] for place in _without_curve(table)]
     return pd.DataFrame(lines).drop(columns=unknown)
@@ -264,7 +278,9 @@ def _without_curve(table: Table) -> list[int]:
     """Return the places of the networks on which no method has an efficiency."""
     places = []
     for place in range(len(table.networks)):
-        runs = [known_of(line.runs[place]) for line in table.rows if line.runs[place]]
+        runs = [
+            measured_row(line.runs[place]) for line in table.rows if line.runs[place]
+        ]
         if all(math.isnan(run.estimate) for run in runs):
             places.append(place)
     return places
@@ -278,37 +294,40 @@ def _predicted(line: Line) -> str:
     return efficiency_cell(means.loc[line.predicted].to_dict() | {"kind": "estimate"})
 
 
-def _typed(line: Line, known: Known) -> str:
+def _typed(line: Line, measured: MeasuredRow) -> str:
     """Return the class of a method and its setting, in type of a fixed width."""
     words = [
         word
-        for word in (line.type, setting_in_short(known.row))
+        for word in (line.type, setting_in_short(measured.row))
         if word not in ("", NONE)
     ]
-    return f"`{', '.join(words)}`" if words else NONE
+    if not words:
+        return NONE
+    return f"`{', '.join(words)}`"
 
 
-def _needed(known: Known) -> dict[str, str]:
+def _needed(measured: MeasuredRow) -> dict[str, str]:
     """Return what a row's step must be worth to tie with the hook's, encoding included."""
     cells = {}
     for bandwidth in NEEDED_AT:
-        needed = need_of(known, bandwidth)
-        cells[f"needs at {rate(bandwidth)}"] = (
-            NONE if math.isnan(needed) else f"{needed:.2f}"
-        )
+        needed = need_of(measured, bandwidth)
+        cell = NONE
+        if not math.isnan(needed):
+            cell = f"{needed:.2f}"
+        cells[f"needs at {rate(bandwidth)}"] = cell
     return cells
 
 
-def need_of(known: Known, bandwidth: float) -> float:
+def need_of(measured: MeasuredRow, bandwidth: float) -> float:
     """Return the needed efficiency: emulated where this very setting was timed, else modelled."""
-    timed = timed_as(known.row)
+    timed = timed_as(measured.row)
     if timed is not None:
         return emulated_need(timed.name, bandwidth)
     job = replace(RESNET50, bits_per_second=bandwidth)
     return needed_efficiency(
-        known.step_seconds(job),
+        measured.step_seconds(job),
         ddp_seconds(job, 2),
-        known.encoding_seconds,
+        measured.encoding_seconds,
         _encoding_seconds(FP16, {}),
     )
 

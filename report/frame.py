@@ -258,12 +258,12 @@ def sharing_baseline(frames: Frames) -> list[str]:
     They have contrasts. Where this one ships they ship too, and else they lie beside the folder or
     one above. Those that cannot be read are left out: they stop their own report, not this one.
     """
-    own = baseline_runs(frames.experiment)
+    shared = baseline_runs(frames.experiment)
     names = set()
     for folder in _experiments_beside(frames.folder):
         with suppress(RecordError):
             other = read_experiment(folder)
-            if other.contrasts and own & baseline_runs(other):
+            if other.contrasts and shared & baseline_runs(other):
                 names.add(other.name)
     return sorted(names - {frames.experiment.name})
 

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
@@ -58,6 +59,10 @@ OTHER_SHAPE = "v"
 
 DASHES = ("-", "--", ":", "-.")
 """Lines of the methods of one family, in their order."""
+
+LABEL_GAP = 6
+LEADER_GAP = 20
+"""Points between a line's end and its name; with a leader between them there is more room."""
 
 GREY: dict[str, Any] = {"color": "#555555", "linewidth": 0.8}
 """A line at what others are compared with."""
@@ -162,8 +167,8 @@ def family_handles(families: Iterable[str]) -> list[Line2D]:
             [],
             [],
             linestyle="None",
-            marker=SHAPES[family],
-            color=FAMILIES[family],
+            marker=SHAPES.get(family, OTHER_SHAPE),
+            color=FAMILIES.get(family, OTHER),
             label=family,
         )
         handles.append(handle)
@@ -214,11 +219,6 @@ def _short(value: float) -> str:
     return f"{value / 1_000_000:g}M"
 
 
-def units_in_one(unit: str) -> int:
-    """Return how many of a unit one is of a score: points are hundredths of a share."""
-    return 100 if unit == "points" else 1
-
-
 def plain(text: str) -> str:
     """Make a text that matplotlib draws as it is.
 
@@ -265,38 +265,48 @@ def end_labels(
     lows = [low for (_, low), _ in from_below]
     places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
     right = max(left for left, _ in pixels)
-    gap = 20 if leaders else 6
-    for ((left, low), (x, y, name, colour)), place in zip(
-        from_below, places, strict=True
-    ):
+    gap = LEADER_GAP if leaders else LABEL_GAP
+    for ((left, low), end), place in zip(from_below, places, strict=True):
         # Offsets are in points, 72 to an inch, so that they hold at every resolution.
         across = (right - left) * 72 / figure.dpi + gap
         up = (place - low) * 72 / figure.dpi
-        text = axes.annotate(
-            plain(name),
-            (x, y),
-            xytext=(across, up),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-        )
-        text.set_in_layout(leaders)
+        _label_end(axes, end, (across, up)).set_in_layout(leaders)
         if leaders:
-            leader = {
-                "arrowstyle": "-",
-                "linewidth": 0.5,
-                "color": colour,
-                "shrinkA": 0,
-                "shrinkB": 0,
-            }
-            line = axes.annotate(
-                "",
-                (x, y),
-                xytext=(across - 2, up),
-                textcoords="offset points",
-                arrowprops=leader,
-            )
-            line.set_in_layout(False)
+            _lead_to_label(axes, end, (across - 2, up))
+
+
+def _label_end(
+    axes: Axes, end: tuple[float, float, str, str], offset: tuple[float, float]
+) -> Annotation:
+    """Write a point's name at an offset from it, in points."""
+    x, y, name, colour = end
+    return axes.annotate(
+        plain(name),
+        (x, y),
+        xytext=offset,
+        textcoords="offset points",
+        va="center",
+        color=colour,
+    )
+
+
+def _lead_to_label(
+    axes: Axes, end: tuple[float, float, str, str], offset: tuple[float, float]
+) -> None:
+    """Draw a thin line from a point to an offset from it, in points."""
+    x, y, _, colour = end
+    leader = {
+        "arrowstyle": "-",
+        "linewidth": 0.5,
+        "color": colour,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    line = axes.annotate(
+        "", (x, y), xytext=offset, textcoords="offset points", arrowprops=leader
+    )
+    # The label beside it counts in the layout already.
+    line.set_in_layout(False)
 
 
 def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:

@@ -118,8 +118,9 @@ def ranking_of(
     """
     experiment = frames.experiment
     begun, not_begun = _begun_rows(frames, accuracy)
-    own = begun[begun["is_own"]]
-    rows = _best_trials(frames, own) if frames.is_tuning else own
+    rows = begun[begun["is_own"]]
+    if frames.is_tuning:
+        rows = _best_trials(frames, rows)
     rows = rows.sort_values("mean", ascending=False, kind="stable")
     is_main = pd.Series(True, index=rows.index)
     if len(rows) > MOST_RANKED and experiment.main_ratio_group is not None:
@@ -203,7 +204,8 @@ def _lines(
     all_sent = math.nan
     if experiment.baseline is not None:
         load = frames.row(experiment.baseline)["link_models"]
-        all_sent = math.nan if load is None else float(load)
+        if load is not None:
+            all_sent = float(load)
         for of_score in cells.values():
             of_score[experiment.baseline] = BY_DEFINITION
     unit = frames.metric.loss_unit
@@ -211,12 +213,15 @@ def _lines(
     for line in rows.to_dict("records"):
         row = line["row"]
         load = line["link_models"]
+        share = math.nan
+        if load is not None:
+            share = load / all_sent
         ends = (line["difference"], line["difference_low"], line["difference_high"])
         lines.append(
             {
                 "label": line["label"],
                 "setting": _setting(settings[row], line["learning_rate"]),
-                "traffic": math.nan if load is None else load / all_sent,
+                "traffic": share,
                 "ratio": line["ratio"],
                 "runs": _runs(line),
                 "mean": _mean(frames, line),
@@ -252,19 +257,20 @@ def _setting(setting: str, rate: float | None) -> str:
     if rate is None or math.isnan(rate):
         return setting
     of_rate = f"lr {short(rate)}"
-    return of_rate if setting == NONE else f"{setting}, {of_rate}"
+    if setting == NONE:
+        return of_rate
+    return f"{setting}, {of_rate}"
 
 
 def _mean(frames: Frames, line: Mapping[Any, Any]) -> str:
     """Write a mean score with the standard deviation between seeds: "89.55 (0.12)"."""
-    is_share = frames.metric.is_share
     mean = FORMATS[score_format(frames.metric)](line["mean"])
     deviation = line["deviation"]
     if math.isnan(deviation):
         return mean
-    return (
-        f"{mean} ({100 * deviation:.2f})" if is_share else f"{mean} ({deviation:.4f})"
-    )
+    if frames.metric.is_share:
+        return f"{mean} ({100 * deviation:.2f})"
+    return f"{mean} ({deviation:.4f})"
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
@@ -289,16 +295,19 @@ def _has_efficiency(methods: pd.DataFrame) -> bool:
 def _columns(frames: Frames, methods: pd.DataFrame) -> Columns:
     """Return the columns that say something of these rows."""
     metric = frames.metric
-    unit = "%" if metric.unit == "percent" else metric.unit
+    # A share is printed in percent; a score without a unit, as BLEU's, has none in its head.
+    unit = metric.unit
+    if unit == "percent":
+        unit = "%"
+    mean = metric.score_label
+    if unit:
+        mean = f"{metric.score_label}, {unit} (SD)"
     columns: Columns = {
         "label": ("method", "text"),
         "setting": ("setting", "text"),
         "traffic": ("traffic", "traffic"),
         "runs": ("runs", "text"),
-        "mean": (
-            f"{metric.score_label}, {unit} (SD)" if unit else metric.score_label,
-            "text",
-        ),
+        "mean": (mean, "text"),
         "drop": (f"{gap_name(metric)}, {metric.loss_unit} (95 % CI)", "text"),
     }
     if methods["traffic"].isna().all():

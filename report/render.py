@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report import wording
 from cser_bench.report.plotting import save
-from cser_bench.report.typesetting import pdf_of
+from cser_bench.report.typesetting import write_pdf
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -64,8 +64,9 @@ def table(
         strong: a column of booleans; its true rows are set in bold.
     """
     heads: list[str] = [escape(head) for head, _ in columns.values()]
-    rules = ["---" if name in LEFT else "---:" for _, name in columns.values()]
-    lines = [heads, rules]
+    # Dashes below a head say how its column is aligned.
+    dashes = ["---" if name in LEFT else "---:" for _, name in columns.values()]
+    lines = [heads, dashes]
     for record in frame.to_dict("records"):
         cells = [_cell(record, column, name) for column, (_, name) in columns.items()]
         if strong is not None and record[strong]:
@@ -175,10 +176,7 @@ def write_report(
         save(figure, output / "figures" / f"{key}.png")
     text = markdown_of(template, context)
     if with_pdf:
-        # A command that is stopped while it writes leaves the old PDF, whole.
-        temporary = output / f".{name}.pdf.part"
-        temporary.write_bytes(pdf_of(text, output))
-        temporary.replace(output / f"{name}.pdf")
+        write_pdf(text, output / f"{name}.pdf")
     path = output / f"{name}.md"
     write_text_atomically(path, text, durable=False)
     return path

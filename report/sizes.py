@@ -20,15 +20,15 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
     if rows["num_parameters"].nunique() > 1:
         means = summary_frame(frames).set_index("row")
         for line in against_baseline(frames).to_dict("records"):
-            planned, own = rows.loc[line["row"]], means.loc[line["row"]]
+            planned, scored = rows.loc[line["row"]], means.loc[line["row"]]
             ends = ("estimate", "low", "high")
             lines.append(
                 (
                     planned["label"],
                     planned["num_parameters"],
                     planned["num_steps"],
-                    int(own["num_runs"]),
-                    own["mean"],
+                    int(scored["num_runs"]),
+                    scored["mean"],
                     means.loc[line["reference"], "mean"],
                     *(line[end] for end in ends),
                 )

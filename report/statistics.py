@@ -172,6 +172,7 @@ def unpaired(row_scores: np.ndarray, reference_scores: np.ndarray) -> Difference
     estimate = _mean(row_scores) - _mean(reference_scores)
     if num_runs < 2 or num_references < 2:
         return Difference(estimate, math.nan, math.nan)
+    # The variance of each mean, s^2 / n; they add, as the samples are independent.
     row_part = float(row_scores.var(ddof=1)) / num_runs
     reference_part = float(reference_scores.var(ddof=1)) / num_references
     if row_part + reference_part == 0:
@@ -187,6 +188,7 @@ def satterthwaite(part: Any, degrees: Any, other: Any, other_degrees: Any) -> An
 
     Satterthwaite, Biometrics Bull. 2, 1946; Welch, Biometrika 34, 1947.
     """
+    # (a + b)^2 / (a^2 / m + b^2 / n), of squared errors a and b with m and n degrees.
     spread = part**2 / degrees + other**2 / other_degrees
     return (part + other) ** 2 / spread
 
@@ -209,6 +211,7 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
     num_seeds, num_rows = scores.shape
     if num_seeds < 2 or num_rows < 2:
         return None
+    # (seeds, rows). Without each row's mean only what seeds have in common, and noise, are left.
     centred = scores - scores.mean()
     seed_means = centred.mean(axis=1)
     seed_degrees = num_seeds - 1
@@ -234,6 +237,7 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
 
 def _intraclass(ratio: float, num_rows: int) -> float:
     """Return the correlation whose mean squares, between and within seeds, have this ratio."""
+    # (MSB - MSW) / (MSB + (rows - 1) MSW), of mean squares between and within, over MSW.
     return (ratio - 1) / (ratio + num_rows - 1)
 
 
@@ -327,6 +331,7 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
     for table in (counts, summary_frame(frames), against):
         rows = rows.merge(table, on="row", how="left")
     rows["num_runs"] = rows["num_runs"].fillna(0).astype(int)
+    # The baseline, and no communication: what methods lie between, whatever their size and length.
     bounds = {frames.experiment.baseline, frames.experiment.floor} - {None}
     rows["is_bound"] = rows["row"].isin(bounds) | rows["base"].isin(bounds)
     rows["is_own"] = rows["base"].isna() & (rows["rule"] == "held_out")
@@ -426,6 +431,24 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
     """
+    family = _contrast_tests(frames)
+    exponents = frames.experiment.exponents or []
+    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
+    # Only now is one test of each contrast kept: the others had to be in Holm's family too.
+    by_p = family.sort_values("p", kind="stable")
+    nearest = by_p.drop_duplicates("contrast").set_index("contrast")
+    frame = _contrast_estimates(frames).join(nearest)
+    level = 1 - frames.experiment.confidence
+    frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
+    too_late = are_without_verdict(frames)
+    # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
+    frame.loc[too_late, "verdict"] = TOO_LATE
+    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
+    return frame
+
+
+def _contrast_estimates(frames: Frames) -> pd.DataFrame:
+    """Return the declared contrasts with their differences, without tests."""
     rates = rates_frame(frames)
     lines = []
     for contrast in frames.contrasts:
@@ -454,20 +477,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         "high",
         "at_equal_rate",
     ]
-    family = _contrast_tests(frames)
-    exponents = frames.experiment.exponents or []
-    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
-    # Only now is one test of each contrast kept: the others had to be in Holm's family too.
-    by_p = family.sort_values("p", kind="stable")
-    nearest = by_p.drop_duplicates("contrast").set_index("contrast")
-    frame = pd.DataFrame(lines, columns=columns).join(nearest)
-    level = 1 - frames.experiment.confidence
-    frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
-    too_late = are_without_verdict(frames)
-    # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
-    frame.loc[too_late, "verdict"] = TOO_LATE
-    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
-    return frame
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _contrast_tests(frames: Frames) -> pd.DataFrame:

@@ -9,7 +9,15 @@ import pandas as pd
 
 from cser_bench.report.contrasts_section import row_name
 from cser_bench.report.frame import Frames
-from cser_bench.report.wording import FORMATS, count, gap, score_format, short, span
+from cser_bench.report.wording import (
+    FORMATS,
+    count,
+    counted,
+    gap,
+    score_format,
+    short,
+    span,
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,10 @@ class TuningSection:
         is_of_test: whether the scores are those of test samples; else they are validation scores.
         num_seeds: of each of these scores.
         experiment: that of the search; None where it is not named.
-        num_runs, num_epochs, num_trials: of the search; the last of each row that was tuned.
-        epochs_here: of a run of the experiment itself.
+        num_runs, num_trials: of the search; the last of each row that was tuned.
+        search_epochs, epochs_here: of a run, in the search and in the experiment itself: "10 epochs", "2 to 14 epochs".
+        is_full_length: whether runs of the search were as long as runs of the experiment.
+        has_lengths: whether runs have several lengths in steps, or sizes, within one number of epochs.
         seeds: of the search. given: methods whose rate was given. tuned_places: sizes and lengths that were
             tuned, where sizes and lengths are crossed. at_end: methods whose rate is an end of those tried.
     """
@@ -34,9 +44,11 @@ class TuningSection:
     num_seeds: int
     experiment: str | None
     num_runs: int
-    num_epochs: int
     num_trials: str
-    epochs_here: int
+    search_epochs: str
+    epochs_here: str
+    is_full_length: bool
+    has_lengths: bool
     seeds: str
     given: list[str]
     tuned_places: list[str]
@@ -55,25 +67,55 @@ def tuning_section(
         return None
     table = _rate_table(frames, rates)
     trials = frames.tuning
-    each = trials.groupby("row")["trial"].nunique() if len(trials) else pd.Series([0])
+    each = pd.Series([0])
+    num_seeds = 0
+    if len(trials):
+        each = trials.groupby("row")["trial"].nunique()
+    if len(table):
+        num_seeds = int(table["num_runs"].max())
     named = frames.experiment.tuning
     return TuningSection(
         rates=table,
         score_format=score_format(frames.metric),
         is_of_test=bool((rates["kind"] == "test").any()),
-        num_seeds=int(table["num_runs"].max()) if len(table) else 0,
+        num_seeds=num_seeds,
         experiment=named.experiment if named else None,
         num_runs=int(cost["num_runs"].sum()),
-        num_epochs=int(trials["num_epochs"].max()) if len(trials) else 0,
         num_trials=span((each.min(), each.max())),
-        epochs_here=int(frames.rows["num_epochs"].max()),
-        seeds=", ".join(map(str, sorted(trials["seed"].unique())))
-        if len(trials)
-        else "",
+        search_epochs=_epochs(trials["num_epochs"]),
+        epochs_here=_epochs(frames.rows["num_epochs"]),
+        is_full_length=_longest(trials) == _longest(frames.rows),
+        has_lengths=_has_lengths(frames),
+        seeds=", ".join(map(str, sorted(trials["seed"].unique()))),
         given=_given_rates(frames),
         tuned_places=_tuned_places(frames),
         at_end=cost.loc[cost["num_at_end"] > 0, "label"].tolist(),
     )
+
+
+def _longest(runs: pd.DataFrame) -> float:
+    """Return the epochs of the longest run; NaN of no runs."""
+    return float(runs["num_epochs"].max())
+
+
+def _has_lengths(frames: Frames) -> bool:
+    """Return whether rows of one number of epochs differ in steps or in parameters.
+
+    There a row's steps end its runs, and its epochs are only those that its schedule was made for.
+    """
+    places = frames.rows.groupby("num_epochs")[["num_steps", "num_parameters"]]
+    return bool((places.nunique() > 1).any(axis=None))
+
+
+def _epochs(lengths: pd.Series[float]) -> str:
+    """Write how many epochs runs have: "10 epochs", "1.25 to 14 epochs"; nothing of no runs."""
+    if lengths.empty:
+        return ""
+    shortest = lengths.min()
+    longest = lengths.max()
+    if shortest == longest:
+        return counted(float(longest), "epoch")
+    return f"{shortest:g} to {counted(float(longest), 'epoch')}"
 
 
 def _given_rates(frames: Frames) -> list[str]:
@@ -81,24 +123,27 @@ def _given_rates(frames: Frames) -> list[str]:
     tuning = frames.experiment.tuning
     if tuning is None:
         return []
-    own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
     rows = frames.rows
-    # A row that was tuned in some cells has its rate from these.
-    tuned_in_cells = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
-    is_given = ~own["row"].isin([*tuning.selected, *tuned_in_cells])
-    return [row_name(frames, str(row)) for row in own.loc[is_given, "row"]]
+    # Rows of the experiment itself, not those that repeat them at other lengths and rates.
+    main_rows = rows[rows["base"].isna() & rows["learning_rate"].notna()]
+    # A row that was tuned at some sizes and lengths has its rate from these.
+    tuned_elsewhere = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
+    is_given = ~main_rows["row"].isin([*tuning.selected, *tuned_elsewhere])
+    return [row_name(frames, str(row)) for row in main_rows.loc[is_given, "row"]]
 
 
 def _tuned_places(frames: Frames) -> list[str]:
-    """List the sizes and lengths in which the baseline was tuned, of an experiment that crosses them."""
+    """List the sizes and lengths at which the baseline was tuned, of an experiment that has several."""
     tuning = frames.experiment.tuning
-    if tuning is None or frames.rows["num_parameters"].nunique() == 1:
+    if tuning is None or not _has_lengths(frames):
         return []
     rows = frames.rows[frames.rows["row"].isin([*tuning.selected])]
     is_baseline = rows["row"].str.partition("@")[0] == frames.experiment.baseline
     places = rows.loc[is_baseline, ["num_parameters", "num_steps"]].sort_values(
         ["num_parameters", "num_steps"]
     )
+    if frames.rows["num_parameters"].nunique() == 1:
+        return [f"{count(steps)} steps" for steps in places["num_steps"]]
     return [
         f"{count(place.num_parameters)} parameters at {count(place.num_steps)} steps"
         for place in places.itertuples()

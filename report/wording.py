@@ -83,7 +83,10 @@ def traffic(value: float) -> str:
     if value > 0.55:
         return f"{value:.2g}"
     parts = 1 / value
-    return f"1/{parts:,.0f}" if parts >= 999.5 else f"1/{parts:.3g}"
+    # Three digits of more would be written with an exponent.
+    if parts >= 999.5:
+        return f"1/{parts:,.0f}"
+    return f"1/{parts:.3g}"
 
 
 @_format
@@ -297,27 +300,47 @@ def gap_in_prose(difference: float, low: float, high: float, unit: str) -> str:
     return f"{with_unit} (95 % CI {interval(low, high, unit)})"
 
 
+def units_in_one(unit: str) -> int:
+    """Return how many of a unit one is of a score: points are hundredths of a share."""
+    return 100 if unit == "points" else 1
+
+
 def margin_text(margin: float, unit: str) -> str:
     """Write a margin with its unit: "0.5 points", "1 point", "0.01 nats"."""
-    number = round(100 * margin if unit == "points" else margin, 6)
-    return f"{number:g} {unit.removesuffix('s') if number == 1 else unit}"
+    number = round(units_in_one(unit) * margin, 6)
+    if number == 1:
+        return f"1 {unit.removesuffix('s')}"
+    return f"{number:g} {unit}"
 
 
 def gap_name(metric: Metric) -> str:
     """Return what a gap in this metric is called: "accuracy drop", "BLEU drop", "loss gap"."""
     if metric.name == "loss":
         return "loss gap"
-    return f"{metric.label} {'drop' if metric.higher_is_better else 'gap'}"
+    if metric.higher_is_better:
+        return f"{metric.label} drop"
+    return f"{metric.label} gap"
+
+
+def gap_unit(metric: Metric) -> str:
+    """Return the unit of a gap in this metric as prose has it: "points", "nats", "BLEU"."""
+    if metric.name == "bleu":
+        return metric.label
+    return metric.loss_unit
 
 
 def score_format(metric: Metric) -> str:
     """Return the name of the format that scores are written in."""
-    return "percent" if metric.is_share else "nats"
+    if metric.is_share:
+        return "percent"
+    return "nats"
 
 
 def score_unit(metric: Metric) -> str:
     """Return the unit of scores in that format."""
-    return "%" if metric.is_share else "nats"
+    if metric.is_share:
+        return "%"
+    return "nats"
 
 
 NOT_TESTED = "not tested"

@@ -18,7 +18,7 @@ from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import Search
 from cser_bench.report.answers.times import Times
 from cser_bench.report.collection import Collection, collection_of
-from cser_bench.report.typesetting import pdf_of
+from cser_bench.report.typesetting import write_pdf
 
 NAME = "answers"
 
@@ -81,10 +81,7 @@ def build_answers(
     progress(len(sources) + 1, len(sources) + 2, "the PDF")
     text = "\n".join(parts)
     if with_pdf:
-        # A command that is stopped while it writes leaves the old PDF, whole.
-        temporary = output / f".{NAME}.pdf.part"
-        temporary.write_bytes(pdf_of(text, output))
-        temporary.replace(output / f"{NAME}.pdf")
+        write_pdf(text, output / f"{NAME}.pdf")
     path = output / f"{NAME}.md"
     _write(path, text)
     return path

@@ -33,9 +33,15 @@ from cser_bench.report.statistics import (
     difference,
     rows_by_place,
 )
-from cser_bench.report.wording import code, listed, short, traffic
+from cser_bench.report.wording import code, gap_unit, listed, short, traffic
 
 Form = Literal["sentence", "short", "cell"]
+
+DIGITS = {(True, True): 2, (True, False): 2, (False, True): 4, (False, False): 3}
+"""Decimals of a gap, by whether it is in points, and whether it is a table's cell."""
+
+GAPS = {"nats": "loss gap"}
+"""What a gap is called in a table's head, by its unit; others are drops."""
 """How a number stands: "0.22 points (95 % CI 0.06 to 0.37)", "0.22 points", "0.22 (0.06 to 0.37)"."""
 
 VERDICTS = {
@@ -71,7 +77,10 @@ class Scores:
         metric = frames.metric
         if not metric.is_share:
             return f"{-score:.3f} {metric.loss_unit}"
-        return f"{100 * score:.2f} {'%' if metric.unit == 'percent' else metric.label}"
+        unit = metric.label
+        if metric.unit == "percent":
+            unit = "%"
+        return f"{100 * score:.2f} {unit}"
 
     def gap(self, experiment: str, row: str, form: Form = "sentence") -> str:
         """Return a row's accuracy drop or loss gap to the baseline of its size and length."""
@@ -95,8 +104,8 @@ class Scores:
             raise UsageError(
                 f"{row} and {reference} of {experiment} have no difference"
             )
-        unit = "BLEU" if frames.metric.name == "bleu" else frames.metric.loss_unit
-        digits = 2 if frames.metric.is_share else 3 + (form == "cell")
+        unit = gap_unit(frames.metric)
+        digits = DIGITS[frames.metric.is_share, form == "cell"]
         drop, high, low = (
             _worse(end, frames.metric.is_share, digits)
             for end in (found.estimate, *found.interval())
@@ -105,12 +114,12 @@ class Scores:
         if form == "short":
             return f"{drop} {unit}"
         if math.isnan(found.standard_error):
-            return drop if form == "cell" else f"{drop} {unit}"
-        return (
-            f"{drop} ({interval})"
-            if form == "cell"
-            else f"{drop} {unit} (95 % CI {interval})"
-        )
+            if form == "cell":
+                return drop
+            return f"{drop} {unit}"
+        if form == "cell":
+            return f"{drop} ({interval})"
+        return f"{drop} {unit} (95 % CI {interval})"
 
     def verdict(self, experiment: str, row: str, reference: str | None = None) -> str:
         """Return what the declared test of a row shows, against the baseline or another row."""
@@ -179,8 +188,8 @@ class Scores:
     ) -> str:
         """Return how far workers are from their mean, on average over seeds, at a score of a run."""
         scores = self._with(experiment, row).scores
-        own = scores[(scores["row"] == row) & (scores["step"] > 0)]
-        means = own.groupby("step")["worker_distance"].mean().dropna()
+        of_row = scores[(scores["row"] == row) & (scores["step"] > 0)]
+        means = of_row.groupby("step")["worker_distance"].mean().dropna()
         if means.empty:
             raise UsageError(
                 f"the runs of {row} in {experiment} have no distance of workers"
@@ -215,9 +224,9 @@ class Scores:
                 and `needed`, the last with the Gb/s of a link behind it, as in `needed 25`.
         """
         frames = self._with(experiment, *rows)
-        unit = "BLEU" if frames.metric.name == "bleu" else frames.metric.loss_unit
+        unit = gap_unit(frames.metric)
         heads = {
-            "gap": f"{'loss gap' if unit == 'nats' else 'drop'}, {unit} (95 % CI)",
+            "gap": f"{GAPS.get(unit, 'drop')}, {unit} (95 % CI)",
             "efficiency": "efficiency (95 % CI)",
             "mean": frames.metric.score_label,
             "rate": "learning rate",
@@ -254,7 +263,7 @@ class Scores:
         if word == "needed":
             return self.needed(name, row, float(gbits))
         if word in ("gap", "efficiency"):
-            query = self.gap if word == "gap" else self.efficiency
+            query = {"gap": self.gap, "efficiency": self.efficiency}[word]
             return query(name, row, "cell")
         queries = {
             "traffic": self.traffic,

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.collection import Collection
-from cser_bench.report.first_table import emulated_need, known_of, timed_as
+from cser_bench.report.first_table import emulated_need, measured_row, timed_as
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
@@ -42,7 +42,7 @@ class Times:
 
     def need(self, run: str, gbits: float) -> str:
         """Return the emulated efficiency at which "experiment/row" ties with the hook, with encoding."""
-        timed = timed_as(known_of(run).row)
+        timed = timed_as(measured_row(run).row)
         if timed is None:
             raise UsageError(
                 f"no session has the setting of {run}; name a row of table_cnn"

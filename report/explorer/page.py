@@ -6,6 +6,7 @@ It loads nothing.
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -205,10 +206,7 @@ def explorer_page(
         title = title or frames.experiment.title
     if timings is not None:
         tables["timings"] = timings
-    too_long = []
-    for name in ("pairs", "scores"):
-        if name in tables and len(tables[name]) > MOST_LINES:
-            too_long.append(name)
+    too_long = _too_long(tables)
     shown = {}
     for name, table in tables.items():
         if len(table) and name not in without and name not in too_long:
@@ -221,11 +219,18 @@ def explorer_page(
         "tables": shown,
         "models": models,
     }
+    return _rendered(title or "", payload, links)
+
+
+def _rendered(
+    title: str, payload: Mapping[str, Any], links: Sequence[tuple[str, str]]
+) -> str:
+    """Put a page's data, style and scripts into the template."""
     # Better an error here: Python would write NaN, at which the page's JSON.parse fails.
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
     scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return _template().render(
-        title=title or "",
+        title=title,
         style=LOOKS.read_text() + (HERE / "style.css").read_text(),
         links=links,
         # A "</script>" in a text would end the script that the data stand in.
@@ -305,6 +310,55 @@ def _experiment(frames: Frames) -> dict[str, Any]:
     }
 
 
+@dataclass
+class _Labels:
+    """The labels of a page's methods, and what is known of them.
+
+    Attributes:
+        ordered: as colours are given, each perhaps several times.
+        bounds: what others are compared with. declared: named by a contrast. with_step: that have a step time.
+    """
+
+    ordered: list[str] = field(default_factory=list)
+    bounds: set[str] = field(default_factory=set)
+    declared: set[str] = field(default_factory=set)
+    with_step: set[str] = field(default_factory=set)
+
+
+def _labels(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> _Labels:
+    """Return the labels of an experiment's rows and of the timed methods."""
+    labels = _Labels()
+    if frames is not None:
+        label_of = frames.by_row["label"]
+        ends = [frames.experiment.baseline, frames.experiment.floor]
+        # `reindex`, as either may be None, at which `loc` would raise.
+        labels.bounds.update(label_of.reindex(ends).dropna())
+        compared: list[str] = []
+        for contrast in frames.contrasts:
+            compared += [contrast.row, contrast.reference]
+        declared = label_of.reindex(compared).dropna()
+        labels.declared.update(declared)
+        # Those of contrasts first: the first colours are told apart best.
+        labels.ordered += [*declared, *label_of]
+    for model in models:
+        for method in model["methods"]:
+            labels.ordered.append(method["label"])
+            if method["baseline"]:
+                labels.bounds.add(method["label"])
+            if method["rows"]:
+                labels.with_step.add(method["label"])
+    return labels
+
+
+def _too_long(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Name the tables that would make the page slow."""
+    names = []
+    for name in ("pairs", "scores"):
+        if name in tables and len(tables[name]) > MOST_LINES:
+            names.append(name)
+    return names
+
+
 def _methods(
     frames: Frames | None, models: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -313,53 +367,29 @@ def _methods(
     On at first are all whose rows have a step time, since a frontier of some would be none, and
     else those that contrasts name if there are any, or few.
     """
-    # In the order in which colours are given: those of contrasts come first.
-    labels: list[str] = []
-    bounds: set[str] = set()
-    declared: set[str] = set()
-    with_step: set[str] = set()
-    if frames is not None:
-        label_of = frames.by_row["label"]
-        ends = [frames.experiment.baseline, frames.experiment.floor]
-        # `reindex`, as either may be None, at which `loc` would raise.
-        bounds.update(label_of.reindex(ends).dropna())
-        compared: list[str] = []
-        for contrast in frames.contrasts:
-            compared += [contrast.row, contrast.reference]
-        declared.update(label_of.reindex(compared).dropna())
-        labels += [*label_of.reindex(compared).dropna(), *label_of]
-    for model in models:
-        for method in model["methods"]:
-            labels.append(method["label"])
-            if method["baseline"]:
-                bounds.add(method["label"])
-            if method["rows"]:
-                with_step.add(method["label"])
-    distinct = list(dict.fromkeys(labels))
-    greys = [label for label in distinct if label in bounds]
-    coloured = [label for label in distinct if label not in bounds]
-    methods: list[dict[str, Any]] = []
-    for place, label in enumerate(greys):
-        methods.append(
-            {
-                "label": label,
-                "colour": _on_either_paper(GREY),
-                "shape": place % _NUM_SHAPES,
-                "on": True,
-            }
-        )
+    labels = _labels(frames, models)
+    distinct = list(dict.fromkeys(labels.ordered))
+    greys = [label for label in distinct if label in labels.bounds]
+    coloured = [label for label in distinct if label not in labels.bounds]
+    methods = [_method(label, GREY, place, True) for place, label in enumerate(greys)]
     # No pair of a colour and a shape repeats soon: 7 and 6, their numbers, have no common divisor.
     for place, label in enumerate(coloured):
-        is_one_of_few = not declared and place < MOST_ON
-        methods.append(
-            {
-                "label": label,
-                "colour": _on_either_paper(COLOURS[place % len(COLOURS)]),
-                "shape": place % _NUM_SHAPES,
-                "on": label in declared or is_one_of_few or label in with_step,
-            }
-        )
+        is_one_of_few = not labels.declared and place < MOST_ON
+        is_named = label in labels.declared or label in labels.with_step
+        colours = COLOURS[place % len(COLOURS)]
+        methods.append(_method(label, colours, place, is_named or is_one_of_few))
     return methods
+
+
+def _method(
+    label: str, colours: tuple[str, str], place: int, is_on: bool
+) -> dict[str, Any]:
+    return {
+        "label": label,
+        "colour": _on_either_paper(colours),
+        "shape": place % _NUM_SHAPES,
+        "on": is_on,
+    }
 
 
 def _on_either_paper(colours: tuple[str, str]) -> str:

@@ -68,10 +68,7 @@ def build_site(
         RecordError: a record is damaged.
         OSError: the output cannot be written.
     """
-    if not (root / "README.md").is_file() or not (root / "docs").is_dir():
-        raise UsageError(
-            f"there is no README.md with docs/ in {root}; make the site in a checkout"
-        )
+    _check_is_checkout(root)
     taken = take(results.resolve())
     places = _places(taken.folders, results.resolve(), only)
     _clear(output)
@@ -80,23 +77,36 @@ def build_site(
     for place, folder in places.items():
         tasks.append((folder, output / place, place, folder.resolve() not in shipped))
     answers = output / "results" / ANSWERS
-    known_answers = _answers_of(results) if only else None
-    if known_answers is not None:
-        shutil.copytree(known_answers, answers)
-    built = _in_processes(
-        tasks, None if only else (results, answers), num_jobs, progress
-    )
-    # Where two reports have one name, the first is the user's own, which answers rest on.
+    to_answer: tuple[Path, Path] | None = (results, answers)
+    if only:
+        to_answer = None
+        written = _answers_of(results)
+        if written is not None:
+            shutil.copytree(written, answers)
+    built = _in_processes(tasks, to_answer, num_jobs, progress)
+    users = [part.path for part in built if part.is_own]
+    of_shipped = [part.path for part in built if not part.is_own]
+    return write_pages(root, output, of_shipped, users, _standings(built))
+
+
+def _check_is_checkout(root: Path) -> None:
+    if not (root / "README.md").is_file() or not (root / "docs").is_dir():
+        raise UsageError(
+            f"there is no README.md with docs/ in {root}; make the site in a checkout"
+        )
+
+
+def _standings(built: Sequence[Built]) -> list[Standing]:
+    """Return what the reports say of methods, each experiment's once."""
     names: set[str] = set()
     standings: list[Standing] = []
     for part in built:
         name = Path(part.path).parent.name
+        # Of two reports of one name the first is the user's own, which answers rest on.
         if name not in names:
             names.add(name)
             standings += part.standings
-    own = [part.path for part in built if part.is_own]
-    of_shipped = [part.path for part in built if not part.is_own]
-    return write_pages(root, output, of_shipped, own, standings)
+    return standings
 
 
 def _in_processes(

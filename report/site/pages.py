@@ -4,7 +4,7 @@ import html
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,6 +100,27 @@ def write_pages(
         OSError: a page cannot be written.
     """
     texts = _texts(root, output)
+    places = Places(root, output, texts)
+    # The first of several with one name counts, so it is put in last.
+    reports = {
+        Path(source).parent.name: source for source in reversed([*own, *shipped])
+    }
+    quoted = _quoted(places, reports)
+    site = Site(output, places, reports, own, shipped, quoted, _doors(texts))
+    written = {source: _write_text(site, source) for source in texts}
+    _write_experiments(site, written)
+    _write_methods(site, root, standings)
+    # After all other pages, whose links say which files need a page.
+    _write_sources(site)
+    shutil.copy(HERE / "search.js", output)
+    looks = LOOKS.read_text() + (HERE / "site.css").read_text()
+    (output / "style.css").write_text(looks)
+    (output / "pages.js").write_text(index_script(site.entries))
+    return site
+
+
+def _doors(texts: Collection[str]) -> dict[str, str]:
+    """Return the pages that every page leads to, by what they are called, in order."""
     doors = {NAME: "index.html"}
     if WHICH_METHOD in texts:
         doors["Which method"] = page_of(WHICH_METHOD)
@@ -112,22 +133,7 @@ def write_pages(
             doors["Track"] = page_of(source)
     if DOCS in texts:
         doors["Docs"] = page_of(DOCS)
-    places = Places(root, output, texts)
-    # The first of several with one name counts, so it is put in last.
-    reports = {
-        Path(source).parent.name: source for source in reversed([*own, *shipped])
-    }
-    site = Site(output, places, reports, own, shipped, _quoted(places, reports), doors)
-    written = {source: _write_text(site, source) for source in texts}
-    _write_experiments(site, written)
-    _write_methods(site, root, standings)
-    # After all other pages, whose links say which files need a page.
-    _write_sources(site)
-    shutil.copy(HERE / "search.js", output)
-    looks = LOOKS.read_text() + (HERE / "site.css").read_text()
-    (output / "style.css").write_text(looks)
-    (output / "pages.js").write_text(index_script(site.entries))
-    return site
+    return doors
 
 
 def _texts(root: Path, output: Path) -> dict[str, Path]:

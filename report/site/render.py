@@ -53,43 +53,65 @@ def html_of(
     markdown = without_comments(markdown)
     parser = markdown_parser()
     tokens = parser.parse(markdown)
-    lines = markdown.split("\n")
-    taken: set[str] = set()
-    headings: list[tuple[str, str]] = []
-    title = ""
-    shown: list[Token] = []
-    for number, token in enumerate(tokens):
+    # Before links are set, which put other spaces into words.
+    title, headings = _headings(tokens)
+    for token in tokens:
         if token.type == "inline":
             token.children = _linked(token.children or [], source, places, named)
-        if token.type == "heading_open":
-            text = plain(tokens[number + 1])
-            token.attrSet("id", _free_id(text, taken))
-            if token.tag == "h1":
-                title = title or text
-            else:
-                headings.append((str(token.attrGet("id")), text))
-        if token.type == "td_open" and len(tokens[number + 1].content) > _LONG:
-            token.attrSet("class", "long")
-        if token.type == "table_open":
-            shown.append(
-                _markup(
-                    '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-                )
-            )
+    if under_heading:
+        tokens = _with_notes(tokens, markdown.split("\n"), under_heading)
+    body = parser.renderer.render(_with_scrolled_tables(tokens), parser.options, {})
+    return Text(title, body, headings)
+
+
+def _headings(tokens: Sequence[Token]) -> tuple[str, list[tuple[str, str]]]:
+    """Give each heading its id, and return the title and the other headings' ids and texts."""
+    taken: set[str] = set()
+    headings = []
+    title = ""
+    for number, token in enumerate(tokens):
+        if token.type != "heading_open":
+            continue
+        text = plain(tokens[number + 1])
+        name = _free_id(text, taken)
+        token.attrSet("id", name)
+        if token.tag == "h1":
+            title = title or text
+        else:
+            headings.append((name, text))
+    return title, headings
+
+
+def _with_notes(
+    tokens: Sequence[Token],
+    lines: Sequence[str],
+    under_heading: Callable[[str, str, str], str],
+) -> list[Token]:
+    """Return the tokens, with what `under_heading` says below each heading of three levels."""
+    shown = []
+    for number, token in enumerate(tokens):
         shown.append(token)
-        if token.type == "table_close":
-            shown.append(_markup("</div>"))
-        if (
-            token.type == "heading_close"
-            and token.tag in ("h1", "h2", "h3")
-            and under_heading
-        ):
+        if token.type == "heading_close" and token.tag in ("h1", "h2", "h3"):
             # A heading is three tokens: what opens it, with its id, its text, and its close.
             name = str(tokens[number - 2].attrGet("id"))
             section = _section(tokens, lines, number)
             shown.append(_markup(under_heading(token.tag, name, section)))
-    body = parser.renderer.render(shown, parser.options, {})
-    return Text(title, body, headings)
+    return shown
+
+
+def _with_scrolled_tables(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens, each table in a box that scrolls on a narrow screen."""
+    box = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+    shown = []
+    for number, token in enumerate(tokens):
+        if token.type == "td_open" and len(tokens[number + 1].content) > _LONG:
+            token.attrSet("class", "long")
+        if token.type == "table_open":
+            shown.append(_markup(box))
+        shown.append(token)
+        if token.type == "table_close":
+            shown.append(_markup("</div>"))
+    return shown
 
 
 def plain(inline: Token) -> str:

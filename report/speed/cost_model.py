@@ -118,8 +118,10 @@ def _undilated_seconds(
         return mean(
             _exchange(network, links, payload_bytes, distances) for distances in rounds
         )
+    # Nobody to send to.
     if network.num_workers == 1:
         return 0.0
+    # Pairs of workers exchange directly, whatever the network's algorithm for the other collectives.
     if collective == "two_stages":
         return _two_stages(network, links, payload_bytes)
     if network.algorithm == "hierarchical" and is_two_level:
@@ -135,6 +137,7 @@ def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
     # Each worker sends its share to all others, and then what it has summed: twice the same bytes.
     num_outside = network.num_workers - workers
     between = 0.0
+    # A machine's link carries the shares of all its workers, to each worker outside.
     if num_outside > 0:
         between = num_outside * links.between.hop(workers * share)
     inside = (workers - 1) * links.inside.hop(share)
@@ -154,6 +157,7 @@ def _ring(
     network: Network, links: Links, collective: Collective, payload_bytes: float
 ) -> float:
     # All links hand on at the same time, so each hop is as long as that of the slowest.
+    # All-reduce of B bytes among n: 2 (n - 1) hops of B / n. All-gather: n - 1 hops of B.
     num_hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
     hops = []
     if network.num_machines > 1:
@@ -172,8 +176,10 @@ def _hierarchical(
     chain = (workers - 1) * links.inside.alpha
     if collective == "all_reduce":
         inside = 2 * (chain + payload_bytes * links.inside.beta)
+        # Between machines a ring of their first workers, with the whole payload.
         between = 2 * (machines - 1) * links.between.hop(payload_bytes / machines)
         return inside + between
+    # Gathered in each machine, between machines, and handed on to the other workers of each.
     gathered = (workers - 1) * links.inside.hop(payload_bytes)
     between = (machines - 1) * links.between.hop(workers * payload_bytes)
     handed_on = network.num_workers * payload_bytes * links.inside.beta
@@ -197,6 +203,7 @@ def _exchange(
             if peer >= workers:
                 num_leaving += 1
     between = 0.0
+    # A worker's payload is shared out among its peers.
     if num_leaving:
         between = links.between.hop(payload_bytes / len(distances) * num_leaving)
     inside = 0.0
@@ -252,6 +259,7 @@ def _queued(
         is_ready = compute.forward + share * compute.backward
         link_is_free = max(link_is_free, is_ready) + seconds
     passes = compute.forward + compute.backward
+    # What is sent during the backward pass costs only where it outlasts the pass.
     return max(passes, link_is_free) + compute.codec
 
 
@@ -262,6 +270,7 @@ def period_seconds(
 
     Its last step synchronises, and alone sends what is not sent in each.
     """
+    # (H - 1) ordinary steps and one that sends everything, of H.
     in_each_step = [message for message in messages if message.every == 1]
     ordinary = step_seconds(compute, in_each_step, network)
     last = step_seconds(compute, messages, network)

@@ -108,24 +108,26 @@ def encoding_of(
     Returns None where nothing is known of the method, its compressor or the device's memory.
     """
     place = _place(workload, num_workers, times)
-    own = table().algorithms.get(method.algorithm)
-    if place is None or own is None:
+    algorithm = table().algorithms.get(method.algorithm)
+    if place is None or algorithm is None:
         return None
     settings = method.settings
     # Averages over steps: what is done every H steps costs 1 / H of it in each.
     whole = name_of({"kind": method.algorithm, **settings})
-    parts = [_own_part(own, whole, place, _interval(settings, own.every))]
+    parts = [
+        _method_part(algorithm, whole, place, _interval(settings, algorithm.every))
+    ]
     shared = []
     for setting in (name for name, value in settings.items() if _is_compressor(value)):
         compressor = table().compressors.get(settings[setting]["kind"])
-        if compressor is None or setting not in own.compressors:
+        if compressor is None or setting not in algorithm.compressors:
             return None
         shared.append(compressor.is_shared)
-        interval = _interval(settings, own.compressors[setting])
+        interval = _interval(settings, algorithm.compressors[setting])
         parts.append(_compressor_part(compressor, settings[setting], place, interval))
     if not all(shared):
         parts.append(
-            Encoding(_moving(own.unshared_bytes, place), "bytes over bandwidth")
+            Encoding(_moving(algorithm.unshared_bytes, place), "bytes over bandwidth")
         )
     return Encoding(sum(part.seconds for part in parts), _basis(parts))
 
@@ -180,10 +182,12 @@ def _moving(num_bytes: float, place: _Place) -> float:
     return num_bytes * place.num_parameters / place.bytes_per_second
 
 
-def _own_part(own: Algorithm, name: str, place: _Place, interval: int) -> Encoding:
+def _method_part(
+    algorithm: Algorithm, name: str, place: _Place, interval: int
+) -> Encoding:
     if name in place.measured:
         return Encoding(place.measured[name] / interval, "measured")
-    return Encoding(_moving(own.bytes, place) / interval, "bytes over bandwidth")
+    return Encoding(_moving(algorithm.bytes, place) / interval, "bytes over bandwidth")
 
 
 def _compressor_part(

@@ -74,9 +74,9 @@ def draw_speedups(
     with style():
         figure, (over_ddp, over_best) = new_figure(2.9, 2)
         ddp = timed[timed["method"] == DDP]
-        own = modelled[modelled["method"] == PROPOSED]
-        nearest = (own["bits_per_second"] - AT).abs().argmin()
-        at_usual = own["over_ddp"].iloc[nearest]
+        proposed = modelled[modelled["method"] == PROPOSED]
+        nearest = (proposed["bits_per_second"] - AT).abs().argmin()
+        at_usual = proposed["over_ddp"].iloc[nearest]
         over_ddp.set(title=f"M-CSER over DDP in fp32: {factor(at_usual)} at {rate(AT)}")
         over_ddp_ends = _draw_curves(
             over_ddp, model, modelled, "over_ddp", timed, ddp, colours
@@ -85,8 +85,8 @@ def draw_speedups(
         over_ddp.set(ylim=(0, None))
         over_ddp.set_ylabel("times as fast (linear)")
 
-        least = factor(own["over_best"].min())
-        most = factor(own["over_best"].max())
+        least = factor(proposed["over_best"].min())
+        most = factor(proposed["over_best"].max())
         over_best.set(title=f"M-CSER over the best: {least} to {most}")
         baselines = _complete_baselines(timed)
         ends = _draw_curves(

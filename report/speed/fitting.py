@@ -73,6 +73,7 @@ def fit_line(
 
     By the sum of squared relative errors.
     """
+    # (2, points): with times of one, absolute errors are relative ones.
     scaled = np.array([xs, ys]) / np.array(times)
     (a, b), _ = nnls(scaled.T, np.ones(len(times)))
     return float(a), float(b)
@@ -114,6 +115,7 @@ def _fitted(
     By the sum of squared logarithms of the ratios: a logarithm takes half for as bad as double, so
     noise of small messages does not bend what large ones say.
     """
+    # (points,) each: hops, and the bytes that a worker sends in all of them.
     counts = np.array([count for count, _ in hops], dtype=np.float64)
     sent = np.array([count * size for count, size in hops], dtype=np.float64)
     wanted = np.log(np.array(times, dtype=np.float64))
@@ -122,10 +124,12 @@ def _fitted(
     def misses(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         latency = logs[0] + np.log(counts)
         sending = logs[1] + np.log(sent)
+        # ln of (latency^p + sending^p)^(1/p), which does not overflow for a large p.
         norms = np.logaddexp(power * latency, power * sending)
         return np.asarray(norms / power - wanted)
 
     def slopes(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        # (points, 2): the derivative by each logarithm is its part's share of the sum of powers.
         shares = expit(power * (logs[0] + np.log(counts) - logs[1] - np.log(sent)))
         return np.stack([shares, 1 - shares], axis=1)
 
@@ -201,9 +205,10 @@ def network_on(
     usable = same_layout or alike
     all_reduces = [fit for fit in usable if fit.collective == "all_reduce"]
     links: dict[Collective, Links] = {}
+    # What was swept of the collective itself, or else the next best.
     for collective in COLLECTIVES:
-        own = [fit for fit in usable if fit.collective == collective]
-        links[collective] = _links(fabric, own or all_reduces or usable)
+        of_kind = [fit for fit in usable if fit.collective == collective]
+        links[collective] = _links(fabric, of_kind or all_reduces or usable)
     return Network(
         fabric.num_machines,
         fabric.workers_per_machine,
@@ -235,6 +240,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     def link_of(rate: float | None) -> Link:
         if not rate:
             return Link(alpha, 0.0, power)
+        # Seconds a byte, of a rate in bits of which a share is reached.
         return Link(alpha, 8 / (efficiency * rate), power)
 
     return Links(

@@ -152,29 +152,34 @@ def needed_frame(sessions: Sequence[Timing], times: Path = TIMES) -> pd.DataFram
         fp16 = _rival(of_rate, FP16)
         fp32 = _rival(of_rate, FP32)
         for _, step in of_rate.iterrows():
-            needed = needed_efficiency(step["seconds"], fp16["seconds"])
-            low, high = needed, needed
-            # A rival ties with itself, whatever its step is.
-            if step["method"] != fp16["method"]:
-                num_sessions = (step["num_sessions"], fp16["num_sessions"])
-                low, high = ratio_interval(
-                    needed, spread_of_ratio(spread, *num_sessions)
-                )
-            line = {
-                "bits_per_second": rate,
-                "needed_fp16": needed,
-                "needed_fp16_low": low,
-                "needed_fp16_high": high,
-                "needed_ddp": needed_efficiency(step["seconds"], fp32["seconds"]),
-                "needed_fp16_encoded": needed_efficiency(
-                    step["seconds"],
-                    fp16["seconds"],
-                    step["encoding_seconds"],
-                    fp16["encoding_seconds"],
-                ),
-            }
+            line = {"bits_per_second": rate} | _needed(step, fp16, fp32, spread)
             lines.append(step.to_dict() | line)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _needed(
+    step: pd.Series, fp16: pd.Series, fp32: pd.Series, spread: float
+) -> dict[str, float]:
+    """Return what one step must be worth to tie with each rival's, with the interval of the first."""
+    needed = needed_efficiency(step["seconds"], fp16["seconds"])
+    low = needed
+    high = needed
+    # A rival ties with itself, whatever its step is.
+    if step["method"] != fp16["method"]:
+        num_sessions = (step["num_sessions"], fp16["num_sessions"])
+        low, high = ratio_interval(needed, spread_of_ratio(spread, *num_sessions))
+    return {
+        "needed_fp16": needed,
+        "needed_fp16_low": low,
+        "needed_fp16_high": high,
+        "needed_ddp": needed_efficiency(step["seconds"], fp32["seconds"]),
+        "needed_fp16_encoded": needed_efficiency(
+            step["seconds"],
+            fp16["seconds"],
+            step["encoding_seconds"],
+            fp16["encoding_seconds"],
+        ),
+    }
 
 
 def _encodings(sessions: Sequence[Timing], times: Path) -> dict[str, Encoding | None]:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.experiment import Experiment
+from cser_bench.harness.records.timings import Timing
 from cser_bench.report.frame import Frames
 from cser_bench.report.render import write_report
 from cser_bench.report.speed import comparisons
@@ -40,6 +41,13 @@ from cser_bench.report.wording import Columns, rate
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""
 
+INTERVALS = {
+    "t": "a 95 % t interval of the mean step",
+    "sessions": "the lowest and highest mean of several sessions",
+    "range": "the lowest and highest of fewer than ten steps",
+}
+"""What stands in brackets beside a step, by the kind of interval that `steps_frame` names."""
+
 LARGE_MESSAGE = 1e6
 """Bytes; a smaller message is nearly all headers and acknowledgements."""
 
@@ -52,7 +60,7 @@ class Scored:
         timed: as `joined_frame` has it, without the rows that were not timed.
         baselines: as `baselines_frame` has it.
         table: a line a method, a column a rate; `columns` are its heads and formats.
-        intervals: the kinds of interval in it.
+        intervals: what stands in brackets beside a step, each kind in words.
     """
 
     experiment: Experiment
@@ -60,7 +68,7 @@ class Scored:
     baselines: pd.DataFrame
     table: pd.DataFrame
     columns: Columns
-    intervals: set[str]
+    intervals: list[str]
 
 
 @dataclass(frozen=True)
@@ -104,10 +112,17 @@ class Modelled:
 
 @dataclass(frozen=True)
 class Condition:
-    """Steps by condition: a latency of the links, or who is slow."""
+    """Steps by condition: a latency of the links, or who is slow.
+
+    Attributes:
+        table: a line a method, a column a condition; `columns` are its heads and formats.
+        intervals: what stands in brackets beside a step, each kind in words.
+        passes_seconds: a worker's own time of a step under the first condition.
+    """
 
     table: pd.DataFrame
     columns: Columns
+    intervals: list[str]
     passes_seconds: float
 
 
@@ -162,24 +177,31 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         frames["agreement"] = modelled.agreement
         figures["speedups"] = draw_speedups(study, model, families)
     frames |= _condition_frames(study)
-    left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
     context = {
         "model": model,
         "timed": timed,
         "modelled": modelled,
         "scored": scored,
         "head": _head(scored, modelled),
-        "wide": _wide(study),
+        "figures": figures,
+    }
+    return context | _context_of_records(study), frames, figures
+
+
+def _context_of_records(study: SpeedStudy) -> dict[str, Any]:
+    """Return what the template shows of the records as they are, without model and accuracy."""
+    left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
+    return {
+        "wide": _condition(study.wide, is_fastest_first=True),
         "row": _condition(study.consecutive),
         "text": _condition(study.text),
-        "figures": figures,
         "workloads": list(study.models.values()),
         "at": AT,
         "records": study,
         "machine": _machine(study),
+        # Timings that left out the same thing for the same reason say so once.
         "left_out": dict.fromkeys(left_out),
     }
-    return context, frames, figures
 
 
 def _modelled_workloads(study: SpeedStudy) -> list[WorkloadModel]:
@@ -212,30 +234,42 @@ def _condition_frames(study: SpeedStudy) -> dict[str, pd.DataFrame]:
     return frames
 
 
-def _condition(timings: Sequence[Any]) -> Condition | None:
-    """Return a line a method, a column a condition, in the order of the records."""
+def _condition(
+    timings: Sequence[Timing], is_fastest_first: bool = False
+) -> Condition | None:
+    """Return a line a method, a column a condition; None where nothing was timed.
+
+    Args:
+        is_fastest_first: whether methods are sorted by their step under the last condition, which
+            of latencies is the largest; else they are in the order of the records.
+    """
     steps = conditions_frame(timings)
     if steps.empty:
         return None
+    if is_fastest_first:
+        steps = _fastest_first(steps)
     table = conditions_table(steps)
     columns: Columns = {"label": ("method", "text")}
     for name in table.columns[1:]:
-        columns[name] = (name, "milliseconds")
+        columns[name] = (name, "text")
     is_first = steps["condition"] == steps["condition"].iloc[0]
     passes_seconds = float(steps.loc[is_first, "passes_seconds"].mean())
-    return Condition(table, columns, passes_seconds)
+    intervals = _intervals(steps["interval"])
+    return Condition(table, columns, intervals, passes_seconds)
 
 
-def _wide(study: SpeedStudy) -> Condition | None:
-    """Return steps by latency, the method that is fastest at the largest first."""
-    wide = _condition(study.wide)
-    if wide is None:
-        return None
-    # `conditions_frame` goes from the least latency to the largest.
-    furthest = wide.table.columns[-1]
-    return Condition(
-        wide.table.sort_values(furthest), wide.columns, wide.passes_seconds
-    )
+def _fastest_first(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return the same lines, methods by their step under the last condition."""
+    last = steps[steps["condition"] == steps["condition"].iloc[-1]]
+    places = last.set_index("label")["seconds"].rank(method="first")
+    # A stable sort, so that the conditions of a method stay in their order.
+    order = steps["label"].map(places).sort_values(kind="stable").index
+    return steps.loc[order]
+
+
+def _intervals(kinds: pd.Series) -> list[str]:
+    """Return the kinds of interval in words, each once."""
+    return [words for kind, words in INTERVALS.items() if (kinds == kind).any()]
 
 
 def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
@@ -307,7 +341,7 @@ def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
     columns: Columns = {
         "label": ("method", "text"),
         "ratio": ("ratio", "amount"),
-        "loss": ("accuracy drop, points", "digits"),
+        "loss": ("accuracy drop, points (95 % CI)", "text"),
     }
     for bits in sorted(timed["bits_per_second"].unique()):
         columns[bits] = (f"ms at {rate(bits)}", "text")
@@ -317,7 +351,7 @@ def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
         baselines=baselines,
         table=joined_table(pd.concat([timed, not_scored])),
         columns=columns,
-        intervals=set(timed["interval"]),
+        intervals=_intervals(timed["interval"]),
     )
 
 

@@ -1,7 +1,7 @@
 """The tables of the report of speed: plain data with few words, from the clock and from the model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from cser_bench.harness.records.timings import Sweep
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS
-from cser_bench.report.wording import factor, gap, milliseconds, rate
+from cser_bench.report.wording import factor, gap, gap_cell, milliseconds, rate
 
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
@@ -62,12 +62,21 @@ def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
     return methods[["label", "ratio"]].join(table[networks])
 
 
-def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """Return a line a method, a column a condition: milliseconds of a step.
+def _with_interval(seconds: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
+    """Return milliseconds with the ends of their interval: "35.8 (35.2 to 36.3)"."""
+    ends = low.map(milliseconds) + " to " + high.map(milliseconds)
+    return seconds.map(milliseconds) + " (" + ends + ")"
 
-    In the order of the records.
+
+def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a method, a column a condition: milliseconds of a step with their interval.
+
+    Methods and conditions are in the order in which they first come.
     """
-    table = steps.pivot(index="label", columns="condition", values="seconds")
+    texts = _with_interval(steps["seconds"], steps["low"], steps["high"])
+    table = steps.assign(text=texts).pivot(
+        index="label", columns="condition", values="text"
+    )
     labels = steps["label"].unique()
     conditions = steps["condition"].unique()
     return table.loc[labels, conditions].reset_index()
@@ -137,7 +146,7 @@ def head_table(
                 "over_ddp": step["over_ddp"],
                 "over_best": step["over_best"],
                 "best": step["best"],
-                "drop": gap(step["estimate"], "points"),
+                "drop": _drop(step),
             }
         )
     if modelled is not None:
@@ -176,6 +185,13 @@ def _as_scored(scored: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, 
     return records
 
 
+def _drop(line: Mapping[Any, Any]) -> str:
+    """Write an accuracy drop in points with its interval; the baseline's own, which is zero, has none."""
+    if line["low"] == line["high"]:
+        return gap(line["estimate"], "points")
+    return gap_cell(line["estimate"], line["low"], line["high"], "points")
+
+
 def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     """Return a line a headline and published compute time, a column a rival.
 
@@ -197,20 +213,17 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
 
     The most accurate is first.
     """
-    seconds = lines["seconds"].map(milliseconds)
-    low = lines["seconds_low"].map(milliseconds)
-    high = lines["seconds_high"].map(milliseconds)
-    texts = seconds + " (" + low + " to " + high + ")"
+    texts = _with_interval(
+        lines["seconds"], lines["seconds_low"], lines["seconds_high"]
+    )
     table = lines.assign(text=texts).pivot(
-        index=["row", "label", "ratio", "estimate"],
+        index=["row", "label", "ratio", "estimate", "low", "high"],
         columns="bits_per_second",
         values="text",
     )
     table = table.reset_index()
     table = table.sort_values("estimate", ascending=False, ignore_index=True)
-    return table.assign(
-        loss=[gap(estimate, "points") for estimate in table["estimate"]]
-    )
+    return table.assign(loss=[_drop(line) for line in table.to_dict("records")])
 
 
 def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:

@@ -173,9 +173,9 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
         "post hoc, 15 of 15 runs begun |",
         "post hoc, 15 of 15 runs begun |",
     ]
-    assert "Such a test counts where it was published" in tests
+    assert "they were published before this distinction was made" in tests
     assert (
-        f"{len(changed)} attempts, 2 with changes to the code that stood in no commit"
+        f"{len(changed)} attempts at these runs, 2 with uncommitted changes to the code"
         in page
     )
     explored = experiment_tables(frames)["contrasts"]

@@ -20,7 +20,7 @@ from cser_bench.report.first_table import (
     Line,
     Table,
     emulated_needs,
-    known_of,
+    measured_row,
     names_by_key,
     need_of,
     panels,
@@ -43,7 +43,7 @@ def name_of(value: object) -> str:
 def test_a_line_is_one_setting_of_the_class_that_one_types(
     table: Table, line: Line
 ) -> None:
-    rows = [known_of(run).row for run in (*line.runs, line.setting_of) if run]
+    rows = [measured_row(run).row for run in (*line.runs, line.setting_of) if run]
     assert len({setting_in_short(row) for row in rows}) == 1, (
         "its cells would mix two settings"
     )
@@ -108,7 +108,7 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
     assert (ROOT / FIGURE).is_file()
     for panel in panels():
         for runs in panel.lines.values():
-            shares = [known_of(run).traffic for run in runs]
+            shares = [measured_row(run).traffic for run in runs]
             assert shares == sorted(shares, reverse=True), (
                 "a line goes from much to little traffic"
             )
@@ -155,7 +155,7 @@ def test_the_findings_on_images_are_those_of_the_table() -> None:
     low_rank = margins(["DDP + PowerSGD hook"])[0]
     assert f"PowerSGD hook {low_rank:.1f} times on the small CNN" in findings()
     # It sends half as much on the residual network as on the small CNN, and so needs less.
-    on_residual = known_of("resnet_regime/powersgd")
+    on_residual = measured_row("resnet_regime/powersgd")
     assert 1 / on_residual.traffic == pytest.approx(30, abs=0.5)
     has_most = on_residual.estimate / need_of(on_residual, 10e9)
     assert f"and {has_most:.1f} on the residual network, at 1/30" in findings()
@@ -204,7 +204,7 @@ TIMED = [
 
 @pytest.mark.parametrize("line", TIMED, ids=lambda line: line.label)
 def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
-    scored = known_of(line.runs[0]).row
+    scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
     assert timed is not None, "what it needs is emulated"
     assert timed.settings == scored.settings
@@ -214,7 +214,7 @@ def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> N
 def test_powersgd_has_the_need_of_what_it_sent_and_not_of_its_rank_on_resnet_50() -> (
     None
 ):
-    sent = known_of("table_cnn/powersgd")
+    sent = measured_row("table_cnn/powersgd")
     assert timed_as(sent.row) is None
     frame = table_frame(tables()[0]).set_index("method")
     # It sends 1.5 times as much as EF top-k does, all in one step.
@@ -252,7 +252,7 @@ def test_predictions_of_efficiencies_lie_in_what_was_measured() -> None:
 
 
 def test_the_hook_on_text_has_more_than_it_needs_at_25_gbits() -> None:
-    hook = known_of("study_gpt_text_hooks/ef_4bit_gradients-1")
+    hook = measured_row("study_gpt_text_hooks/ef_4bit_gradients-1")
     needs = need_of(hook, 25e9)
     assert f"hook for DDP has {hook.efficiency} and needs {needs:.2f}" in findings()
     assert hook.low > needs
@@ -265,7 +265,7 @@ def test_speedups_on_one_network_are_those_of_the_records() -> None:
     local = queries.net("local-64", form="short")
     blocks = queries.net("cser-64", form="short")
     assert f"local AdamW {local} times, CSER blocks {blocks} times" in findings()
-    sent = known_of("gpt_text_methods/qsparse_4-8")
+    sent = measured_row("gpt_text_methods/qsparse_4-8")
     assert 1 / sent.traffic == pytest.approx(60, abs=0.5)
 
 

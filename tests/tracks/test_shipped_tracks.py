@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 
@@ -50,17 +51,24 @@ def test_the_page_is_that_of_the_entries() -> None:
 
 
 def test_the_picture_has_each_entry_and_can_be_read() -> None:
+    """Each has its gap and a place near its traffic, where no other mark hides it."""
     board = read_leaderboard(ROOT / "tracks", "1")
     figure = draw_leaderboard(board.entries, board.bounds)
     [axes] = figure.axes
-    places = set()
+    drawn = []
     for bars in axes.containers:
-        [(x, y)] = bars.lines[0].get_xydata()
-        places.add((round(float(x), 9), round(float(y), 9)))
-    expected = {
-        (round(line.traffic, 9), round(line.gap.mean, 9)) for line in board.entries
-    }
-    assert places == expected
+        [place] = bars.lines[0].get_xydata()
+        drawn.append(place)
+    gaps = sorted(round(line.gap.mean, 9) for line in board.entries)
+    assert sorted(round(float(y), 9) for _, y in drawn) == gaps
+    for x, y in drawn:
+        [entry] = [line for line in board.entries if math.isclose(line.gap.mean, y)]
+        assert 0.7 < x / entry.traffic < 1.4
+    figure.draw_without_rendering()
+    pixels = axes.transData.transform(drawn)
+    for one, other in combinations(pixels, 2):
+        # Marks are 4 points wide.
+        assert math.dist(one, other) * 72 / figure.dpi > 4
     assert faults_of(figure) == []
 
 
