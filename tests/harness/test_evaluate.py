@@ -60,15 +60,14 @@ def trained(
         algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes
     )
     model = build_model(config.model, TASK, config.seed, CPU)
-    models, optimizer = local_workers(
-        config, model, StackedCollectives(num_workers), 40
-    )
-    for batches in zip(
-        *(batches_of(rank, num_workers, 7) for rank in range(num_workers)), strict=True
-    ):
+    collectives = StackedCollectives(num_workers)
+    models, optimizer = local_workers(config, model, collectives, 40)
+    of_workers = [batches_of(rank, num_workers, 7) for rank in range(num_workers)]
+    for batches in zip(*of_workers, strict=True):
         optimizer.zero_grad()
         for own, (inputs, labels) in zip(models, batches, strict=True):
-            nn.functional.cross_entropy(own(inputs), labels).backward()  # type: ignore[no-untyped-call]
+            loss = nn.functional.cross_entropy(own(inputs), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     for rank, own in enumerate(models):
         for layer in batch_norms(own):
@@ -82,41 +81,38 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tensor]:
     """All that an evaluation must leave as it was."""
-    own = [value for model in models for value in model.state_dict().values()]
-    momenta = [
-        torch.tensor(layer.momentum) for model in models for layer in batch_norms(model)
-    ]
-    modes = [torch.tensor(model.training) for model in models]
-    flat = [
-        *optimizer.replicas[0].buffers.values(),
-        optimizer.flat.gradients,
-        torch.get_rng_state(),
-    ]
-    return [each.clone() for each in (*own, *momenta, *modes, *flat)]
+    kept: list[Tensor] = []
+    for model in models:
+        kept += model.state_dict().values()
+        kept += [torch.tensor(layer.momentum) for layer in batch_norms(model)]
+        kept.append(torch.tensor(model.training))
+    kept += optimizer.replicas[0].buffers.values()
+    kept.append(optimizer.flat.gradients)
+    kept.append(torch.get_rng_state())
+    return [each.clone() for each in kept]
 
 
 def average_of(models: list[nn.Module]) -> nn.Module:
     """A model with the workers' mean of every parameter and of every running statistic."""
     average = copy.deepcopy(models[0])
     states = [model.state_dict() for model in models]
-    means = {
-        key: torch.stack([each[key].double() for each in states]).mean(0)
-        for key in states[0]
-    }
-    average.load_state_dict(
-        {key: mean.to(states[0][key].dtype) for key, mean in means.items()}
-    )
+    means = {}
+    for key, first in states[0].items():
+        values = torch.stack([each[key].double() for each in states])
+        means[key] = values.mean(0).to(first.dtype)
+    average.load_state_dict(means)
     return average
 
 
 def direct_score(model: nn.Module) -> tuple[int, float]:
     """Correct answers and mean loss over the whole test set, in one pass."""
+    labels = SAMPLES.evaluation_labels
+    scored = copy.deepcopy(model).eval()
     with torch.no_grad():
-        outputs = copy.deepcopy(model).eval()(SAMPLES.evaluation_inputs)
-    loss = nn.functional.cross_entropy(
-        outputs.double(), SAMPLES.evaluation_labels
-    ).item()
-    return int((outputs.argmax(dim=1) == SAMPLES.evaluation_labels).sum()), loss
+        outputs = scored(SAMPLES.evaluation_inputs)
+    loss = nn.functional.cross_entropy(outputs.double(), labels)
+    is_correct = outputs.argmax(dim=1) == labels
+    return int(is_correct.sum()), loss.item()
 
 
 def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
@@ -131,18 +127,20 @@ def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
         ]  # type: ignore[arg-type]
 
         def add(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            sums[layer][0] += inputs[0].mean((0, 2, 3))
-            sums[layer][1] += inputs[0].var((0, 2, 3), unbiased=True)
+            (images,) = inputs  # (samples, channels, height, width)
+            means, variances = sums[layer]
+            means += images.mean((0, 2, 3))
+            variances += images.var((0, 2, 3), unbiased=True)
 
         layer.register_forward_pre_hook(add)
     with torch.no_grad():
         for rank in range(num_workers):
             for inputs, _ in batches_of(rank, num_workers, RECALIBRATION_STEPS):
                 average(inputs)
-    for layer, totals in sums.items():
-        layer.running_mean, layer.running_var = (
-            each / (num_workers * RECALIBRATION_STEPS) for each in totals
-        )
+    num_batches = num_workers * RECALIBRATION_STEPS
+    for layer, (means, variances) in sums.items():
+        layer.running_mean = means / num_batches
+        layer.running_var = variances / num_batches
         layer._forward_pre_hooks.clear()
     return average
 
@@ -150,11 +148,14 @@ def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
 def scored_models(policy: str, models: list[nn.Module]) -> list[nn.Module]:
     """The models that are scored: the average, or all workers with its parameters."""
     average = average_of(models)
-    if policy != "local":
-        return [average if policy == "average" else recalibrated(average, len(models))]
+    if policy == "average":
+        return [average]
+    if policy == "recalibrate":
+        return [recalibrated(average, len(models))]
+    parameters = dict(average.named_parameters())
     own = copy.deepcopy(models)
     for each in own:
-        each.load_state_dict(each.state_dict() | dict(average.named_parameters()))
+        each.load_state_dict(each.state_dict() | parameters)
     return own
 
 
@@ -168,22 +169,24 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
     samples = Counted(**vars(SAMPLES))
     before = state(models, optimizer)
     score = evaluate(config, models, optimizer, PLAIN, samples, 500, 1600)
-    assert all(map(torch.equal, before, state(models, optimizer)))
+    after = state(models, optimizer)
+    assert all(map(torch.equal, before, after))
     # The workers themselves differ, so that the comparison says something.
-    assert len({direct_score(model)[1] for model in models}) == num_workers
+    own_losses = {direct_score(model)[1] for model in models}
+    assert len(own_losses) == num_workers
     expected = [direct_score(model) for model in scored_models(policy, models)]
-    assert sorted(samples.scored) == sorted(list(range(500)) * len(expected))
-    count = 500 * len(expected)
+    num_models = len(expected)
+    assert sorted(samples.scored) == sorted(list(range(500)) * num_models)
+    count = 500 * num_models
     correct = sum(number for number, _ in expected)
-    assert (score.correct, score.count, score.accuracy) == (
-        correct,
-        count,
-        pytest.approx(correct / count),
-    )
-    assert score.loss == pytest.approx(
-        sum(loss for _, loss in expected) / len(expected), rel=1e-4
-    )
-    assert policy != "local" or len({loss for _, loss in expected}) == num_workers
+    assert score.correct == correct
+    assert score.count == count
+    assert score.accuracy == pytest.approx(correct / count)
+    losses = [loss for _, loss in expected]
+    mean_loss = sum(losses) / num_models
+    assert score.loss == pytest.approx(mean_loss, rel=1e-4)
+    if policy == "local":
+        assert len(set(losses)) == num_workers
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -191,20 +194,27 @@ def test_worker_distance_and_error_norm_are_roots_of_mean_squares(
     num_workers: int,
 ) -> None:
     config, models, optimizer = trained(num_workers)
+
+    def root_of_mean_square(rows: Tensor) -> float:
+        """Of the norms of workers' vectors, a row each."""
+        squares = rows.square().sum(1)
+        return squares.mean().sqrt().item()
+
     parameters = optimizer.flat.parameters.double()
     error = optimizer.error
     assert error is not None
     assert error.any(1).all()
     score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
-    distance = (parameters - parameters.mean(0)).square().sum(1).mean().sqrt().item()
+    distance = root_of_mean_square(parameters - parameters.mean(0))
     assert score.worker_distance == pytest.approx(distance, rel=1e-4, abs=1e-6)
-    assert (score.worker_distance > 0) == (num_workers > 1)
-    assert score.error_norm == pytest.approx(
-        error.double().square().sum(1).mean().sqrt().item(), rel=1e-6
-    )
-    plain = trained(2, algorithm="sgd")
-    score = evaluate(*plain, PLAIN, SAMPLES, 500, 1600)
-    assert (score.error_norm, score.worker_distance) == (None, 0.0)
+    are_apart = score.worker_distance > 0
+    assert are_apart == (num_workers > 1)
+    norm = root_of_mean_square(error.double())
+    assert score.error_norm == pytest.approx(norm, rel=1e-6)
+    config, models, optimizer = trained(2, algorithm="sgd")
+    score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
+    assert score.error_norm is None
+    assert score.worker_distance == 0.0
 
 
 def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_error() -> (
@@ -213,43 +223,36 @@ def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_err
     config, models, optimizer = trained(2, algorithm="sgd")
     before = optimizer.traffic.training_bits
     evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
-    # The parameters once, two statistics of 4 + 8 channels, and five sums of 64 bits.
     assert optimizer.traffic.training_bits == before
-    assert optimizer.traffic[Purpose.EVALUATION].bits == 32 * 742 + 32 * 24 + 64 * 5
-    with pytest.raises(
-        RuntimeError, match=r"498 samples were scored where there .* 500"
-    ):
-        evaluate(
-            config,
-            models,
-            optimizer,
-            PLAIN,
-            Counted(**vars(SAMPLES), lost=1),
-            500,
-            1600,
-        )
+    parameters = 32 * 742
+    statistics = 32 * 2 * (4 + 8)  # two for each channel
+    sums = 64 * 5
+    counted = optimizer.traffic[Purpose.EVALUATION]
+    assert counted.bits == parameters + statistics + sums
+    lossy = Counted(**vars(SAMPLES), lost=1)
+    words = r"498 samples were scored where there .* 500"
+    with pytest.raises(RuntimeError, match=words):
+        evaluate(config, models, optimizer, PLAIN, lossy, 500, 1600)
 
 
 def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     config, models, optimizer = trained(1, algorithm="sgd", precision="bf16")
     precision = MixedPrecision("bf16", CPU)
+    collectives = optimizer.collectives
     score = evaluate(config, models, optimizer, precision, SAMPLES, 500, 1600)
-    (accuracy,) = worker_accuracies(
-        models, precision, optimizer.collectives, SAMPLES, 500
-    )
+    (accuracy,) = worker_accuracies(models, precision, collectives, SAMPLES, 500)
+    model = models[0].eval()
+    # In the same batches: of other sizes, products may be rounded otherwise.
+    batches = SAMPLES.evaluation_inputs.split(EVALUATION_BATCH)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        # In the same batches: of other sizes, products may be rounded otherwise.
-        batches = SAMPLES.evaluation_inputs.split(EVALUATION_BATCH)
-        outputs = torch.cat([models[0].eval()(batch) for batch in batches])
+        outputs = torch.cat([model(batch) for batch in batches])
     assert outputs.dtype == torch.bfloat16
     labels = SAMPLES.evaluation_labels
-    assert score.loss == pytest.approx(
-        nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6
-    )
-    assert (
-        accuracy
-        == score.accuracy
-        == (outputs.argmax(1) == labels).double().mean().item()
-    )
+    loss = nn.functional.cross_entropy(outputs.float(), labels)
+    assert score.loss == pytest.approx(loss.item(), rel=1e-6)
+    is_correct = outputs.argmax(1) == labels
+    expected = is_correct.double().mean().item()
+    assert score.accuracy == expected
+    assert accuracy == expected
     plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     assert abs(plain.loss - score.loss) > 1e-5 * score.loss

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from cser_bench.algorithms import StackedCollectives
 from cser_bench.algorithms.registry import algorithms
@@ -77,22 +78,24 @@ SPECS = st.one_of(
 def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
     spec: Table, labels: list[int], num_workers: int, seed: int
 ) -> None:
-    shards = shards_of(torch.tensor(labels), num_workers, seed, **spec)
+    classes = torch.tensor(labels)
+    num_samples = len(labels)
+    shards = shards_of(classes, num_workers, seed, **spec)
     assert len(shards) == num_workers
     torch.manual_seed(5)  # The global generator has no say.
-    assert shards_of(torch.tensor(labels), num_workers, seed, **spec) == shards
-    stretches = num_workers * spec.get("shards_per_worker", 1)
-    assert {len(shard) for shard in shards} == {
-        len(labels) // stretches * stretches // num_workers
-    }
-    held = [sample for shard in shards for sample in shard]
+    assert shards_of(classes, num_workers, seed, **spec) == shards
+    num_stretches = num_workers * spec.get("shards_per_worker", 1)
+    stretch = num_samples // num_stretches
+    shard_size = stretch * num_stretches // num_workers
+    assert {len(shard) for shard in shards} == {shard_size}
+    held = list(itertools.chain(*shards))
     assert len(set(held)) == len(held)
-    assert set(held) <= set(range(len(labels)))
-    assert spec["kind"] != "contiguous" or held == list(range(len(held)))
-    assert len(labels) - len(held) < stretches
-    counts = class_counts(
-        [torch.tensor(shard) for shard in shards], torch.tensor(labels), 7
-    )
+    assert set(held) <= set(range(num_samples))
+    if spec["kind"] == "contiguous":
+        assert held == list(range(len(held)))
+    num_left_out = num_samples - len(held)
+    assert num_left_out < num_stretches
+    counts = class_counts([torch.tensor(shard) for shard in shards], classes, 7)
     for row, shard in zip(counts, shards, strict=True):
         recount = Counter(labels[sample] for sample in shard)
         assert row == [recount[each] for each in range(7)]
@@ -101,47 +104,50 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
 def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
     """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100,
     classes)."""
-    shards = [
-        shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0]
-        for seed in range(100)
-    ]
-    counts = [
-        numpy.bincount(labels[shard], minlength=int(labels.max()) + 1)
-        for shard in shards
-    ]
-    return numpy.stack(counts) / (len(labels) // 20)
+    num_workers = 20
+    num_classes = int(labels.max()) + 1
+    counts = []
+    for seed in range(100):
+        shards = shards_of(labels, num_workers, seed, kind="dirichlet", alpha=alpha)
+        own = labels[shards[0]]
+        counts.append(numpy.bincount(own, minlength=num_classes))
+    shard_size = len(labels) // num_workers
+    return numpy.stack(counts) / shard_size
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
 def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_the_sizes_of_classes(
     alpha: float,
 ) -> None:
-    squares = (first_shares(torch.arange(20_000) % CLASSES, alpha) ** 2).sum(axis=1)
+    labels = torch.arange(20_000) % CLASSES
+    shares = first_shares(labels, alpha)
+    squares = (shares**2).sum(axis=1)
     # For K shares of a Dirichlet distribution, E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples
     # are drawn from them.
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
-    assert abs(squares.mean() - expected) < 4 * squares.std() / 10
-    unequal = torch.repeat_interleave(
-        torch.arange(3), torch.tensor([2_000, 6_000, 12_000])
-    )
-    assert (
-        abs(first_shares(unequal, alpha=1.0).mean(axis=0) - [0.1, 0.3, 0.6]).max()
-        < 0.08
-    )
+    deviation_of_mean = squares.std() / 10
+    assert abs(squares.mean() - expected) < 4 * deviation_of_mean
+    sizes = torch.tensor([2_000, 6_000, 12_000])
+    unequal = torch.repeat_interleave(torch.arange(3), sizes)
+    mean_shares = first_shares(unequal, alpha=1.0).mean(axis=0)
+    off_shares = mean_shares - [0.1, 0.3, 0.6]
+    assert abs(off_shares).max() < 0.08
 
 
 def test_class_shards_give_a_worker_few_classes_at_random() -> None:
-    sets = [
-        set(LABELS[shard].tolist())
-        for shard in shards_of(num_workers=10, **FIXED["class_shards"])
-    ]
+    shards = shards_of(num_workers=10, **FIXED["class_shards"])
+    sets = [set(LABELS[shard].tolist()) for shard in shards]
     assert max(map(len, sets)) == 2
-    assert any(len(each) == 2 and max(each) - min(each) > 1 for each in sets)
-    assert all(
-        shards_of(seed=1, **FIXED[k]) != shards_of(seed=2, **FIXED[k])
-        for k in ("dirichlet", "class_shards")
-    )
+    pairs = [each for each in sets if len(each) == 2]
+    assert any(max(pair) - min(pair) > 1 for pair in pairs), "not neighbours alone"
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "class_shards"])
+def test_shards_that_are_drawn_depend_on_the_seed(kind: str) -> None:
+    first = shards_of(seed=1, **FIXED[kind])
+    second = shards_of(seed=2, **FIXED[kind])
+    assert first != second
 
 
 @settings(deadline=None, derandomize=True, max_examples=90)
@@ -164,43 +170,43 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
         partition=partition,
     )
     per_epoch, num_steps = num_steps_of(config)
-    shards = (
-        shards_of(LABELS, num_workers, seed, **spec)
-        if spec
-        else [list(range(len(LABELS)))]
-    )
-    held = len(shards[0]) if spec else len(LABELS) // num_workers
-    assert held - batch_size < per_epoch * batch_size <= held
+    num_samples = len(LABELS)
+    if spec:
+        shards = shards_of(LABELS, num_workers, seed, **spec)
+        num_held = len(shards[0])
+    else:
+        shards = [list(range(num_samples))]
+        num_held = num_samples // num_workers
+    num_seen = per_epoch * batch_size
+    assert num_held - batch_size < num_seen <= num_held
 
-    def batches(rank: int, start: int = 0, seed: int = seed) -> list[Tensor]:
+    def batches(rank: int, start: int = 0, seed: int = seed) -> Tensor:
+        """A row of samples for each step."""
         shard = torch.tensor(shards[rank]) if spec else None
         steps = range(start, num_steps)
-        return list(
-            worker_batches(
-                seed, len(LABELS), rank, num_workers, batch_size, steps, shard
-            )
+        found = worker_batches(
+            seed, num_samples, rank, num_workers, batch_size, steps, shard
         )
+        return torch.stack(list(found))
 
     found = [batches(rank) for rank in range(num_workers)]
-    assert {len(batch) for own in found for batch in own} == {batch_size}
-    starts = range(0, num_steps, per_epoch)
-    epochs = [
-        [torch.cat(own[start : start + per_epoch]).tolist() for own in found]
-        for start in starts
-    ]
-    for seen in epochs:
-        everyone = list(itertools.chain(*seen))
-        for each, shard in (
-            zip(seen, shards, strict=True) if spec else [(everyone, shards[0])]
-        ):
+    assert {own.shape for own in found} == {(num_steps, batch_size)}
+    epochs = []
+    for start in range(0, num_steps, per_epoch):
+        steps = slice(start, start + per_epoch)
+        seen = [own[steps].flatten().tolist() for own in found]
+        epochs.append(seen)
+        if not spec:
+            seen = [list(itertools.chain(*seen))]
+        for each, shard in zip(seen, shards, strict=True):
             assert len(set(each)) == len(each)
             assert set(each) <= set(shard)
     assert epochs[0] != epochs[1] != epochs[2]
     torch.manual_seed(first)  # The global generator has no say.
-    assert torch.equal(torch.stack(batches(0, first)), torch.stack(found[0][first:]))
-    assert not torch.equal(
-        torch.stack(batches(0, seed=seed + 1)), torch.stack(found[0])
-    )
+    resumed = batches(0, first)
+    assert torch.equal(resumed, found[0][first:])
+    of_another_seed = batches(0, seed=seed + 1)
+    assert not torch.equal(of_another_seed, found[0])
 
 
 @pytest.mark.parametrize("kind", [*FIXED, "reshuffled"])
@@ -222,35 +228,30 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
 
     monkeypatch.setattr(TensorSamples, "training_batches", watched)
     partition = FIXED.get(kind, {"kind": kind})
-    result = done(
-        small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path
-    ).result
+    config = small_config(num_workers=4, partition=partition, num_epochs=2)
+    result = done(config, tmp_path).result
     # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
-    first, second = (
-        [seen[rank][part] for rank in range(4)]
-        for part in (slice(400), slice(400, 800))
-    )
+    first = [seen[rank][:400] for rank in range(4)]
+    second = [seen[rank][400:800] for rank in range(4)]
     for epoch in (first, second):
-        assert sorted(sample for own in epoch for sample in own) == list(range(1_600))
+        assert sorted(itertools.chain(*epoch)) == list(range(1_600))
     if kind == "reshuffled":
         assert result.class_counts is None
         # By chance a quarter of 400 is seen by the same worker again.
-        assert all(
-            60 < len(set(one) & set(two)) < 140
-            for one, two in zip(first, second, strict=True)
-        )
+        for one, two in zip(first, second, strict=True):
+            num_again = len(set(one) & set(two))
+            assert 60 < num_again < 140
     else:
         shards = shards_of(num_workers=4, **partition)
-        assert (
-            list(map(sorted, first))
-            == list(map(sorted, second))
-            == list(map(sorted, shards))
-        )
+        expected = [sorted(shard) for shard in shards]
+        assert [sorted(own) for own in first] == expected
+        assert [sorted(own) for own in second] == expected
         assert first != second
-        counts = [Counter(LABELS[own].tolist()) for own in first]
-        assert result.class_counts == [
-            [own[each] for each in range(CLASSES)] for own in counts
-        ]
+        counts = []
+        for own in first:
+            labels = Counter(LABELS[own].tolist())
+            counts.append([labels[each] for each in range(CLASSES)])
+        assert result.class_counts == counts
 
 
 # Order and schedule
@@ -275,19 +276,21 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
 
     monkeypatch.setattr(TensorSamples, "training_batches", watched)
     schedule = {"kind": "cosine", "warmup_share": 0.25}
-    short, whole = (
-        done(small_config(schedule=schedule, **more), tmp_path)
-        for more in ({"num_steps": 12}, {"evaluation": {"num_scores": 40}})
-    )
-    assert (short.result.num_steps, whole.result.num_steps) == (12, 40)
+    of_12_steps = small_config(schedule=schedule, num_steps=12)
+    of_an_epoch = small_config(schedule=schedule, evaluation={"num_scores": 40})
+    short = done(of_12_steps, tmp_path)
+    whole = done(of_an_epoch, tmp_path)
+    assert short.result.num_steps == 12
+    assert whole.result.num_steps == 40
+    # Two workers: a batch each at every step.
     assert seen[:24] == seen[24:48]
     assert len(seen) == 24 + 80
+    # The last steps before the scores are 5 and 11; 3 steps warm up, 9 follow the cosine.
     shares = [(step - 3) / 9 for step in (5, 11)]
     rates = [0.05 * (1 + math.cos(math.pi * share)) / 2 for share in shares]
-    assert [(event.step, event.learning_rate) for event in short.events] == [
-        (6, pytest.approx(rates[0])),
-        (12, pytest.approx(rates[1])),
-    ]
+    assert [event.step for event in short.events] == [6, 12]
+    found = [event.learning_rate for event in short.events]
+    assert found == pytest.approx(rates)
 
 
 def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[float]:
@@ -346,7 +349,9 @@ SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules(name: str) -> None:
     table, expected = SCHEDULES[name]
-    assert factors(ScheduleSpec.model_validate(table), 10, 3) == pytest.approx(expected)
+    schedule = ScheduleSpec.model_validate(table)
+    found = factors(schedule, per_epoch=10, num_epochs=3)
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -363,9 +368,8 @@ def test_schedules(name: str) -> None:
 def test_scores_are_evenly_spaced_and_the_last_step_has_one(
     per_epoch: int, scores: dict[str, int], num_epochs: int, expected: set[int]
 ) -> None:
-    assert (
-        EvaluationSpec.model_validate(scores).steps(num_epochs, per_epoch) == expected
-    )
+    evaluation = EvaluationSpec.model_validate(scores)
+    assert evaluation.steps(num_epochs, per_epoch) == expected
 
 
 def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> (
@@ -373,19 +377,23 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
 ):
     everyone = set(range(1600))
     kept, held_out = held_out_indices(1600, 400)
-    assert set(kept.tolist()) | set(held_out.tolist()) == everyone
+    both = {*kept.tolist(), *held_out.tolist()}
+    assert both == everyone
     assert len(kept) == 1200
     torch.manual_seed(7)
-    assert held_out_indices(1600, 400)[1].equal(held_out)
+    _, again = held_out_indices(1600, 400)
+    assert again.equal(held_out)
     assert held_out.tolist() != list(range(400))
     assert held_out.tolist() != list(range(1200, 1600))
     trained, _ = held_out_indices(1600, 0, 800)
     for number in (1, 400, 800):
         kept, held = held_out_indices(1600, number, 800)
+        _, of_all = held_out_indices(1600, number)
         assert kept.equal(trained)
-        assert held.equal(held_out_indices(1600, number)[1])
+        assert held.equal(of_all)
         assert len(kept) == 800
-        assert not set(kept.tolist()) & set(held.tolist())
+        in_both = set(kept.tolist()) & set(held.tolist())
+        assert not in_both
     whole = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
     for number, scored in ((0, 500), (400, 400)):
         spec = TaskSpec(name="blobs", num_train=800, held_out=number)
@@ -393,46 +401,39 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
         assert samples.train_inputs.equal(whole.train_inputs[trained])
         assert len(samples.evaluation_labels) == scored
         assert split_sizes(TASK, spec) == (800, scored)
-    with pytest.raises(
-        SpecError,
-        match="num_train = 801 and held_out = 800 are together more than the 1600",
-    ):
-        split_sizes(TASK, TaskSpec(name="blobs", num_train=801, held_out=800))
+    too_many = TaskSpec(name="blobs", num_train=801, held_out=800)
+    words = "num_train = 801 and held_out = 800 are together more than the 1600"
+    with pytest.raises(SpecError, match=words):
+        split_sizes(TASK, too_many)
 
 
 def test_seeds_of_different_streams_differ_and_never_change() -> None:
     streams = {
-        derive_seed(*parts)
-        for parts in [
-            (1, "init"),
-            (2, "init"),
-            (1, "order"),
-            (1, "order", 0),
-            (11, "init"),
-        ]
+        derive_seed(1, "init"),
+        derive_seed(2, "init"),
+        derive_seed(1, "order"),
+        derive_seed(1, "order", 0),
+        derive_seed(11, "init"),
     }
     assert len(streams) == 5
     assert all(0 <= seed < 2**63 for seed in streams)
     # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1,
     # 'init')").
-    assert (
-        derive_seed(1, "init")
-        == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
-    )
+    digest = bytes.fromhex("c533243a0e98fb04")
+    expected = int.from_bytes(digest, "little") >> 1
+    assert derive_seed(1, "init") == expected
 
 
 def test_all_algorithms_start_from_the_same_parameters() -> None:
     """The seed alone decides each worker's model, and the global generator is left as it was."""
     before = torch.get_rng_state()
-    first, other = (
-        build_model(small_config().model, TASK, seed, torch.device("cpu"))
-        for seed in (1, 2)
-    )
+    spec = small_config().model
+    cpu = torch.device("cpu")
+    first = build_model(spec, TASK, 1, cpu)
+    other = build_model(spec, TASK, 2, cpu)
     assert torch.get_rng_state().equal(before)
-    own, others = (
-        torch.cat([each.detach().flatten() for each in model.parameters()])
-        for model in (first, other)
-    )
+    own = parameters_to_vector(first.parameters()).detach()
+    others = parameters_to_vector(other.parameters()).detach()
     assert not torch.equal(own, others)
     for name in algorithms():
         config = small_config(name, settings_of(name, BLOCK))

@@ -35,10 +35,22 @@ every_model = pytest.mark.parametrize("name", list(SMALL))
 def build(
     name: str, shape: tuple[int, ...], num_classes: int = 10, **options: Any
 ) -> nn.Module:
-    model: nn.Module = getattr(resnets, name)(
-        shape, num_classes, **(SMALL[name] | options)
-    )
+    make = getattr(resnets, name)
+    settings = SMALL[name] | options
+    model: nn.Module = make(shape, num_classes, **settings)
     return model
+
+
+def built(name: str, device: str = "meta", **options: Any) -> nn.Module:
+    """The model of a spec, for the images of Fashion-MNIST."""
+    spec = ModelSpec(name=name, options=options)
+    task = find_task("fashion_mnist")
+    return build_model(spec, task, 0, torch.device(device))
+
+
+def parts_of(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
+    """All modules of a kind, in the order of definition."""
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 def images(shape: tuple[int, ...], batch: int = 4) -> Tensor:
@@ -62,17 +74,20 @@ def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
     sides: list[int] = []
     with torch.device("meta"):
         model = build(name, shape, num_classes=7)
-        first = next(
-            module for module in model.modules() if isinstance(module, nn.Conv2d)
-        )
+        first, *_ = parts_of(model, nn.Conv2d)
         first.register_forward_hook(
             lambda _module, _inputs, output: sides.append(output.shape[-2])
         )
-        assert model(torch.empty(2, *shape)).shape == (2, 7)
-    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
-    halves = shape[1] > 64 and name != "wide_resnet"
-    assert sides == [(shape[1] + 1) // 2 if halves else shape[1]]
-    assert any(isinstance(each, nn.MaxPool2d) for each in model.modules()) == halves
+        outputs = model(torch.empty(2, *shape))
+    assert outputs.shape == (2, 7)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert all(tensor.is_meta for tensor in tensors)
+    height = shape[1]
+    halves = height > 64 and name != "wide_resnet"
+    expected = (height + 1) // 2 if halves else height
+    assert sides == [expected]
+    has_pool = bool(parts_of(model, nn.MaxPool2d))
+    assert has_pool == halves
 
 
 @every_model
@@ -89,13 +104,13 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         outputs = model.float().train()(inputs)
     assert outputs.dtype == dtype
-    outputs.float().log_softmax(1)[:, 0].sum().backward()
+    scores = outputs.float().log_softmax(1)
+    scores[:, 0].sum().backward()
     for key, parameter in model.named_parameters():
-        assert (
-            parameter.grad is not None
-            and parameter.grad.isfinite().all()
-            and parameter.grad.any()
-        ), key
+        gradient = parameter.grad
+        assert gradient is not None, key
+        assert gradient.isfinite().all(), key
+        assert gradient.any(), key
 
 
 BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
@@ -124,12 +139,7 @@ def test_a_bad_option_is_refused_in_a_sentence(
     name: str, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(SpecError, match=f"^model {name}:? ") as caught:
-        build_model(
-            ModelSpec(name=name, options=options),
-            find_task("fashion_mnist"),
-            0,
-            torch.device("meta"),
-        )
+        built(name, **options)
     assert words in str(caught.value)
 
 
@@ -140,20 +150,11 @@ def test_a_bad_option_is_refused_in_a_sentence(
 def test_a_residual_networks_width_may_be_a_fraction(
     width: float, channels: list[int]
 ) -> None:
-    model = build_model(
-        ModelSpec(name="wide_resnet", options={"depth": 10, "width": width}),
-        find_task("fashion_mnist"),
-        0,
-        torch.device("meta"),
-    )
+    model = built("wide_resnet", depth=10, width=width)
     stages = list(model.children())[3:6]
-    convolutions = [
-        [each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)]
-        for stage in stages
-    ]
-    assert [{each.out_channels for each in stage} for stage in convolutions] == [
-        {number} for number in channels
-    ]
+    for stage, expected in zip(stages, channels, strict=True):
+        convolutions = parts_of(stage, nn.Conv2d)
+        assert {each.out_channels for each in convolutions} == {expected}
 
 
 def test_sizes_are_those_of_gluoncv() -> None:
@@ -162,11 +163,15 @@ def test_sizes_are_those_of_gluoncv() -> None:
         wide = wide_resnet((3, 32, 32), 100, depth=40, width=8)
         thumbnail = resnet50_v2((3, 32, 32), 1000)
     # The stem's 3, 16 blocks of 9, 4 projections, and the last batch norm and classifier of 2 each.
+    num_tensors = len(list(large.parameters()))
+    assert num_tensors == 3 + 16 * 9 + 4 + 2 + 2
     assert count(large) == 25_549_480
-    assert len(list(large.parameters())) == 3 + 16 * 9 + 4 + 2 + 2
     assert count(wide) == 35_794_516
     assert len(list(wide.parameters())) == 118
-    assert count(large) - count(thumbnail) == (49 - 9) * 3 * 64 + 2 * 64
+    # The stem's kernels, of 7 x 7 against 3 x 3, and the batch norm that follows the larger one.
+    kernels = (49 - 9) * 3 * 64
+    batch_norm = 2 * 64
+    assert count(large) - count(thumbnail) == kernels + batch_norm
 
 
 @pytest.mark.parametrize(
@@ -180,20 +185,19 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
     assert list(first.parameters()) == []
     # So the scale and the shift of the data do not matter while training.
     inputs = images((3, side, side))
-    torch.testing.assert_close(
-        model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3
-    )
+    found = model(3 * inputs + 5)
+    expected = model(inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("widens", [False, True])
 def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     """The identity, which a ReLU on the way would spoil, or a projection of the activated input."""
-    channels, stride = (8, 2) if widens else (4, 1)
-    convolutions = (
-        nn.Conv2d(4, channels, 3, stride=stride, padding=1),
-        nn.Conv2d(channels, channels, 3, padding=1),
-    )
-    block = PreActivationBlock([*convolutions])
+    channels = 8 if widens else 4
+    stride = 2 if widens else 1
+    first = nn.Conv2d(4, channels, 3, stride=stride, padding=1)
+    second = nn.Conv2d(channels, channels, 3, padding=1)
+    block = PreActivationBlock([first, second])
     inputs = images((4, 6, 6), batch=2) - 1
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
@@ -203,46 +207,28 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     assert block.shortcut is not None
     nn.init.ones_(block.shortcut.weight)
     activated = torch.relu(nn.functional.batch_norm(inputs, None, None, training=True))
-    expected = activated[:, :, ::2, ::2].sum(1, keepdim=True).expand(2, 8, 3, 3)
+    # A projection by ones gives each of the 8 channels the sum of the 4, at every second place.
+    sums = activated[:, :, ::2, ::2].sum(1, keepdim=True)
+    expected = sums.expand(2, 8, 3, 3)
     torch.testing.assert_close(block(inputs), expected)
 
 
 def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
     with torch.device("meta"):
-        blocks = [
-            m
-            for m in resnet50_v2((3, 224, 224), 10).modules()
-            if isinstance(m, PreActivationBlock)
-        ]
-    strides = [
-        [m.stride[0] for m in block.convolve if isinstance(m, nn.Conv2d)]
-        for block in blocks
-    ]
-    assert [middle for _, middle, _ in strides] == [
-        1,
-        1,
-        1,
-        2,
-        1,
-        1,
-        1,
-        2,
-        1,
-        1,
-        1,
-        1,
-        1,
-        2,
-        1,
-        1,
-    ]
-    assert all(first == last == 1 for first, _, last in strides)
-    assert [i for i, block in enumerate(blocks) if block.shortcut is not None] == [
-        0,
-        3,
-        7,
-        13,
-    ]
+        model = resnet50_v2((3, 224, 224), 10)
+    blocks = parts_of(model, PreActivationBlock)
+    # Stages of 3, 4, 6 and 3 blocks, of which the first keeps the resolution.
+    begins_stage = [0, 3, 7, 13]
+    halves = [3, 7, 13]
+    assert len(blocks) == 16
+    for place, block in enumerate(blocks):
+        convolutions = parts_of(block.convolve, nn.Conv2d)
+        first, middle, last = (each.stride[0] for each in convolutions)
+        assert first == 1
+        assert middle == (2 if place in halves else 1)
+        assert last == 1
+        has_shortcut = block.shortcut is not None
+        assert has_shortcut == (place in begins_stage)
 
 
 @pytest.mark.parametrize(
@@ -254,21 +240,20 @@ def test_initial_values_are_mxnets(
 ) -> None:
     """Normal for ResNet-50 v2, Glorot's uniform ones for Wide ResNet."""
     torch.manual_seed(0)
-    for module in build(name, (3, 32, 32), **options).modules():
-        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
-            fan = (
-                module.kernel_size[0] ** 2
-                * (module.in_channels + module.out_channels)
-                / 2
-            )
-            assert module.weight.std().item() == pytest.approx(
-                math.sqrt(variance / fan), rel=0.03
-            )
-            assert (module.weight.abs().max() <= math.sqrt(3 / fan)) == (
-                name == "wide_resnet"
-            )
-        if isinstance(module, nn.Linear):
-            assert not module.bias.any()
+    model = build(name, (3, 32, 32), **options)
+    for layer in parts_of(model, nn.Conv2d):
+        weight = layer.weight
+        # Of fewer numbers the standard deviation is too uncertain.
+        if weight.numel() <= 10_000:
+            continue
+        channels = (layer.in_channels + layer.out_channels) / 2
+        fan = layer.kernel_size[0] ** 2 * channels
+        deviation = math.sqrt(variance / fan)
+        assert weight.std().item() == pytest.approx(deviation, rel=0.03)
+        is_bounded = bool(weight.abs().max() <= math.sqrt(3 / fan))
+        assert is_bounded == (name == "wide_resnet")
+    for layer in parts_of(model, nn.Linear):
+        assert not layer.bias.any()
 
 
 def test_resnet50_is_torchvisions_own() -> None:
@@ -290,32 +275,34 @@ def test_resnet50_is_torchvisions_own() -> None:
 )
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
     spec = load_spec(find_spec(f"studies/{study}"))
-    task = find_task("fashion_mnist")
-    model = build_model(spec.model, task, 0, torch.device("cpu"))
-    perceptron = build_model(
-        ModelSpec(name="mlp", options={"hidden": 32}), task, 0, torch.device("cpu")
-    )
+    model = built(spec.model.name, "cpu", **spec.model.options)
+    perceptron = built("mlp", "cpu", hidden=32)
     outputs = model(images((1, 28, 28)))
     assert outputs.shape == (4, 10)
     outputs.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    assert 0.7 < count(model) / count(perceptron) < 1.5
-    assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules()) == (
-        study != "group_norm"
-    )
+    relative_size = count(model) / count(perceptron)
+    assert 0.7 < relative_size < 1.5
+    has_batch_norm = bool(parts_of(model, nn.BatchNorm2d))
+    assert has_batch_norm == (study != "group_norm")
 
 
 def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -> None:
-    full, halved = (
-        build("wide_resnet", (1, 28, 28), stem_stride=stride) for stride in (1, 2)
-    )
-    assert [each.shape for each in full.parameters()] == [
-        each.shape for each in halved.parameters()
-    ]
+    inputs = images((1, 28, 28))
+    full = build("wide_resnet", (1, 28, 28), stem_stride=1)
+    halved = build("wide_resnet", (1, 28, 28), stem_stride=2)
+    shapes = [each.shape for each in full.parameters()]
+    shapes_of_halved = [each.shape for each in halved.parameters()]
+    assert shapes == shapes_of_halved
     assert count(halved) == 77_594
-    assert halved(images((1, 28, 28))).shape == (4, 10)
-    heads = [
-        nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1]
-        for model in (full, halved)
-    ]
-    assert heads == [7, 4]
+    assert halved(inputs).shape == (4, 10)
+
+    def last_side(model: nn.Module) -> int:
+        """Of the images that the last stage gives to the pooling."""
+        layers = list(model.children())
+        stages = nn.Sequential(*layers[:-3])
+        side: int = stages(inputs).shape[-1]
+        return side
+
+    assert last_side(full) == 7
+    assert last_side(halved) == 4

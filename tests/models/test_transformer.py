@@ -20,43 +20,60 @@ LENGTH = 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def small(**sizes: int) -> nn.Module:
     torch.manual_seed(0)
-    return build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes)).eval()
+    model = build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes))
+    return model.eval()
+
+
+def small_gpt() -> nn.Module:
+    torch.manual_seed(0)
+    return gpt((LENGTH,), NUM_TOKENS, **SIZES).eval()
 
 
 def pairs(batch: int = 3, length: int = 7) -> Tensor:
-    return torch.randint(
-        END + 1,
-        NUM_TOKENS,
-        (batch, 2, length),
-        generator=torch.Generator().manual_seed(1),
-    )
+    shape = (batch, 2, length)
+    return torch.randint(END + 1, NUM_TOKENS, shape, generator=seeded(1))
 
 
 @pytest.mark.parametrize("is_gpt", [False, True])
 def test_a_position_sees_the_source_and_what_was_said_up_to_itself(
     is_gpt: bool,
 ) -> None:
-    torch.manual_seed(0)
-    model = gpt((LENGTH,), NUM_TOKENS, **SIZES).eval() if is_gpt else small()
+    model = small_gpt() if is_gpt else small()
     sides = pairs()
+    num_words = NUM_TOKENS - END - 1
 
-    def scores(side: int, place: int) -> Tensor:
-        """With another token in this place."""
-        inputs = sides.clone()
-        inputs[:, side, place] = (
-            (inputs[:, side, place] - END) % (NUM_TOKENS - END - 1) + END + 1
-        )
+    def scores(inputs: Tensor) -> Tensor:
+        """Of a pair, or of its second side alone: (batch, tokens, places)."""
         found: Tensor = model(inputs[:, 1] if is_gpt else inputs)
         return found
 
-    before = model(sides[:, 1] if is_gpt else sides)
+    before = scores(sides)
     assert before.shape == (3, NUM_TOKENS, 7)
-    changed = (scores(1, 4) - before).abs().amax((0, 1))
+
+    def change_by(side: int, place: int) -> Tensor:
+        """Each place's greatest change by another token in this one."""
+        inputs = sides.clone()
+        tokens = inputs[:, side, place]
+        inputs[:, side, place] = (tokens - END) % num_words + END + 1
+        change = scores(inputs) - before
+        return change.abs().amax((0, 1))
+
+    changed = change_by(1, 4)
     assert (changed[:4] < 1e-6).all()
     assert (changed[4:] > 1e-6).all()
-    assert is_gpt or ((scores(0, 6) - before).abs().amax((0, 1)) > 1e-4).all()
+    if not is_gpt:
+        by_source = change_by(0, 6)
+        assert (by_source > 1e-4).all()
 
 
 def test_what_fills_a_batch_up_changes_nothing() -> None:
@@ -64,23 +81,25 @@ def test_what_fills_a_batch_up_changes_nothing() -> None:
     inputs = pairs()
     wider = torch.full((3, 2, LENGTH), PAD)
     wider[:, :, :7] = inputs
-    torch.testing.assert_close(
-        model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5
-    )
+    scores = model(wider)
+    assert_near(scores[:, :, :7], model(inputs))
 
 
 def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
     model = small()
     inputs = pairs()
     whole = model(inputs)
-    state = model.begin(inputs[:, 0])
+    source, said = inputs.unbind(1)
+    state = model.begin(source)
     for place in range(inputs.shape[2]):
-        scores, state = model.next_scores(inputs[:, 1, place], state)
-        torch.testing.assert_close(scores, whole[:, :, place], atol=1e-5, rtol=1e-5)
-    _, state = model.next_scores(inputs[:, 1, 0], model.begin(inputs[:, 0]))
+        scores, state = model.next_scores(said[:, place], state)
+        assert_near(scores, whole[:, :, place])
+    begun = model.begin(source)
+    _, state = model.next_scores(said[:, 0], begun)
     rows = torch.tensor([2, 0, 2])
-    scores, _ = model.next_scores(inputs[rows, 1, 1], state.of(rows))
-    torch.testing.assert_close(scores, whole[rows, :, 1], atol=1e-5, rtol=1e-5)
+    of_rows = state.of(rows)
+    scores, _ = model.next_scores(said[rows, 1], of_rows)
+    assert_near(scores, whole[rows, :, 1])
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,8 @@ class Table:
     def next_scores(
         self, tokens: Tensor, state: TableState
     ) -> tuple[Tensor, TableState]:
-        return self.scores[state.before, tokens].clone(), TableState(tokens)
+        following = self.scores[state.before, tokens]
+        return following.clone(), TableState(tokens)
 
 
 @dataclass(frozen=True)
@@ -116,67 +136,72 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
     best: tuple[float, list[int]] = (-torch.inf, [])
     for length in range(1, longest + 1):
         for said in itertools.product(tokens, repeat=length):
-            ends = said[-1] == END or length == longest
-            if END in said[:-1] or not ends:
+            *earlier, last = said
+            ends = last == END or length == longest
+            if END in earlier or not ends:
                 continue
             whole = [first, BEGIN, *said]
-            total = sum(
-                float(likely[a, b, c])
-                for a, b, c in zip(whole, whole[1:], said, strict=False)
-            )
-            best = max(best, (total / length**LENGTH_POWER, list(said)))
-    return best[1]
+            total = 0.0
+            for triple in zip(whole, whole[1:], said, strict=False):
+                total += float(likely[triple])
+            mean = total / length**LENGTH_POWER
+            best = max(best, (mean, list(said)))
+    _, sentence = best
+    return sentence
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> None:
-    scores = 2 * torch.randn((6, 6, 6), generator=torch.Generator().manual_seed(seed))
+    scores = 2 * torch.randn((6, 6, 6), generator=seeded(seed))
     model = Table(scores)
     source = torch.tensor([[BEGIN], [END], [3], [4]])
     expected = [best_of_all(scores, int(first), 4) for first in source]
+    enough = 200 if seed % 2 else 256
     with torch.no_grad():
-        found = beam(model, source, 4, num_beams=200 if seed % 2 else 256)
-        assert [
-            [token for token in row if token != PAD] for row in found.tolist()
-        ] == expected
-        assert (
-            beam(model, source, 4, num_beams=1).tolist()
-            == greedy(model, source, 4).tolist()
-        )
+        found = beam(model, source, 4, num_beams=enough)
+        narrow = beam(model, source, 4, num_beams=1)
+        by_greed = greedy(model, source, 4)
+    sentences = []
+    for row in found.tolist():
+        said = [token for token in row if token != PAD]
+        sentences.append(said)
+    assert sentences == expected
+    assert narrow.tolist() == by_greed.tolist()
 
 
 def test_sizes_go_from_small_to_base() -> None:
     def count(num_tokens: int, **sizes: int) -> int:
         with torch.device("meta"):
-            return sum(
-                each.numel()
-                for each in build((2, 64), num_tokens, **sizes).parameters()
-            )
+            model = build((2, 64), num_tokens, **sizes)
+        return sum(parameter.numel() for parameter in model.parameters())
 
     # Vaswani et al. count 65 million with 37,000 tokens.
     base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
     assert count(37_000, **base) == pytest.approx(63e6, rel=0.05)
-    assert count(71, width=64, num_heads=4, num_layers=2, feedforward=128) == 172_224
+    least = {"width": 64, "num_heads": 4, "num_layers": 2, "feedforward": 128}
+    assert count(71, **least) == 172_224
 
 
 def test_gradients_are_dense_and_reach_every_parameter() -> None:
     model = small().train()
-    model(pairs()).square().sum().backward()
+    scores = model(pairs())
+    scores.square().sum().backward()
     for name, parameter in model.named_parameters():
-        assert (
-            parameter.grad is not None
-            and not parameter.grad.is_sparse
-            and parameter.grad.abs().sum() > 0
-        ), name
+        gradient = parameter.grad
+        assert gradient is not None, name
+        assert not gradient.is_sparse, name
+        assert gradient.abs().sum() > 0, name
 
 
 def test_positions_are_the_sines_of_the_paper() -> None:
     found = sines(5, 6)
     for place, index in itertools.product(range(5), range(3)):
-        angle = torch.tensor(place / 10_000 ** (2 * index / 6))
-        torch.testing.assert_close(
-            found[place, [index, index + 3]], torch.stack([angle.sin(), angle.cos()])
-        )
+        wave_length = 10_000 ** (2 * index / 6)
+        angle = torch.tensor(place / wave_length)
+        sine = found[place, index]
+        cosine = found[place, index + 3]
+        torch.testing.assert_close(sine, angle.sin())
+        torch.testing.assert_close(cosine, angle.cos())
 
 
 def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
@@ -186,15 +211,18 @@ def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
         build((3, 32, 32), 10, **SIZES)
     with pytest.raises(ValueError, match="takes windows of a text"):
         gpt((1, 28, 28), NUM_TOKENS, **SIZES)
+    odd = SIZES | {"width": 15}
     with pytest.raises(ValueError, match="multiple of num_heads"):
-        gpt((LENGTH,), NUM_TOKENS, **(SIZES | {"width": 15}))
+        gpt((LENGTH,), NUM_TOKENS, **odd)
 
 
 def test_attention_that_is_written_out_is_the_fused_one() -> None:
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
+    # Queries, keys and values, each (batch, heads, places, width of a head).
     heads = [
         torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.float64)
         for _ in range(3)
     ]
-    fused = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
-    torch.testing.assert_close(_causal(*heads), fused)
+    fused = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+    written_out = _causal(*heads)
+    torch.testing.assert_close(written_out, fused)

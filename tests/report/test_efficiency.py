@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,19 +49,29 @@ def curve_through(
     generator: np.random.Generator | None = None,
 ) -> Curve:
     """The curve of runs that differ from a true score by normal noise."""
-    noise = generator or np.random.default_rng(0)
-    samples = [
-        score(steps) + deviation * noise.standard_normal(num_runs) for steps in lengths
-    ]
+    drawn = generator or np.random.default_rng(0)
+    samples = []
+    for steps in lengths:
+        noise = deviation * drawn.standard_normal(num_runs)
+        samples.append(score(steps) + noise)
     pooled, degrees = pooled_deviation(samples)
+    means = [values.mean() for values in samples]
     return Curve(
         steps=np.array(lengths, dtype=float),
-        means=np.array([values.mean() for values in samples]),
+        means=np.array(means),
         counts=np.full(len(lengths), num_runs),
         deviation=pooled,
         degrees=degrees,
         tuned=tuned,
     )
+
+
+def steps_to(curve: Curve, score: float) -> float:
+    """The steps that the baseline needs for a score of five like runs."""
+    scores = np.full(5, score)
+    (drawn,) = steps_in_draws(curve, [scores])
+    # The first is of the scores as they are, the others are draws.
+    return float(drawn[0])
 
 
 @pytest.mark.parametrize("share", [0.13, 0.3, 0.5, 0.77, 0.97])
@@ -70,34 +81,40 @@ def test_a_score_is_valued_by_the_steps_that_the_baseline_needs_for_it(
     """A score that is linear in ln t: cubic, quadratic and the truth are then one line."""
     curve = curve_through(math.log)
     reached = math.log(share * T)
-    steps = steps_in_draws(curve, [np.full(5, reached)])[0]
-    assert steps[0] / T == pytest.approx(share, rel=1e-6)
-    assert quadratic_steps(curve, reached) / T == pytest.approx(share, rel=1e-6)
+    by_cubic = steps_to(curve, reached) / T
+    by_quadratic = quadratic_steps(curve, reached) / T
+    assert by_cubic == pytest.approx(share, rel=1e-6)
+    assert by_quadratic == pytest.approx(share, rel=1e-6)
 
 
 def test_between_lengths_a_cubic_errs_less_than_a_straight_line() -> None:
     """Straight lines below a concave curve overstate the steps that a score needs."""
     curve = curve_through(falling_loss)
     for steps in (700, 1400, 2000, 2900, 4400):
-        found = steps_in_draws(curve, [np.full(5, falling_loss(steps))])[0][0]
-        straight = math.exp(
-            np.interp(falling_loss(steps), curve.means, np.log(curve.steps))
-        )
-        assert abs(math.log(found / steps)) < 0.004
-        assert abs(math.log(found / steps)) < abs(math.log(straight / steps))
+        reached = falling_loss(steps)
+        found = steps_to(curve, reached)
+        straight = math.exp(np.interp(reached, curve.means, np.log(curve.steps)))
+        error = abs(math.log(found / steps))
+        error_of_straight = abs(math.log(straight / steps))
+        assert error < 0.004
+        assert error < error_of_straight
 
 
 def test_a_longer_run_that_came_less_far_does_not_turn_the_curve_back() -> None:
-    means = np.array([1.0, 2.0, 4.0, 3.0, 5.0])
     curve = Curve(
-        np.array([1.0, 2, 4, 8, 16]), means, np.array([5, 5, 5, 5, 5]), 0.0, 20, (1, 16)
+        steps=np.array([1.0, 2, 4, 8, 16]),
+        means=np.array([1.0, 2.0, 4.0, 3.0, 5.0]),
+        counts=np.array([5, 5, 5, 5, 5]),
+        deviation=0.0,
+        degrees=20,
+        tuned=(1, 16),
     )
-    # The two in the middle pool to 3.5, which the smallest of their lengths reaches.
-    assert steps_in_draws(curve, [np.full(5, 3.5)])[0][0] == pytest.approx(4.0)
     assert not curve.is_monotone
+    # The means of 4 and of 8 steps pool to 3.5, which the smaller of the lengths reaches.
+    assert steps_to(curve, 3.5) == pytest.approx(4.0)
     heavier = replace(curve, counts=np.array([5, 5, 15, 5, 5]))
     # By runs the pool is (15 x 4 + 5 x 3) / 20 = 3.75.
-    assert steps_in_draws(heavier, [np.full(5, 3.75)])[0][0] == pytest.approx(4.0)
+    assert steps_to(heavier, 3.75) == pytest.approx(4.0)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(
@@ -106,14 +123,16 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(
     monkeypatch.setattr(efficiency, "NUM_DRAWS", 300)
     generator = np.random.default_rng(7)
     deviation = 0.0004
+    truth = 0.5 * T
     num_covered = 0
     num_tries = 100
     for _ in range(num_tries):
         curve = curve_through(falling_loss, deviation, generator=generator)
-        scores = falling_loss(0.5 * T) + deviation * generator.standard_normal(5)
-        drawn = steps_in_draws(curve, [scores])[0][1:]
+        noise = deviation * generator.standard_normal(5)
+        (steps,) = steps_in_draws(curve, [falling_loss(truth) + noise])
+        drawn = steps[1:]
         low, high = np.quantile(drawn, [0.025, 0.975])
-        num_covered += bool(low <= 0.5 * T <= high)
+        num_covered += bool(low <= truth <= high)
     # 95 of 100, and by chance 88 or more in 99.9 % of such trials.
     assert num_covered >= 88
 
@@ -128,20 +147,26 @@ def test_methods_share_the_draws_of_their_baseline() -> None:
 
 
 def judged(curve: Curve, scores: np.ndarray) -> tuple[str, float, str]:
-    steps = steps_in_draws(curve, [scores])[0]
-    low = np.quantile(steps[1:], 0.025, method="lower")
-    high = np.quantile(steps[1:], 0.975, method="higher")
-    return efficiency._judged(curve, float(steps[0]), float(low), float(high))
+    (steps,) = steps_in_draws(curve, [scores])
+    estimate, *drawn = steps.tolist()
+    low = float(np.quantile(drawn, 0.025, method="lower"))
+    high = float(np.quantile(drawn, 0.975, method="higher"))
+    return efficiency._judged(curve, estimate, low, high)
 
 
 def test_beyond_the_curve_there_is_a_bound_and_no_number() -> None:
     curve = curve_through(falling_loss, 0.0001)
-    kind, steps, _ = judged(curve, np.full(5, falling_loss(300)))
-    assert (kind, steps) == ("at most", 600)
-    kind, steps, _ = judged(curve, np.full(5, falling_loss(9000)))
-    assert (kind, steps) == ("at least", 4800)
+    before_it = np.full(5, falling_loss(300))
+    kind, steps, _ = judged(curve, before_it)
+    assert kind == "at most"
+    assert steps == 600
+    behind_it = np.full(5, falling_loss(9000))
+    kind, steps, _ = judged(curve, behind_it)
+    assert kind == "at least"
+    assert steps == 4800
     # On the edge the interval's other end is what is known.
-    kind, steps, _ = judged(curve, falling_loss(4790) + 0.0002 * np.arange(-2, 3))
+    on_edge = falling_loss(4790) + 0.0002 * np.arange(-2, 3)
+    kind, steps, _ = judged(curve, on_edge)
     assert kind == "at least"
     assert 4000 < steps < 4800
 
@@ -149,28 +174,37 @@ def test_beyond_the_curve_there_is_a_bound_and_no_number() -> None:
 @pytest.mark.parametrize(
     ("changes", "scores", "reason"),
     [
-        (
+        pytest.param(
             {"deviation": 0.02},
             falling_loss(2400) + 0.001 * np.arange(5),
             "interval too wide",
+            id="noisy",
         ),
-        (
+        pytest.param(
             {"lengths": [*LENGTHS[:4], 4800]},
             np.full(5, falling_loss(3000)),
             "curve too coarse there",
+            id="few lengths",
         ),
-        (
+        pytest.param(
             {"tuned": (600, 4800)},
             np.full(5, falling_loss(1700)),
             "rate not tuned near there",
+            id="tuned at the ends alone",
         ),
-        ({"num_runs": 1}, np.full(5, falling_loss(1700)), "too few runs"),
+        pytest.param(
+            {"num_runs": 1},
+            np.full(5, falling_loss(1700)),
+            "too few runs",
+            id="one run",
+        ),
     ],
 )
 def test_what_is_not_known_is_a_dash_with_its_reason(
     changes: dict[str, object], scores: np.ndarray, reason: str
 ) -> None:
-    curve = curve_through(falling_loss, **({"deviation": 0.0001} | changes))  # type: ignore[arg-type]
+    settings = {"deviation": 0.0001} | changes
+    curve = curve_through(falling_loss, **settings)  # type: ignore[arg-type]
     kind, steps, why = judged(curve, scores)
     assert kind == "none"
     assert math.isnan(steps)
@@ -192,10 +226,12 @@ def test_a_row_has_one_line_a_score_and_the_baseline_none(frames: Frames) -> Non
     assert not table["row"].str.startswith("adamw").any()
     assert set(table["score_name"]) == {"test_loss"}, "the experiment compares losses"
     assert not table.duplicated(["row", "score_name"]).any()
-    shown = table[table["kind"] == "estimate"]
+    kinds = table["kind"]
+    shown = table[kinds == "estimate"]
     assert (shown["low"] <= shown["efficiency"]).all()
     assert (shown["efficiency"] <= shown["high"]).all()
-    assert (table.loc[table["kind"] == "none", "reason"] != "").all()
+    reasons = table.loc[kinds == "none", "reason"]
+    assert (reasons != "").all()
 
 
 def test_too_few_lengths_give_an_empty_frame(frames: Frames) -> None:
@@ -205,9 +241,8 @@ def test_too_few_lengths_give_an_empty_frame(frames: Frames) -> None:
 
 def test_a_curve_of_another_network_is_refused(frames: Frames, tmp_path: Path) -> None:
     other = read_frames(SHIPPED / "reference" / "resnet_regime")
-    with pytest.raises(
-        UsageError, match="takes its baseline's curve from gap_text_longer, whose"
-    ):
+    words = "takes its baseline's curve from gap_text_longer, whose"
+    with pytest.raises(UsageError, match=words):
         efficiency_frame(other, frames)
 
 
@@ -218,19 +253,23 @@ def losses_in_packs(*names: str) -> pd.DataFrame:
     """Test losses of finished runs, by row, model width and steps, each run once."""
     lines = {}
     for name in names:
-        text = (SHIPPED / "reference" / name / "runs.jsonl").read_text()
-        for line in text.splitlines()[1:]:
-            files = json.loads(line)
-            if files["result"]["status"] == "done":
-                row = files["run"]["row"].partition("@")[0]
-                config = files["run"]["config"]
-                key = (
-                    row,
-                    config["model"]["options"]["width"],
-                    files["result"]["num_steps"],
-                )
-                lines[files["run_id"]] = (*key, files["result"]["test_loss"])
-    return pd.DataFrame(lines.values(), columns=["row", "width", "steps", "loss"])
+        pack = SHIPPED / "reference" / name / "runs.jsonl"
+        _header, *texts = pack.read_text().splitlines()
+        for text in texts:
+            files = json.loads(text)
+            run = files["run"]
+            result = files["result"]
+            if result["status"] != "done":
+                continue
+            row, _, _ = run["row"].partition("@")
+            options = run["config"]["model"]["options"]
+            lines[files["run_id"]] = {
+                "row": row,
+                "width": options["width"],
+                "steps": result["num_steps"],
+                "loss": result["test_loss"],
+            }
+    return pd.DataFrame(lines.values())
 
 
 def pooled_by_max_of_min(means: np.ndarray, counts: np.ndarray) -> list[float]:
@@ -238,27 +277,43 @@ def pooled_by_max_of_min(means: np.ndarray, counts: np.ndarray) -> list[float]:
     size = len(means)
 
     def block(first: int, last: int) -> float:
-        part = slice(first, last + 1)
-        return float((means[part] * counts[part]).sum() / counts[part].sum())
+        own_means = means[first : last + 1]
+        own_counts = counts[first : last + 1]
+        return float((own_means * own_counts).sum() / own_counts.sum())
 
-    return [
-        min(
+    pooled = []
+    for here in range(size):
+        largest = [
             max(block(first, last) for last in range(here, size))
             for first in range(here + 1)
-        )
-        for here in range(size)
-    ]
+        ]
+        pooled.append(min(largest))
+    return pooled
 
 
 def steps_by_root(losses: pd.DataFrame, target: float) -> float:
     """The steps to a loss: a cubic through the pooled means, and the root of it less the target."""
     by_steps = losses.groupby("steps")["loss"]
-    means = by_steps.mean().to_numpy()
-    counts = by_steps.count().to_numpy()
-    knots = np.log(by_steps.mean().index.to_numpy(dtype=float))
-    cubic = PchipInterpolator(knots, pooled_by_max_of_min(means, counts))
-    root = brentq(lambda x: float(cubic(x)) - target, knots[0], knots[-1])
+    means = by_steps.mean()
+    counts = by_steps.count()
+    pooled = pooled_by_max_of_min(means.to_numpy(), counts.to_numpy())
+    steps = means.index.to_numpy(dtype=float)
+    knots = np.log(steps)
+    cubic = PchipInterpolator(knots, pooled)
+
+    def above_target(x: float) -> float:
+        return float(cubic(x)) - target
+
+    root = brentq(above_target, knots[0], knots[-1])
     return math.exp(root)
+
+
+def pooled_spread(groups: Any) -> tuple[float, int]:
+    """The standard deviation within groups of losses, and its degrees of freedom."""
+    own_degrees = groups.count() - 1
+    degrees = int(own_degrees.sum())
+    squares = own_degrees * groups.var()
+    return math.sqrt(float(squares.sum()) / degrees), degrees
 
 
 def test_the_efficiencies_of_the_dictionary_follow_from_the_packs() -> None:
@@ -269,11 +324,15 @@ def test_the_efficiencies_of_the_dictionary_follow_from_the_packs() -> None:
     assert len(table) == 28
     for line in table.itertuples():
         width = widths[line.num_parameters]
-        is_own = (losses["width"] == width) & (losses["steps"] == line.num_steps)
-        own = losses.loc[is_own & (losses["row"] == line.method), "loss"]
-        steps = steps_by_root(baseline[baseline["width"] == width], own.mean())
+        has_size = losses["width"] == width
+        has_length = losses["steps"] == line.num_steps
+        has_method = losses["row"] == line.method
+        own = losses.loc[has_size & has_length & has_method, "loss"]
         assert len(own) == line.num_runs
-        assert steps / line.num_steps == pytest.approx(line.efficiency, abs=2e-4)
+        as_large = baseline[baseline["width"] == width]
+        steps = steps_by_root(as_large, own.mean())
+        share = steps / line.num_steps
+        assert share == pytest.approx(line.efficiency, abs=2e-4)
 
 
 def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
@@ -281,30 +340,26 @@ def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
 ) -> None:
     """CSER by blocks on the middle network, in the longest runs: the curve is steep there."""
     losses = losses_in_packs("gap_text_longer")
-    baseline = losses[(losses["row"] == "adamw") & (losses["width"] == 32)]
-    own = losses[
-        (losses["width"] == 32) & (losses["steps"] == 3844) & (losses["row"] != "adamw")
-    ]
+    losses = losses[losses["width"] == 32]
+    is_baseline = losses["row"] == "adamw"
+    is_longest = losses["steps"] == 3844
+    baseline = losses[is_baseline]
+    own = losses[is_longest & ~is_baseline]
     target = own.loc[own["row"] == "cser-8", "loss"]
     by_steps = baseline.groupby("steps")["loss"]
-    degrees = int((by_steps.count() - 1).sum())
-    pooled = math.sqrt(float(((by_steps.count() - 1) * by_steps.var()).sum()) / degrees)
-    by_row = own.groupby("row")["loss"]
-    own_degrees = int((by_row.count() - 1).sum())
-    own_pooled = math.sqrt(
-        float(((by_row.count() - 1) * by_row.var()).sum()) / own_degrees
-    )
+    counts = by_steps.count()
+    pooled, degrees = pooled_spread(by_steps)
+    own_pooled, own_degrees = pooled_spread(own.groupby("row")["loss"])
 
     generator = np.random.default_rng(11)
     drawn = []
     for _ in range(600):
         noise = generator.standard_t(degrees, len(by_steps)) * pooled
-        means = by_steps.mean() + noise / np.sqrt(by_steps.count())
+        means = by_steps.mean() + noise / np.sqrt(counts)
         redrawn = pd.DataFrame({"steps": means.index, "loss": means.to_numpy()})
-        redrawn = redrawn.loc[redrawn.index.repeat(by_steps.count())]
-        aim = target.mean() + generator.standard_t(
-            own_degrees
-        ) * own_pooled / math.sqrt(len(target))
+        redrawn = redrawn.loc[redrawn.index.repeat(counts)]
+        own_noise = generator.standard_t(own_degrees) * own_pooled
+        aim = target.mean() + own_noise / math.sqrt(len(target))
         try:
             drawn.append(steps_by_root(redrawn, aim))
         except ValueError:  # beyond the curve
@@ -313,11 +368,13 @@ def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
 
     monkeypatch.setattr(efficiency, "LEAST_LENGTHS", 4)
     frames = read_frames(SHIPPED / "reference" / "gap_text_longer")
-    size = int(frames.row("cser-8@w32-s3844")["num_parameters"])
+    row = "cser-8@w32-s3844"
+    size = int(frames.row(row)["num_parameters"])
     curve = efficiency.curve_of(frames, None, size, "test_loss")
     assert curve is not None
     rows = efficiency.draws(frames, curve, size, "test_loss")
-    ours = next(steps for reached, steps in rows if reached.row == "cser-8@w32-s3844")
-    our_low, our_high = np.quantile(ours[1:], [0.025, 0.975], method="nearest")
+    ours = next(steps for reached, steps in rows if reached.row == row)
+    our_draws = ours[1:]
+    our_low, our_high = np.quantile(our_draws, [0.025, 0.975], method="nearest")
     assert math.log(our_low / low) == pytest.approx(0, abs=0.05)
     assert math.log(our_high / high) == pytest.approx(0, abs=0.05)

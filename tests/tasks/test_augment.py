@@ -22,6 +22,11 @@ from cser_bench.harness.tasks.augment import (
 )
 
 MANY = 10_000
+SMALLEST_AREA = 0.08
+WIDEST_ASPECT = math.log(4 / 3)
+"""The largest |log(width / height)| of a crop."""
+ROOT_OF_12 = 12**0.5
+"""A uniform distribution of width 1 has the standard deviation 1 over this."""
 
 
 @pytest.fixture(scope="module")
@@ -30,41 +35,37 @@ def draws() -> Draws:
 
 
 def images(count: int, height: int = 9, width: int = 12) -> Tensor:
-    return torch.randint(
-        0,
-        256,
-        (count, 3, height, width),
-        dtype=torch.uint8,
-        generator=generator("tests", "images"),
-    )
+    pixels_drawn = generator("tests", "images")
+    shape = (count, 3, height, width)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=pixels_drawn)
 
 
 def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
     originals = images(7, 32, 32)
     index = torch.tensor([3, 0, 6, 3, 5, 1, 2, 4] * 4)
     shifts = draw_shifts(generator("tests", "shifts"), len(index), 4)
-    crops = shifted_crops(
-        torch.nn.functional.pad(originals, [4] * 4), index, shifts, 32
-    )
-    for crop, number, (down, right, flip) in zip(
-        crops, index, shifts.tolist(), strict=True
-    ):
-        expected = functional.crop(
-            functional.pad(originals[number], [4]), down, right, 32, 32
-        )
-        assert torch.equal(crop, functional.hflip(expected) if flip else expected)
+    padded = torch.nn.functional.pad(originals, [4] * 4)
+    crops = shifted_crops(padded, index, shifts, 32)
+    for crop, number, shift in zip(crops, index, shifts.tolist(), strict=True):
+        down, right, flip = shift
+        alone = functional.pad(originals[number], [4])
+        expected = functional.crop(alone, down, right, 32, 32)
+        if flip:
+            expected = functional.hflip(expected)
+        assert torch.equal(crop, expected)
 
 
 def assert_uniform(numbers: Tensor, num_kinds: int) -> None:
     """By chi-square of counts, p = 0.0001 by the normal approximation of Wilson and Hilferty."""
-    counts = torch.unique(numbers, return_counts=True)[1].double()
-    expected = len(numbers) / num_kinds
-    freedom = num_kinds - 1
+    _, counts = torch.unique(numbers, return_counts=True)
     assert len(counts) == num_kinds
+    expected = len(numbers) / num_kinds
+    squares = (counts.double() - expected) ** 2
+    chi_square = (squares / expected).sum()
+    freedom = num_kinds - 1
     spread = 2 / (9 * freedom)
-    assert ((counts - expected) ** 2 / expected).sum() < freedom * (
-        1 - spread + 3.72 * spread**0.5
-    ) ** 3
+    root = 1 - spread + 3.72 * spread**0.5
+    assert chi_square < freedom * root**3
 
 
 def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator() -> (
@@ -81,49 +82,70 @@ def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator(
 def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> None:
     width = 3000
     height = 2500
-    rows = zip(draws.attempts.tolist(), draws.places.tolist(), strict=True)
-    top, left, h, w = torch.tensor(
-        [crop_box(height, width, *row) for row in rows], dtype=torch.float64
-    ).unbind(1)
+    attempts = draws.attempts.tolist()
+    places = draws.places.tolist()
+    boxes = [
+        crop_box(height, width, tried, place)
+        for tried, place in zip(attempts, places, strict=True)
+    ]
+    top, left, h, w = torch.tensor(boxes, dtype=torch.float64).unbind(1)
+    bottom = top + h
+    right = left + w
     assert top.min() >= 0
     assert left.min() >= 0
-    assert (top + h).max() <= height
-    assert (left + w).max() <= width
+    assert bottom.max() <= height
+    assert right.max() <= width
     areas = h * w / (width * height)
     aspects = (w / h).log()
-    assert areas.min() > 0.0795
+    # Sides are whole pixels, which moves areas and aspects a little beyond their ends.
+    assert areas.min() > SMALLEST_AREA - 0.0005
     assert areas.max() <= 1.0
-    assert aspects.abs().max() < math.log(4 / 3) + 0.003
+    assert aspects.abs().max() < WIDEST_ASPECT + 0.003
     # Below half the area every shape fits, so there the draws are as drawn: uniform, and uniform in
     # the logarithm.
     small = areas < 0.5
-    share = ((areas[small] - 0.08) / 0.42).sort().values
-    steps = torch.arange(1, len(share) + 1) / len(share)
+    share = (areas[small] - SMALLEST_AREA) / (0.5 - SMALLEST_AREA)
+    count = len(share)
+    steps = torch.arange(1, count + 1) / count
+    furthest = (share.sort().values - steps).abs().max()
     # Kolmogorov-Smirnov, p = 0.001
-    assert (share - steps).abs().max() < 1.95 / len(share) ** 0.5
-    assert abs(aspects[small].mean()) < 0.01
-    assert abs(aspects[small].std() - 2 * math.log(4 / 3) / 12**0.5) < 0.005
-    assert abs(((left + w / 2) / width).mean() - 0.5) < 0.01
+    assert furthest < 1.95 / count**0.5
+    of_small = aspects[small]
+    assert abs(of_small.mean()) < 0.01
+    assert abs(of_small.std() - 2 * WIDEST_ASPECT / ROOT_OF_12) < 0.005
+    centres = (left + w / 2) / width
+    assert abs(centres.mean() - 0.5) < 0.01
 
 
 def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_permitted_shape() -> (
     None
 ):
-    assert crop_box(100, 100, [[0.2, 0.5]], [0.0, 0.0]) == (0, 0, 51, 51)
-    assert crop_box(100, 100, [[0.2, 0.5]], [0.9999, 0.9999]) == (49, 49, 51, 51)
+    fits = [[0.2, 0.5]]
+    first_corner = crop_box(100, 100, fits, [0.0, 0.0])
+    assert first_corner == (0, 0, 51, 51)
+    last_corner = crop_box(100, 100, fits, [0.9999, 0.9999])
+    assert last_corner == (49, 49, 51, 51)
     never = [[0.99, 0.5]] * augment.CROP_ATTEMPTS
-    assert crop_box(30, 1000, never, [0.9, 0.9]) == (0, 480, 30, 40)
-    assert crop_box(1000, 30, never, [0.9, 0.9]) == (480, 0, 40, 30)
-    assert crop_box(1, 1, never, [0.9, 0.9]) == (0, 0, 1, 1)
+    place = [0.9, 0.9]
+    assert crop_box(30, 1000, never, place) == (0, 480, 30, 40)
+    assert crop_box(1000, 30, never, place) == (480, 0, 40, 30)
+    assert crop_box(1, 1, never, place) == (0, 0, 1, 1)
 
 
 def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
-    assert draws.factors.min() >= 0.6
-    assert draws.factors.max() <= 1.4
-    assert (draws.factors.mean(0) - 1).abs().max() < 0.006
-    assert (draws.factors.std(0) - 0.8 / 12**0.5).abs().max() < 0.005
-    assert (draws.orders.sort(1).values == torch.arange(3)).all()
-    assert_uniform((draws.orders * torch.tensor([9, 3, 1])).sum(1), 6)
+    factors = draws.factors
+    assert factors.min() >= 0.6
+    assert factors.max() <= 1.4
+    off_mean = factors.mean(0) - 1
+    assert off_mean.abs().max() < 0.006
+    off_spread = factors.std(0) - 0.8 / ROOT_OF_12
+    assert off_spread.abs().max() < 0.005
+    places = draws.orders.sort(1).values
+    assert (places == torch.arange(3)).all()
+    # A number for each of the 3! orders.
+    digits = torch.tensor([9, 3, 1])
+    numbers = (draws.orders * digits).sum(1)
+    assert_uniform(numbers, 6)
     assert_uniform(draws.flips, 2)
 
 
@@ -131,10 +153,10 @@ def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -
     vectors = torch.tensor(augment.LIGHTING_EIGENVECTORS)
     assert torch.allclose(vectors.T @ vectors, torch.eye(3), atol=2e-3)
     along = draws.lighting @ vectors
-    assert torch.allclose(
-        along.std(0), 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES), rtol=0.03
-    )
-    assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03
+    deviations = 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES)
+    assert torch.allclose(along.std(0), deviations, rtol=0.03)
+    correlations = torch.corrcoef(along.T) - torch.eye(3)
+    assert correlations.abs().max() < 0.03
     assert along.mean(0).abs().max() < 0.1
 
 
@@ -146,25 +168,29 @@ def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> No
         functional.adjust_saturation,
     )
     factors = [1.37, 0.64, 1.29]
-    image, other = batch = images(2)
+    batch = images(2)
+    image, other = batch
     expected = image.float() / 255
     for each in order:
-        expected = changes[each](expected, factors[each])
+        change = changes[each]
+        expected = change(expected, factors[each])
     # Beside another image, whose order and factors are its own.
     orders = torch.tensor([order, order[::-1]])
     both = torch.tensor([factors, [1.0, 1.0, 1.0]])
-    pixels = augment.jittered(batch, orders, both, torch.zeros(2, 3))
-    assert torch.allclose(pixels[0], 255 * expected, atol=0.1)
-    assert torch.allclose(pixels[1], other.float(), atol=1e-3)
+    no_lighting = torch.zeros(2, 3)
+    pixels = augment.jittered(batch, orders, both, no_lighting)
+    jittered, left_alone = pixels
+    assert torch.allclose(jittered, 255 * expected, atol=0.1)
+    assert torch.allclose(left_alone, other.float(), atol=1e-3)
     assert torch.equal(batch, images(2))
 
 
 def test_lighting_is_added_and_clamped() -> None:
     bright = torch.full((1, 3, 2, 2), 250, dtype=torch.uint8)
     lighting = torch.tensor([[3.0, 9.0, -255.0]])
-    pixels = augment.jittered(
-        bright, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), lighting
-    )
-    assert torch.allclose(
-        pixels[0, :, 0, 0], torch.tensor([253.0, 255.0, 0.0]), atol=1e-3
-    )
+    orders = torch.tensor([[0, 1, 2]])
+    factors = torch.ones(1, 3)
+    pixels = augment.jittered(bright, orders, factors, lighting)
+    first_pixel = pixels[0, :, 0, 0]
+    expected = torch.tensor([253.0, 255.0, 0.0])
+    assert torch.allclose(first_pixel, expected, atol=1e-3)
