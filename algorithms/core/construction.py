@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from cser_bench.algorithms.core.checks import are_apart, check_agreement, equalise_
+from cser_bench.algorithms.core.agreement import are_apart, check_agreement
 from cser_bench.algorithms.core.compressors import Compressor, Draw, digest_of_draws
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.flat import unexpanded
 from cser_bench.algorithms.core.local_step import REQUIRED, local_step_named
 from cser_bench.algorithms.core.replica import Replica, described
 from cser_bench.algorithms.core.same_parameters import (
@@ -20,6 +21,7 @@ from cser_bench.algorithms.core.same_parameters import (
     check_order,
     parameters_in_words,
     rest_in_words,
+    rest_of,
 )
 from cser_bench.algorithms.core.settings import (
     DEFAULT,
@@ -28,6 +30,7 @@ from cser_bench.algorithms.core.settings import (
     check_no_settings,
     check_options,
 )
+from cser_bench.algorithms.core.traffic import Purpose
 
 
 def signature_of(
@@ -124,14 +127,20 @@ def make_equal(
     send_first_workers(method, replicas, model)
 
 
+@torch.no_grad()
 def send_first_workers(
     method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None
 ) -> None:
     """Send worker 0's parameters to all workers, and the rest of the model."""
+    collectives = method.collectives
     for replica in replicas:
-        equalise_(method.collectives, replica.flat, method.param_groups, model)
-        # The rest of the model belongs to no type, and is sent once.
-        model = None
+        collectives.broadcast_(replica.flat.parameters, Purpose.CONTROL)
+    # The rest: the model's frozen parameters and buffers, which belong to no type.
+    for _, tensor in rest_of(model, method.param_groups):
+        written = unexpanded(tensor.detach())
+        message = written.contiguous().unsqueeze(0)  # (1, *shape)
+        collectives.broadcast_(message, Purpose.CONTROL)
+        written.copy_(message[0])
 
 
 def _compare_methods(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.checks import check_in_step, digest_of
+from cser_bench.algorithms.core.agreement import check_in_step, digest_of
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.finite import named_workers, rows_not_finite
 from cser_bench.algorithms.core.traffic import Purpose

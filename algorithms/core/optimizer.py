@@ -12,22 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from cser_bench.algorithms.core.agreement import (
+    DIGEST,
+    are_apart,
+    digest_of_parameters,
+    enter_together,
+    in_step,
+)
 from cser_bench.algorithms.core.by_traffic import (
     nearest_count,
     share_of,
     warn_of_dear_messages,
-)
-from cser_bench.algorithms.core.checks import (
-    DIGEST,
-    FirstStep,
-    are_apart,
-    check_model,
-    check_parameters,
-    digest_of_parameters,
-    enter_together,
-    in_step,
-    refuse_module,
-    types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.compressors import FLOAT_BITS, Gathered
@@ -42,10 +37,17 @@ from cser_bench.algorithms.core.construction import (
 )
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.first_step import FirstStep
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.left_out import any_overflowed, workers_not_finite
 from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.overlap import Reducer
+from cser_bench.algorithms.core.parameters import (
+    check_model,
+    check_parameters,
+    refuse_module,
+    types_of,
+)
 from cser_bench.algorithms.core.plan_ahead import (
     any_equalises,
     long_run,
