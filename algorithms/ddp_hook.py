@@ -31,12 +31,12 @@ from torch.nn.parallel import DistributedDataParallel
 from cser_bench.algorithms.compressors.coordinates import TopK
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
 from cser_bench.algorithms.core import Compressor, Layout, Purpose, Traffic
+from cser_bench.algorithms.core.agreement import check_agreement
 from cser_bench.algorithms.core.by_traffic import (
     share_at_every_step,
     share_of,
     warn_of_dear_messages,
 )
-from cser_bench.algorithms.core.checks import check_agreement
 from cser_bench.algorithms.core.compressors import Draw
 from cser_bench.algorithms.core.exchange import Sending
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives

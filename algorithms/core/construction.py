@@ -2,45 +2,51 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cser_bench.algorithms.core.checks import are_apart, check_agreement, equalise_
+from cser_bench.algorithms.core.agreement import are_apart, check_agreement
 from cser_bench.algorithms.core.compressors import Compressor, Draw, digest_of_draws
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.flat import unexpanded
 from cser_bench.algorithms.core.local_step import REQUIRED, local_step_named
+from cser_bench.algorithms.core.parameters import types_of
 from cser_bench.algorithms.core.replica import Replica, described
 from cser_bench.algorithms.core.same_parameters import (
     REMEDY,
     check_order,
     parameters_in_words,
     rest_in_words,
+    rest_of,
 )
 from cser_bench.algorithms.core.settings import (
     DEFAULT,
     RANGES,
+    check_arguments,
     check_has_momentum,
     check_no_settings,
     check_options,
 )
+from cser_bench.algorithms.core.traffic import Purpose
 
 
 def signature_of(
-    base: type[MethodFacts], method: type[MethodFacts]
+    common: type[MethodFacts], method: type[MethodFacts]
 ) -> inspect.Signature:
     """Return the constructor's: the arguments that all methods have, and the method's settings.
 
     Args:
-        base: the class that annotates the arguments of all methods.
+        common: the class that annotates the arguments of all methods.
     """
     arguments: dict[str, tuple[Any, Any]] = {}
-    for key, hint in inspect.get_annotations(base).items():
-        arguments[key] = (getattr(base, key, REQUIRED), hint.type)
+    for key, hint in inspect.get_annotations(common).items():
+        arguments[key] = (getattr(common, key, REQUIRED), hint.type)
     for key, setting in method.declared.items():
         arguments[key] = (setting.default, setting.declared)
     parameters = []
@@ -53,6 +59,27 @@ def signature_of(
             parameter = parameter.replace(kind=kind, default=REQUIRED)
         parameters.append(parameter)
     return inspect.Signature(parameters)
+
+
+def arguments_of(
+    method: type[MethodFacts], unnamed: Collection[object], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the constructor's arguments by name, those that were not given by their defaults.
+
+    Args:
+        unnamed: arguments given by position, after the parameters.
+
+    Raises:
+        TypeError: one is missing, unnamed or unknown.
+        ValueError: a setting is out of range.
+    """
+    check_arguments(method, unnamed, given)
+    arguments: dict[str, Any] = {}
+    for key, parameter in inspect.signature(method).parameters.items():
+        arguments[key] = given.get(key, parameter.default)
+    for key, setting in method.declared.items():
+        setting.check(f"{method.name}: {key}", arguments[key])
+    return arguments
 
 
 def advice_for(method: type[MethodFacts]) -> str:
@@ -70,16 +97,31 @@ def check_groups(method: MethodFacts) -> None:
         check_has_momentum(method, method.param_groups)
 
 
+def dtypes_of(method: MethodFacts) -> list[torch.dtype]:
+    """Return the dtypes of the parameters, the one of most numbers first.
+
+    Raises:
+        ValueError: parameters that cannot be trained, or several dtypes where the method takes one.
+    """
+    dtypes = types_of(method.param_groups)
+    # A baseline's DDP averages one vector.
+    if method.averages_in_backward and len(dtypes) > 1:
+        raise ValueError(
+            f"{method.name}: parameters must have one type, and here are {dtypes[0]} and {dtypes[1]}"
+        )
+    return dtypes
+
+
 def replica_of(
     method: MethodFacts,
     dtype: torch.dtype,
-    first: torch.dtype,
+    is_first: bool,
     communication_dtype: torch.dtype | None,
     watch: FiniteWatch,
 ) -> Replica:
-    """Return the replica of the parameters of one type.
+    """Return the replica of the parameters of one dtype.
 
-    Other types than the first have draws of their own, and nothing is sent early for them.
+    Other dtypes than the first have draws of their own, and nothing is sent early for them.
     """
     groups = []
     for group in method.param_groups:
@@ -88,19 +130,26 @@ def replica_of(
         )
     collectives = method.collectives
     seed = method.seed
-    if dtype != first:
+    if not is_first:
         collectives = collectives.without_overlap()
         # Independent of the first dtype's draws, and equal on all workers.
         seed = Draw(seed, 0, str(dtype)).key()
     return Replica(
-        method,
-        groups,
-        collectives,
-        seed,
-        communication_dtype,
-        watch,
-        is_first=dtype == first,
+        method, groups, collectives, seed, communication_dtype, watch, is_first
     )
+
+
+@contextmanager
+def naming_dtype(replica: Replica, is_first: bool) -> Iterator[None]:
+    """Have a ValueError say which dtype's parameters it is about, unless these are the first."""
+    try:
+        yield
+    except ValueError as error:
+        if is_first:
+            raise
+        raise ValueError(
+            f"{error} (of the parameters of type {replica.dtype}, which have messages of their own)"
+        ) from None
 
 
 def check_compressors(method: MethodFacts, replica: Replica) -> None:
@@ -124,14 +173,20 @@ def make_equal(
     send_first_workers(method, replicas, model)
 
 
+@torch.no_grad()
 def send_first_workers(
     method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None
 ) -> None:
     """Send worker 0's parameters to all workers, and the rest of the model."""
+    collectives = method.collectives
     for replica in replicas:
-        equalise_(method.collectives, replica.flat, method.param_groups, model)
-        # The rest of the model belongs to no type, and is sent once.
-        model = None
+        collectives.broadcast_(replica.flat.parameters, Purpose.CONTROL)
+    # The rest: the model's frozen parameters and buffers, which belong to no type.
+    for _, tensor in rest_of(model, method.param_groups):
+        written = unexpanded(tensor.detach())
+        message = written.contiguous().unsqueeze(0)  # (1, *shape)
+        collectives.broadcast_(message, Purpose.CONTROL)
+        written.copy_(message[0])
 
 
 def _compare_methods(

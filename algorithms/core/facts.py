@@ -1,14 +1,13 @@
 """`MethodFacts`: what a method's class declares, and what its optimiser and replicas both read."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.settings import Setting, argument, fixed
+from cser_bench.algorithms.core.settings import Setting
 from cser_bench.algorithms.core.topology import Mixing
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(fixed, argument))
 class MethodFacts:
     """A method's declarations, and the numbers that change while it trains."""
 

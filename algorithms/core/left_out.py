@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.checks import check_in_step, digest_of
+from cser_bench.algorithms.core.agreement import check_in_step, digest_of
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.finite import named_workers, rows_not_finite
 from cser_bench.algorithms.core.traffic import Purpose
+from cser_bench.algorithms.core.warn import warn_script
 
 
 def any_overflowed(
@@ -40,15 +41,34 @@ def any_overflowed(
     return False
 
 
-def workers_not_finite(
-    gradients: Sequence[Tensor], in_step: Mapping[str, object], collectives: Collectives
-) -> str:
-    """Return, on all workers, whose gradients are not finite, in words; "" if all are finite.
+def any_not_finite(
+    method: str,
+    step: int,
+    gradients: Sequence[Tensor],
+    in_step: Mapping[str, object],
+    collectives: Collectives,
+) -> bool:
+    """Return, on all workers, whether any worker's gradients are not finite, and warn whose.
 
     Args:
+        method: its name.
+        step: the number of the step that would be left out.
         gradients: of shape (local workers, d) for each dtype.
         in_step: what must be equal on all workers whenever they meet.
     """
+    workers = _workers_not_finite(gradients, in_step, collectives)
+    if workers:
+        warn_script(
+            f"{method}: all workers left step {step} out, since gradients of {workers} are not "
+            "finite; where that goes on, look at the data there, or lower the learning rate"
+        )
+    return bool(workers)
+
+
+def _workers_not_finite(
+    gradients: Sequence[Tensor], in_step: Mapping[str, object], collectives: Collectives
+) -> str:
+    """Return, on all workers, whose gradients are not finite, in words; "" if all are finite."""
     rows = [rows_not_finite(each) for each in gradients]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)  # (local workers, 1)
     if len(flags) < collectives.world_size:

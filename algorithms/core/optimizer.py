@@ -1,85 +1,79 @@
-"""`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s."""
+"""`DistributedOptimizer`: a method as the `torch.optim.Optimizer` that a script makes and steps.
 
-import inspect
+What stands behind its calls is a file for each subject: how it is made (`core.construction`), what
+is checked at a step (`core.step_checks`), what is sent in advance (`core.plan_ahead`), the average
+model (`core.consensus`) and the saved state (`core.replicas`, `core.state`). What a method's class
+overrides is in `core.method`.
+"""
+
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from cser_bench.algorithms.core.by_traffic import (
-    nearest_count,
-    share_of,
-    warn_of_dear_messages,
-)
-from cser_bench.algorithms.core.checks import (
+from cser_bench.algorithms.core.agreement import (
     DIGEST,
-    FirstStep,
     are_apart,
-    check_model,
-    check_parameters,
     digest_of_parameters,
     enter_together,
     in_step,
-    refuse_module,
-    types_of,
 )
+from cser_bench.algorithms.core.by_traffic import warn_of_dear_messages
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Gathered
+from cser_bench.algorithms.core.consensus import Consensus, averaged_beside
 from cser_bench.algorithms.core.construction import (
-    advice_for,
+    arguments_of,
     check_compressors,
     check_groups,
+    dtypes_of,
     make_equal,
+    naming_dtype,
     replica_of,
     send_first_workers,
     signature_of,
 )
-from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
-from cser_bench.algorithms.core.layout import Layout
-from cser_bench.algorithms.core.left_out import any_overflowed, workers_not_finite
+from cser_bench.algorithms.core.left_out import any_not_finite, any_overflowed
 from cser_bench.algorithms.core.local_step import local_step_named
+from cser_bench.algorithms.core.method import Method
 from cser_bench.algorithms.core.overlap import Reducer
-from cser_bench.algorithms.core.plan_ahead import (
-    any_equalises,
-    long_run,
-    traffic_of_stages,
+from cser_bench.algorithms.core.parameters import (
+    check_model,
+    check_parameters,
+    refuse_module,
 )
+from cser_bench.algorithms.core.plan_ahead import gathers
 from cser_bench.algorithms.core.process_group import default_collectives
-from cser_bench.algorithms.core.replica import Replica
+from cser_bench.algorithms.core.replicas import (
+    error_of,
+    memory_in_parameters,
+    numel_of,
+    state_of,
+    states_for,
+    tensors_of,
+)
 from cser_bench.algorithms.core.settings import (
     DEFAULT,
-    FROM_0_TO_1,
-    FROM_2_UP,
     RANGES,
     argument,
-    check_arguments,
     check_numbers,
     check_options,
     declared_settings,
     group_defaults,
 )
-from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages
-from cser_bench.algorithms.core.state import (
-    OTHER_TYPES,
-    averaged,
-    averaged_beside,
-    check_still_loaded,
-)
-from cser_bench.algorithms.core.step_watch import StepWatch
+from cser_bench.algorithms.core.state import check_still_loaded
+from cser_bench.algorithms.core.step_checks import StepChecks
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Traffic
 from cser_bench.algorithms.core.warn import warn_script
-from cser_bench.algorithms.core.write_watch import WriteWatch
 
 
-class DistributedOptimizer(MethodFacts, Optimizer):
+class DistributedOptimizer(Method, Optimizer):
     """SGD, AdamW or Muon on flat buffers, and a place for each method's communication.
 
     Args:
@@ -149,28 +143,21 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     def __init__(self, params: ParamsT, *unnamed: object, **given: Any) -> None:
         refuse_module(type(self).__name__, params)
-        check_arguments(type(self), unnamed, given)
-        parameters = inspect.signature(type(self)).parameters
-        arguments = {
-            key: parameter.default for key, parameter in parameters.items()
-        } | given
-        for key, setting in self.declared.items():
-            setting.check(f"{self.name}: {key}", arguments[key])
-            setattr(self, key, arguments[key])
+        arguments = arguments_of(type(self), unnamed, given)
         # As given: a script may change the attributes, and a state has the settings of the start.
         self.settings = {key: arguments[key] for key in self.declared}
+        for key, value in self.settings.items():
+            setattr(self, key, value)
         self.seed = arguments["seed"]
         self.local_step = arguments["local_step"]
         self.skip_nonfinite = arguments["skip_nonfinite"]
         self.num_steps = 0
         # Empty while torch's constructor adds the groups; see add_param_group.
-        self.replicas: list[Replica] = []
-        """A replica for each dtype of the parameters, the dtype of most numbers first."""
-        self._write_watch = WriteWatch(self.name)
+        self.replicas = []
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
         check_model(self._model)
-        self._shows_average = False
+        self._consensus = Consensus()
 
         numbers = {key: arguments[key] for key in RANGES}
         super().__init__(params, group_defaults(self, numbers))
@@ -180,21 +167,20 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._build()
         if self.caution is not None:
             warn_script(f"{self.name}: {self.caution}")
-        if self.collectives.world_size > 1 and self._gathers():
+        is_gathered = any(gathers(each, self.stages(each)) for each in self.replicas)
+        if self.collectives.world_size > 1 and is_gathered:
             share = self.traffic_share()
             warn_of_dear_messages(self.name, share, self.collectives.world_size)
 
     def _build(self) -> None:
-        """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
-        dtypes = types_of(self.param_groups)
-        # A baseline's DDP averages one vector.
-        if self.averages_in_backward and len(dtypes) > 1:
-            raise ValueError(
-                f"{self.name}: parameters must have one type, and here are {dtypes[0]} and {dtypes[1]}"
-            )
-        self._watch = FiniteWatch(self.name, self.collectives)
+        """Make replicas, equal on all workers, and what watches their steps; then `_set_up` each."""
+        dtypes = dtypes_of(self)
+        watch = FiniteWatch(self.name, self.collectives)
+        self._finite_watch = watch
         self.replicas = [
-            replica_of(self, dtype, dtypes[0], self._communication_dtype, self._watch)
+            replica_of(
+                self, dtype, dtype == dtypes[0], self._communication_dtype, watch
+            )
             for dtype in dtypes
         ]
         # The dtype of most numbers comes first; only its messages may go early.
@@ -204,9 +190,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Before anything is copied from the parameters, as anchors are in _set_up.
         make_equal(self, self.replicas, self._model)
         flats = [replica.flat for replica in self.replicas]
-        self._step_watch = StepWatch(self.collectives)
-        self._first_step: FirstStep | None = FirstStep(
-            flats, self.collectives, self.averages_in_backward
+        self._step_checks = StepChecks(
+            self.name, flats, self.collectives, self.averages_in_backward
         )
         self._reducer = Reducer(
             self.flat,
@@ -222,78 +207,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             if setting.declared == Topology:
                 self.rounds = rounds_of(getattr(self, key), self.collectives.world_size)
         for replica in self.replicas:
-            try:
+            with naming_dtype(replica, is_first=replica is first):
                 check_compressors(self, replica)
                 self._set_up(replica)
-            except ValueError as error:
-                if replica is first:
-                    raise
-                raise ValueError(
-                    f"{error} (of the parameters of type {replica.dtype}, which have messages of "
-                    "their own)"
-                ) from None
-
-    def _gathers(self) -> bool:
-        """Return whether compressed messages go to all workers by all-gathers."""
-        for replica in self.replicas:
-            for stage in self.stages(replica):
-                compressor = replica.fitted(stage.compressor)
-                if stage.neighbours is None and isinstance(compressor, Gathered):
-                    return True
-        return False
-
-    # What a method says and does. Each is asked for the parameters of each type.
-
-    def _set_up(self, replica: Replica) -> None:
-        """Make the method's buffers; raise ValueError for settings that do not work.
-
-        The settings are attributes already. Settings that are allowed but will go wrong are no
-        error: set `caution` to a sentence about them.
-        """
-
-    @abstractmethod
-    def _update(self, replica: Replica, step: int) -> None:
-        """Do step number `step`, counted from 1, on `replica.flat.parameters`.
-
-        Gradients are in `replica.flat.gradients`.
-        """
-
-    def stages(self, replica: Replica) -> Sequence[Stage]:
-        """Return what a step sends, in order; nothing by default.
-
-        From them follow the closed form, what can be sent early and, where messages are averages
-        over all workers, when these agree. A method of which that is not all says the rest itself:
-        it has its own `_expected_traffic`, `early_messages` or `_agree_after`.
-        """
-        return ()
-
-    def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
-        """Return `expected_traffic` of the parameters of one dtype."""
-        return traffic_of_stages(replica, self.stages(replica), num_steps)
-
-    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        """Return `agree_after` of the parameters of one dtype, for one step or more."""
-        return any_equalises(replica, self.stages(replica), num_steps)
-
-    @classmethod
-    def _at_traffic(
-        cls, share: float, world_size: int, layout: Layout | None
-    ) -> dict[str, Any]:
-        """Do what `at_traffic` says, for a share in (0, 1] and two workers or more.
-
-        The interval says the share if nothing else must be given.
-        """
-        required = [key for key, setting in cls.declared.items() if setting.is_required]
-        # 32 d bits every `ratio` steps.
-        if required == ["sync_interval"]:
-            return {"sync_interval": nearest_count(cls.name, 1.0, share)}
-        raise ValueError(
-            f"{cls.name} does not choose its settings by traffic; {advice_for(cls)}, and ask "
-            "traffic_share(world_size) what links then carry"
-        )
-
-    def _settle(self, replica: Replica) -> None:
-        """Wait for messages sent for later steps, and keep their content in the state."""
 
     # What a script calls: steps.
 
@@ -320,7 +236,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 differ in them, in the steps that they have done or in what is frozen. They compare
                 at the first step, then at steps that get rarer, up to every 256th.
         """
-        _refuse_inside_consensus(self._shows_average, "step()")
+        self._consensus.refuse_inside("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -335,13 +251,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             self._drop_early()
             return loss
         self._reducer.begin_rest()
-        self._watch.begin_step(self.num_steps + 1)
+        self._finite_watch.begin_step(self.num_steps + 1)
         # One type after the other, in one order on all workers, so that their collectives match.
         for replica in self.replicas:
             self._update(replica, self.num_steps + 1)
         self.num_steps += 1
-        self._write_watch.note(_tensors(self.replicas))
-        self._watch.end_step()
+        self._step_checks.step_done()
+        self._finite_watch.end_step()
         return loss
 
     def _take_in_changes(self) -> None:
@@ -357,20 +273,16 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     def _compare_workers(self) -> None:
         """Compare with the other workers what the next step rests on; the first step, the whole model."""
-        if self._first_step is not None:
-            is_changed = self._first_step.check(
-                self._model, self.workers_differ, self.num_steps, self._in_step()
-            )
-            self._first_step.close()
-            self._first_step = None
-            if is_changed:
-                self.reanchor()
-        self._write_watch.look_at(_tensors(self.replicas), self.num_steps)
-        self._step_watch.look_at(self._in_step)
+        is_changed = self._step_checks.before_step(
+            self._model, self.workers_differ, self.num_steps, self._in_step
+        )
+        if is_changed:
+            self.reanchor()
 
     def _leave_out(self) -> bool:
         """Return, on all workers, whether the step is left out; else take a `GradScaler`'s scale out."""
         gradients = [replica.flat.gradients for replica in self.replicas]
+        # Attributes that a GradScaler sets for the time of a step.
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None:
             self._reducer.stop(
@@ -380,14 +292,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             return any_overflowed(gradients, found_inf, grad_scale, self.collectives)
         if not self.skip_nonfinite:
             return False
-        workers = workers_not_finite(gradients, self._in_step(), self.collectives)
-        if workers:
-            warn_script(
-                f"{self.name}: all workers left step {self.num_steps + 1} out, since gradients of "
-                f"{workers} are not finite; where that goes on, look at the data there, or lower "
-                "the learning rate"
-            )
-        return bool(workers)
+        return any_not_finite(
+            self.name, self.num_steps + 1, gradients, self._in_step(), self.collectives
+        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients.
@@ -418,7 +325,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         if not self.replicas:  # torch's constructor adds each group
             return super().add_param_group(param_group)
-        if self._first_step is None or self._first_step.was_loaded:
+        if not self._step_checks.is_at_start:
             raise ValueError(
                 "no group can be added after the first step or a loaded state, as a state must "
                 "not depend on when one came; add it at the start, frozen (requires_grad_(False)) "
@@ -426,21 +333,20 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             )
         # What is made below replaces these attributes. After an error they are put back.
         before = dict(self.__dict__)
-        first_step = self._first_step
+        checks = self._step_checks
         groups = list(self.param_groups)
         try:
             super().add_param_group(param_group)
             check_groups(self)
             self._build()
         except Exception:
-            # Its hooks would keep the new vectors alive.
-            if self._first_step is not None and self._first_step is not first_step:
-                self._first_step.close()
+            if self._step_checks is not checks:
+                self._step_checks.close()
             self.__dict__ = before
             # In place: the list that `before` holds is the one that torch has added to.
             self.param_groups[:] = groups
             raise
-        first_step.close()
+        checks.close()
 
     @torch.no_grad()
     def reanchor(self) -> None:
@@ -450,11 +356,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         become these parameters. Unsent errors and messages under way are dropped. Everything else
         stays. The first step does this by itself if parameters changed since the optimiser was made.
         """
-        _refuse_inside_consensus(self._shows_average, "reanchor()")
-        check_parameters(self._model, _tensors(self.replicas))
+        self._consensus.refuse_inside("reanchor()")
+        check_parameters(self._model, tensors_of(self.replicas))
         self._adopt_moved()
         self._reducer.drop()
-        self._watch.begin_anew()
+        self._finite_watch.begin_anew()
         # A message under way cannot be cancelled: it arrives, and is then forgotten.
         for replica in self.replicas:
             self._settle(replica)
@@ -462,7 +368,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             send_first_workers(self, self.replicas, self._model)
         for replica in self.replicas:
             replica.begin_anew()
-        self._write_watch.forget()
+        self._step_checks.parameters_replaced()
 
     def _in_step(self) -> dict[str, object]:
         """Return what must be equal on all workers whenever they meet, as far as the host knows it."""
@@ -498,7 +404,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             TypeError: the model is none.
         """
         check_model(model)
-        tensors = _tensors(self.replicas)
+        tensors = tensors_of(self.replicas)
         check_parameters(self._model, tensors)
         self._adopt_moved()
         check_parameters(model, tensors)
@@ -511,14 +417,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             enter_together(self.collectives, "consensus()", fields)
         others = averaged_beside(tensors, model, averages)
         parameters = [replica.flat.parameters for replica in self.replicas]
-        # Contexts may be nested: the outer one goes on when the inner one ends.
-        was_inside = self._shows_average
-        self._shows_average = True
-        try:
-            with averaged(parameters, others, self.collectives):
-                yield
-        finally:
-            self._shows_average = was_inside
+        with self._consensus.average(parameters, others, self.collectives):
+            yield
 
     @property
     def traffic(self) -> Traffic:
@@ -533,25 +433,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     @property
     def error(self) -> Tensor | None:
         """Errors of the local workers, of shape (local workers, d); None if the method keeps none."""
-        errors = []
-        for replica in self.replicas:
-            if "error" in replica.buffers:
-                errors.append(replica.buffers["error"])
-        if not errors:
-            return None
-        # The buffer itself, not a copy, if there is one dtype.
-        if len(errors) == 1:
-            return errors[0]
-        return torch.cat(errors, dim=1)
+        return error_of(self.replicas)
 
     def memory_in_parameters(self) -> float:
         """Return the size of a worker's state, parameters and gradients aside, in parameters' sizes."""
-        held = state = 0  # bytes of one worker
-        for replica in self.replicas:
-            held += replica.flat.parameters[0].nbytes
-            state += sum(buffer[0].nbytes for buffer in replica.buffers.values())
-            state += sum(tensor.nbytes for tensor in replica.common.values())
-        return state / held
+        return memory_in_parameters(self.replicas)
 
     def __repr__(self) -> str:
         """Return the method, settings, the groups' numbers, d, what is sent, and the worker."""
@@ -570,119 +456,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if ratio < math.inf and self.collectives.world_size > 1:
             sent += f", {self.traffic_share():.4g} of DDP's traffic in fp32"
         worker = f"worker {self.collectives.rank} of {self.collectives.world_size}"
-        num_parameters = _num_parameters(self.replicas)
+        num_parameters = numel_of(self.replicas)
         return (
             f"{type(self).__name__}({given}; d = {num_parameters:,}, {sent}, {worker})"
         )
-
-    # What is sent, in advance.
-
-    def expected_traffic(self, num_steps: int) -> Traffic:
-        """Return what one worker sends in the first `num_steps` steps, in closed form."""
-        total = Traffic()
-        for replica in self.replicas:
-            total += self._expected_traffic(replica, num_steps)
-        return total
-
-    def early_messages(self, step: int) -> list[EarlyMessage]:
-        """Return the messages of step number `step` that may be sent during the backward pass.
-
-        They need the gradients of some tensors only.
-        """
-        # Only the dtype of most numbers overlaps; see `replica_of`.
-        first = self.replicas[0]
-        return early_messages(
-            self.stages(first), step, first.flat, first.draw, first.float_bits
-        )
-
-    def agree_after(self, num_steps: int) -> bool:
-        """Return whether all workers hold the same parameters then, up to rounding in a sum.
-
-        Where they do not, one full exchange must follow before anyone can use the average. False
-        where it depends on what was drawn or trained; where messages are rounded, as each worker
-        keeps what rounding took; and by default among neighbours.
-        """
-        # All start from worker 0's parameters.
-        if num_steps == 0 or not self.workers_differ:
-            return True
-        stages = self.stages(self.replicas[0])
-        has_neighbours = any(stage.neighbours is not None for stage in stages)
-        if has_neighbours and self.collectives.world_size == 1:
-            return True
-        return all(self._agree_after(replica, num_steps) for replica in self.replicas)
-
-    @classmethod
-    def at_traffic(
-        cls, share: float, *, world_size: int, params: Iterable[Tensor] | None = None
-    ) -> dict[str, Any]:
-        """Return settings at which links carry this share of DDP's traffic (an all-reduce in fp32).
-
-        They are for the constructor, as in `EFSGD(params, lr=0.1, **EFSGD.at_traffic(1 / 24,
-        world_size=8))`. Each class says which form they have. Integers among them, such as an
-        interval, are the nearest by factor; `traffic_share(world_size)` of the optimiser says what
-        links carry then. A share above 1/2, which DDP has with its fp16 hook, is warned of.
-
-        Args:
-            share: above 0 and up to 1.
-            world_size: the number of workers, from 2 up.
-            params: the model's parameters; needed where what is sent depends on their shapes.
-
-        Raises:
-            ValueError: no settings come near that share, or the method does not choose them by it.
-        """
-        FROM_0_TO_1.check(f"{cls.name}: share", share)
-        FROM_2_UP.check(f"{cls.name}: world_size", world_size)
-        layout = None if params is None else Layout.of(params)
-        settings = cls._at_traffic(share, world_size, layout)
-        warn_of_dear_messages(cls.name, share, world_size)
-        return settings
-
-    @classmethod
-    def at_ratio(cls, ratio: object, params: object = None) -> NoReturn:
-        """Raise ValueError: a ratio says nothing of what links carry; see `at_traffic`."""
-        raise ValueError(
-            f"{cls.name}: at_ratio is no more, as links carry more of a message that is gathered "
-            f"the more workers there are; write {cls.__name__}.at_traffic(1 / {ratio}, "
-            f"world_size=...), or {advice_for(cls)}"
-        )
-
-    def overall_ratio(self) -> float:
-        """Return SGD's bits (32 d a step) over this method's in the long run.
-
-        It is infinite where nothing is sent. It is the ratio of messages, whatever the number of
-        workers; `traffic_share` is that of what links carry.
-        """
-        sent, num_steps = long_run(self.settings, self.expected_traffic)
-        if not sent.bits:
-            return math.inf
-        return FLOAT_BITS * _num_parameters(self.replicas) * num_steps / sent.bits
-
-    def traffic_share(self, world_size: int | None = None) -> float:
-        """Return what a worker's link carries in the long run, as a share of DDP's in fp32.
-
-        DDP's is an all-reduce of 32 d bits a step. Messages that are all-gathered, as top-k's are,
-        take a larger share the more workers there are; those that are all-reduced do not.
-
-        Args:
-            world_size: the number of workers, from 2 up; by default as many as there are.
-
-        Raises:
-            ValueError: it is no such number, or workers talk to neighbours, and it is not the
-                number of those that there are.
-        """
-        if world_size is None:
-            world_size = self.collectives.world_size
-        FROM_2_UP.check(f"{self.name}: world_size", world_size)
-        stages = [stage for replica in self.replicas for stage in self.stages(replica)]
-        has_neighbours = any(stage.neighbours is not None for stage in stages)
-        # A ring of two has one neighbour, and "exponential" has more with more workers.
-        if has_neighbours and world_size != self.collectives.world_size:
-            raise ValueError(
-                f"{self.name}: how many neighbours a worker has depends on the number of workers, "
-                f"and here are {self.collectives.world_size}; ask where there are {world_size}"
-            )
-        sent, num_steps = long_run(self.settings, self.expected_traffic)
-        return share_of(sent, world_size, _num_parameters(self.replicas), num_steps)
 
     # What is saved.
 
@@ -701,18 +478,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts
         them back.
         """
-        _refuse_inside_consensus(self._shows_average, "a state")
-        check_parameters(self._model, _tensors(self.replicas))
+        self._consensus.refuse_inside("a state")
+        check_parameters(self._model, tensors_of(self.replicas))
         self._adopt_moved()
         # A message under way cannot be saved; wait for it, and save its content.
         for replica in self.replicas:
             self._settle(replica)
-        first, *others = self.replicas
-        flat = first.state()
-        if others:
-            flat[OTHER_TYPES] = {
-                str(replica.dtype): replica.state() for replica in others
-            }
+        flat = state_of(self.replicas)
         state = super().state_dict()
         # In a group: torch.distributed.checkpoint keeps groups, and no other keys of a state.
         state["param_groups"][0]["flat"] = flat
@@ -726,49 +498,21 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         Raises:
             ValueError: the state is another method's, model's or worker's, or of other settings.
         """
-        _refuse_inside_consensus(self._shows_average, "load_state_dict()")
+        self._consensus.refuse_inside("load_state_dict()")
         groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
         # Removed from the groups, which torch copies deeply, vectors included.
-        flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
-        others = flat.pop(OTHER_TYPES, {})
-        names = [str(replica.dtype) for replica in self.replicas[1:]]
-        if list(others) != names:
-            raise ValueError(
-                f"this state does not fit {self.name}: the parameters of its other dtypes are of "
-                f"{list(others)}, here of {names}; load the state of the same model"
-            )
-        states = [flat, *others.values()]
-        # Check all before restoring any: a state that does not fit changes nothing.
-        for replica, state in zip(self.replicas, states, strict=True):
-            replica.check_state(state)
+        flat = groups[0].pop("flat", None) or state_dict.get("flat", {})
+        # All are checked before any is restored: a state that does not fit changes nothing.
+        states = states_for(self.replicas, flat, self.name)
         self._adopt_moved()
         self._drop_early()
         super().load_state_dict({"state": {}, "param_groups": groups})
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
         self.seed = flat["seed"]
-        self._write_watch.forget()
-        self._watch.begin_anew()
-        if self._first_step is not None:
-            self._first_step.was_loaded = True
+        self._step_checks.state_loaded()
+        self._finite_watch.begin_anew()
         for replica, state in zip(self.replicas, states, strict=True):
             # First, or a message under way would be written into the restored state on arrival.
             self._settle(replica)
             replica.restore(state)
-
-
-def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
-    """Return the parameters, type by type."""
-    return [tensor for replica in replicas for tensor in replica.flat.tensors]
-
-
-def _num_parameters(replicas: Sequence[Replica]) -> int:
-    """Return d, over all types."""
-    return sum(replica.flat.layout.numel for replica in replicas)
-
-
-def _refuse_inside_consensus(is_inside: bool, call: str) -> None:
-    if is_inside:
-        raise RuntimeError(
-            f"{call} inside consensus(), where parameters are averages for a while; call it outside"
-        )

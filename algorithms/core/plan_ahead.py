@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Gathered
 from cser_bench.algorithms.core.replica import Replica
 from cser_bench.algorithms.core.stages import Stage, equalises
 from cser_bench.algorithms.core.traffic import Entry, Traffic
@@ -36,6 +37,27 @@ def any_equalises(replica: Replica, stages: Sequence[Stage], num_steps: int) -> 
         if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
             return True
     return False
+
+
+def gathers(replica: Replica, stages: Sequence[Stage]) -> bool:
+    """Return whether compressed messages go to all workers by all-gathers."""
+    for stage in stages:
+        compressor = replica.fitted(stage.compressor)
+        if stage.neighbours is None and isinstance(compressor, Gathered):
+            return True
+    return False
+
+
+def talks_to_neighbours(stages: Sequence[Stage]) -> bool:
+    """Return whether messages go to neighbours, of whom there are more or fewer by world size."""
+    return any(stage.neighbours is not None for stage in stages)
+
+
+def overall_ratio(sent: Entry, num_steps: int, numel: int) -> float:
+    """Return SGD's bits, 32 d a step, over those that were sent; infinite where nothing was."""
+    if not sent.bits:
+        return math.inf
+    return FLOAT_BITS * numel * num_steps / sent.bits
 
 
 def long_run(

@@ -1,15 +1,10 @@
 """Saved states: which worker may go on from one, and the workers' average that fits them all."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.flat import unexpanded
-from cser_bench.algorithms.core.traffic import Purpose
+from torch import Tensor
 
 OTHER_TYPES = "other types"
 """Key of a state under which the parameters of all dtypes but the first have theirs."""
@@ -98,61 +93,6 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
             "the model next and the optimiser last (after a change that is meant, call "
             "optimizer.reanchor() on all workers)"
         )
-
-
-def averaged_beside(
-    parameters: Iterable[Tensor], model: nn.Module | None, averages: Iterable[nn.Module]
-) -> list[Tensor]:
-    """Return the other tensors that are averaged: a model's buffers, and moving averages of it."""
-    others: list[Tensor] = []
-    for module in averages:
-        others += [*module.parameters(), *module.buffers()]
-    if model is not None:
-        others += model.buffers()
-    # Each tensor once: a model and its averages may share some, and may hold the optimiser's.
-    held = set(map(id, parameters))
-    unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
-    return list(unique.values())
-
-
-@contextmanager
-def averaged(
-    parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives
-) -> Iterator[None]:
-    """Make the parameters, and other tensors of floating point, the workers' averages inside.
-
-    All workers must enter. Afterwards all of them, integers too, are what they were.
-    """
-    tensors = list(parameters)
-    # Not averaged, but a script may change them inside: `update_bn` counts batches.
-    counts = []
-    for tensor in others:
-        written = unexpanded(tensor.detach())
-        if tensor.is_floating_point():
-            tensors.append(written.unsqueeze(0))
-        else:
-            counts.append(written)
-    restored = tensors + counts
-    before = [tensor.clone() for tensor in restored]
-    # A mask may hold the most negative number there is, whose sum over workers would be infinite:
-    # so divide first, by a power of two, which changes no other bit. fp16 is added in fp32, which
-    # has room for the sum, and a division would take bits from its smallest numbers. bfloat16 has
-    # the range of fp32, and needs the division.
-    scale = 2.0 ** (collectives.world_size - 1).bit_length()
-    try:
-        with torch.no_grad():
-            for number, tensor in enumerate(tensors):
-                is_scaled = number >= len(parameters) and tensor.dtype != torch.float16
-                mean = tensor / scale if is_scaled else tensor.contiguous()
-                collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
-                if is_scaled:
-                    mean.mul_(scale)
-                tensor.copy_(mean)
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, values in zip(restored, before, strict=True):
-                tensor.copy_(values)
 
 
 def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 
-from cser_bench.algorithms.core.checks import (
+from cser_bench.algorithms.core.agreement import (
     are_apart,
     difference,
     remedies_for,

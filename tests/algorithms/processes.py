@@ -20,7 +20,7 @@ from cser_bench.algorithms import (
     ProcessGroupCollectives,
     Purpose,
 )
-from cser_bench.algorithms.core.checks import enter_together
+from cser_bench.algorithms.core.agreement import enter_together
 from cser_bench.algorithms.core.topology import Topology
 from tests.algorithms import overlap_scripts, user_scripts
 from tests.algorithms.problems import (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import DistributedOptimizer, SoloCollectives
-from cser_bench.algorithms.core.checks import FirstStep
+from cser_bench.algorithms.core.first_step import FirstStep
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.harness.records.store import Failure, RunRecord, read_record, read_run
 from cser_bench.harness.tasks import blobs
