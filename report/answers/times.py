@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.collection import Collection
-from cser_bench.report.first_table import emulated_need, measured_row, timed_as
+from cser_bench.report.first_table import measured_row, need_of
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
@@ -41,13 +41,14 @@ class Times:
         return factor(self._seconds(over, gbits) / self._seconds(method, gbits))
 
     def need(self, run: str, gbits: float) -> str:
-        """Return the emulated efficiency at which "experiment/row" ties with the hook, with encoding."""
-        timed = timed_as(measured_row(run).row)
-        if timed is None:
-            raise UsageError(
-                f"no session has the setting of {run}; name a row of table_cnn"
-            )
-        return f"{emulated_need(timed.name, 1e9 * gbits):.2f}"
+        """Return the efficiency at which "experiment/row" ties with the hook, with encoding.
+
+        The step is emulated where this very setting was timed, else modelled.
+        """
+        needed = need_of(measured_row(run), 1e9 * gbits)
+        if math.isnan(needed):
+            raise UsageError(f"no encoding time is known of {run}, so its need is not")
+        return f"{needed:.2f}"
 
     def encoding(self, method: str) -> str:
         """Return what a scored method's encoding adds to a step, as "1.5 ms"."""
