@@ -104,7 +104,7 @@ SLIPS: dict[str, tuple[str, str, set[str]]] = {
     "torch.distributed in hiding": (UPDATE, HIDDEN, {IN_PROCESSES}),
     "sent as control": (UPDATE, CONTROL, {BITS}),
     "taken from the ledger": (UPDATE, LEDGER, {BITS}),
-    "wrong bits": ("numel * rounds, rounds)", "numel * rounds // 2, rounds)", {BITS}),
+    "wrong bits": ("numel * rounds,", "numel * rounds // 2,", {BITS}),
     "32 bits always": (
         "replica.float_bits *",
         "32 *",

@@ -164,7 +164,9 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
         "cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None
     )
     # Rows of miniatures send other shares than the networks that their ratios are of.
-    monkeypatch.setattr("cser_bench.harness.plan.rows._check_ratio", lambda *row: None)
+    monkeypatch.setattr(
+        "cser_bench.harness.plan.rows._check_ratio_group", lambda *row: None
+    )
     spec = shrunken(name)
     task = spec.task.name
     monkeypatch.setattr(

@@ -115,9 +115,7 @@ def test_a_rate_that_is_given_is_called_that_and_a_broken_promise_trains_nothing
     shipped: Path, tmp_path: Path, cli: CommandLine
 ) -> None:
     broken = tmp_path / "mine.py"
-    broken.write_text(
-        EXAMPLE.read_text().replace("numel * rounds, rounds)", "numel, rounds)")
-    )
+    broken.write_text(EXAMPLE.read_text().replace("numel * rounds,", "numel,"))
     given = ("--results", tmp_path / "results", "--learning-rate", "0.05")
     settings = ("--settings", "sync_interval = 4, growth = 0.0")
     said = cli.refused("try", broken, *given, code=1)

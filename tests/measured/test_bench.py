@@ -15,7 +15,7 @@ import torch
 
 from cser_bench.algorithms.core.largest import places_of_largest
 from cser_bench.harness.records.packs import read_runs
-from cser_bench.harness.records.tracks import Entry, read_entries
+from cser_bench.harness.records.tracks import TrackEntry, read_entries
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.local_workers import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
@@ -133,7 +133,7 @@ NUM_ROUNDS = 192
 @pytest.mark.parametrize(
     "entry", read_entries(TRACK, "1"), ids=lambda entry: entry.name
 )
-def test_own_arithmetic_of_an_entry(entry: Entry, record_property: Record) -> None:
+def test_own_arithmetic_of_an_entry(entry: TrackEntry, record_property: Record) -> None:
     """Steps without messages on the track's network, in steps of PyTorch's fused AdamW; the track's
     page shows it."""
     prepare_thread()

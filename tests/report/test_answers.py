@@ -71,12 +71,12 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(
 # Form
 
 
-def test_there_are_eleven_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> (
+def test_there_are_twelve_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> (
     None
 ):
     parts = [part_of(source) for source in questions()]
-    assert parts == ["practice"] * 11 + ["paper"] * 25
-    for number, source in enumerate(questions()[11:], 1):
+    assert parts == ["practice"] * 12 + ["paper"] * 25
+    for number, source in enumerate(questions()[12:], 1):
         assert source.read_text().startswith(f"# {number}. ")
 
 
@@ -84,7 +84,7 @@ def test_the_answer_comes_first_in_few_words_and_two_numbers(rebuilt: Path) -> N
     sections = re.split(
         r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE
     )[1:]
-    assert len(sections) == 36
+    assert len(sections) == 37
     for source, section in zip(questions(), sections, strict=True):
         title, answer = section.split("\n\n", 2)[:2]
         assert title.endswith("?"), title
