@@ -5,20 +5,23 @@ Nothing is imported here before Ctrl-C is heard, as what commands need takes its
 
 from __future__ import annotations
 
-import sys
+from typing import NoReturn
 
 
-def command_line() -> int:
-    """Do what `python -m harness` and the installed command do."""
+def command_line() -> NoReturn:
+    """Do what `python -m harness` and the installed command do, and end the process."""
     try:
         from cser_bench.harness.cli.exits import leave_out_current_folder
 
         leave_out_current_folder()
-        return main()
+        code = main()
     except KeyboardInterrupt as stop:
         from cser_bench.harness.cli.exits import interrupted
 
-        return interrupted(stop)
+        code = interrupted(stop)
+    from cser_bench.harness.workers.processes import end_process
+
+    end_process(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,4 +43,4 @@ def _do(arguments: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    command_line()

@@ -34,6 +34,7 @@ from cser_bench.harness.workers.process_group import (
     joined,
     own_gpu,
 )
+from cser_bench.harness.workers.processes import end_process
 from cser_bench.slurm.campaign import Request
 from cser_bench.slurm.profile import Profile
 from cser_bench.slurm.requeue import (
@@ -67,6 +68,7 @@ def do_run(job: Job, profile: Profile) -> None:
     job = _here(job, profile, allocation)
     prepare_thread(job.device)
     print(begins(allocation.attempt), flush=True)
+    code = 0
     with ExitStack() as stack:
         to_do = True
         if allocation.rank == 0:
@@ -87,8 +89,8 @@ def do_run(job: Job, profile: Profile) -> None:
                 time.sleep(GRACE_SECONDS)
             # A run that was asked to stop is no failure of the job's.
             if kind != "preempted":
-                sys.exit(1)
-    sys.exit(0)
+                code = 1
+    end_process(code)
 
 
 def own_device(profile: Profile, allocation: Allocation) -> str:

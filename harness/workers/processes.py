@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -24,7 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
@@ -254,6 +255,20 @@ def _die_with(parent: BaseProcess) -> None:
     parent.join()
     # sys.exit would end this thread alone.
     os._exit(EXIT_ORPHAN)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code, at once where its process group still stands.
+
+    A worker that failed leaves its group as it is, since its end would wait for the peers. The
+    group's threads abort Python's own end at times, and the exit status is then -6.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def stop_with_launcher() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,11 @@ from cser_bench.harness.workers.process_group import (
     joined,
     launched,
 )
-from cser_bench.harness.workers.processes import noticed, stop_with_launcher
+from cser_bench.harness.workers.processes import (
+    WorkerError,
+    noticed,
+    stop_with_launcher,
+)
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> None:
@@ -68,8 +71,8 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
                 )
                 if not recorded(job, work):
                     flag.raise_if_asked()
-                    # Past the end of the group, which peers that hang would keep waiting.
-                    sys.exit(1)
+                    # An exception leaves the group as it is: its end would wait for peers.
+                    raise WorkerError("the run failed, as its log says")
             if dist.get_rank() == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
 

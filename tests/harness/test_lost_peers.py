@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -35,7 +36,7 @@ from cser_bench.harness.workers.processes import (
     WorkerProcesses,
     start_workers,
 )
-from tests.harness.support import DoctoredBlobs, job_for, small_config
+from tests.harness.support import DoctoredBlobs, call, job_for, small_config
 
 # Who fails says so before its group ends
 
@@ -80,6 +81,28 @@ def test_group_ends_after_success_alone(
     assert not done
     assert ended == []
     assert read_record(job.folder / "failure.json", Failure).kind == "oom"
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_process_whose_group_still_stands_ends_before_pythons_own_end(
+    stands: bool, tmp_path: Path
+) -> None:
+    """Torch's threads may abort that end, as what is registered here does."""
+    script = f"""
+import atexit, os
+import torch.distributed as dist
+from cser_bench.harness.workers.processes import end_process
+if {stands}:
+    dist.init_process_group(
+        "gloo", init_method="file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+atexit.register(os.abort)
+print("said")
+end_process(3)
+"""
+    ended = call([sys.executable, "-c", script], tmp_path)
+    assert ended.returncode == (3 if stands else -signal.SIGABRT)
+    assert not stands or ended.stdout == "said\n"
 
 
 @pytest.mark.parametrize(
