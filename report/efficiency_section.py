@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,21 @@ def efficiency_section(
     )
 
 
+@lru_cache(maxsize=64)
+def efficiency_of(frames: Frames) -> pd.DataFrame:
+    """Return `efficiency_frame` by the curve that the experiment names, worked out once.
+
+    Frames stay as they were read, so the object itself is the key.
+    """
+    return efficiency_frame(frames, curve_frames(frames))
+
+
+@lru_cache(maxsize=64)
 def curve_frames(frames: Frames) -> Frames | None:
     """Return the experiment that ran the baseline at other lengths; None where none is at hand."""
-    folder = (
-        None
-        if frames.experiment.curve is None
-        else beside(frames, frames.experiment.curve)
-    )
+    if frames.experiment.curve is None:
+        return None
+    folder = beside(frames, frames.experiment.curve)
     return None if folder is None else read_frames(folder)
 
 
@@ -147,7 +156,7 @@ def _predicted(frames: Frames, predicted: Prediction) -> float:
     if folder is None:
         return math.nan
     other = read_frames(folder)
-    table = efficiency_frame(other, curve_frames(other))
+    table = efficiency_of(other)
     found = table[(table["row"] == predicted.row) & (table["kind"] == "estimate")]
     return float(found["efficiency"].iloc[0]) if len(found) else math.nan
 

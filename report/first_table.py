@@ -20,12 +20,11 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
-from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     BY_DEFINITION,
-    curve_frames,
     drop_cell,
     efficiency_cell,
+    efficiency_of,
 )
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import key_of, setting_in_short
@@ -205,7 +204,7 @@ def measured_row(run: str) -> MeasuredRow:
 
 def _efficiency(frames: Frames, name: str) -> dict[str, Any]:
     """Return a row's line of `efficiency_frame`, by the first score that it has an efficiency by."""
-    table = efficiency_frame(frames, curve_frames(frames))
+    table = efficiency_of(frames)
     found = table[table["row"] == name]
     if found.empty:
         return {"kind": "none", "reason": "curve not run"}

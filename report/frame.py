@@ -107,7 +107,8 @@ _ATTEMPT += [
 ]
 
 
-@dataclass(frozen=True)
+# Two are the same where they are one object: tables have no truth value, and no hash.
+@dataclass(frozen=True, eq=False)
 class Frames:
     """An experiment and its runs.
 

@@ -52,27 +52,33 @@ TEXT = slice(77, -2)
 Files = dict[str, Any]
 """The JSON of a run's files, by their names without endings."""
 
+Version = tuple[Path, tuple[int, ...]]
+"""A pack's file, and a stamp that is another one when the file was replaced."""
+
 
 def read_pack(folder: Path) -> Mapping[str, Files]:
     """Return the files of each run in the folder's pack, by id; nothing where there is none.
 
     Raises RecordError: the pack is bad.
     """
+    version = _version(folder)
+    return {} if version is None else _read_once(*version)
+
+
+def _version(folder: Path) -> Version | None:
+    """Return the folder's pack; None where there is none."""
     for path in (folder / NAME, folder / COMPRESSED):
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
-        return _read_once(path, (status.st_mtime_ns, status.st_size, status.st_ino))
-    return {}
+        return path, (status.st_mtime_ns, status.st_size, status.st_ino)
+    return None
 
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
-    """Return the pack in a file, which is read once.
-
-    States are asked of run by run. A file that was replaced has another `stamp`.
-    """
+    """Return the pack in a file, which is read once, as states are asked of run by run."""
     content = path.read_bytes()
     if path.name == COMPRESSED:
         content = _decompressed(content, path)
@@ -154,6 +160,16 @@ def _packed_run(folder: Path, files: Files) -> RunRecord:
     )
 
 
+# Most of the time of a report is spent here, and pages read an experiment for several of their parts.
+@lru_cache(maxsize=32)
+def _checked_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, RunRecord]:
+    """Return all runs of the pack in a file, by id."""
+    return {
+        run: _packed_run(path.parent / run, files)
+        for run, files in _read_once(path, stamp).items()
+    }
+
+
 def read_runs(folder: Path) -> dict[str, RunRecord]:
     """Return all runs of an experiment's folder, finished or not, packed or folders, by id.
 
@@ -161,10 +177,8 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     that it should go into is made from it. A folder without one is a try at a run that the pack has
     done.
     """
-    runs = {
-        run: _packed_run(folder / run, files)
-        for run, files in read_pack(folder).items()
-    }
+    version = _version(folder)
+    runs = {} if version is None else dict(_checked_once(*version))
     for path in store.run_folders(folder):
         if path.name in runs and not (path / "result.json").exists():
             continue
