@@ -53,9 +53,9 @@ def scores(shipped: Collection) -> Scores:
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rebuilt(shipped: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("answers")
-    build_answers(output, with_pdf=False)
+    build_answers(output, shipped, with_pdf=False)
     return output
 
 
