@@ -14,6 +14,7 @@ from cser_bench.report.collection import Collection
 from cser_bench.report.efficiency import LEAST_LENGTHS
 from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
 from cser_bench.report.frame import Frames
+from cser_bench.report.labels import NETWORKS
 from cser_bench.report.setting import key_of
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.speed.needed import net_speedup
@@ -145,7 +146,7 @@ def efficiencies_of(experiments: Sequence[Frames]) -> list[Efficiency]:
 def _network(experiment: Experiment) -> str:
     """Return what an experiment calls its network, without its article; else the model's name."""
     if experiment.evidence is None:
-        return experiment.model
+        return NETWORKS.get(experiment.model, experiment.model)
     return experiment.evidence.network.removeprefix("a ").removeprefix("an ")
 
 
