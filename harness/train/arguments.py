@@ -32,6 +32,7 @@ def arguments_of(
     Raises SpecError: one of them cannot be taken.
     """
     declared = algorithm.declared
+    # The class's own annotations: a setting is declared in one place.
     types = {key: setting.declared for key, setting in declared.items()}
     required = [key for key, setting in declared.items() if setting.is_required]
     arguments: dict[str, Any] = {}
@@ -41,6 +42,7 @@ def arguments_of(
         if kinds and value is not None:
             arguments[key] = _fitting_compressor(where, value, kinds)
         elif value == RUN_LENGTH and key.endswith("_interval"):
+            # Such an event falls on the last step, and on no other.
             arguments[key] = num_steps
         else:
             arguments[key] = value
@@ -65,6 +67,7 @@ def _fitting_compressor(
     """Return the compressor that a setting asks for, of one of these classes."""
     compressor = build_compressor(where, value)
     if not isinstance(compressor, kinds):
+        # Every kind that would do, so that the message is an answer.
         takes = [
             name for name, kind in compressors().items() if issubclass(kind, kinds)
         ]
@@ -136,6 +139,7 @@ def _described(compressor: Compressor) -> CompressorSettings:
     options = {}
     for parameter in inspect.signature(type(compressor)).parameters.values():
         value = getattr(compressor, parameter.name)
+        # A default that is written out would give the same compressor another run id.
         if value != parameter.default:
             options[parameter.name] = value
     return CompressorSettings(kind=compressor.kind, **options)

@@ -28,6 +28,7 @@ def method_of(config: RunConfig) -> type[DistributedOptimizer]:
     source = config.method_source
     if source is not None:
         return method_in(source, config.algorithm)
+    # A name, since a config is JSON: it goes to processes and into records.
     shipped = methods()
     if config.algorithm not in shipped:
         raise SpecError(
@@ -70,6 +71,7 @@ def outside_methods(words: Iterable[str]) -> Outside:
             found = methods_in(source.source, source.file)
         except MethodFileError as error:
             raise SpecError(str(error)) from None
+        # Rows and records call a method by its name alone.
         for name in found:
             _refuse_taken(name, source, outside)
             outside[name] = source
@@ -100,6 +102,8 @@ def _file_source(path: Path) -> MethodSource:
 def _installed_source(name: str) -> MethodSource:
     """Return the source of the module that an installed package's entry point names."""
     found = entry_points(group=GROUP)
+    # Two packages may take one name; the first found is as good as the other, and its version is
+    # recorded.
     matching = [entry for entry in found if entry.name == name]
     if not matching:
         names = sorted(entry.name for entry in found)
@@ -117,6 +121,8 @@ def _installed_source(name: str) -> MethodSource:
 
 def _module_file(entry: EntryPoint) -> Path:
     try:
+        # Found, not imported: a run has the method from the recorded text, and what is recorded
+        # must be what runs.
         spec = importlib.util.find_spec(entry.module)
     except ImportError as error:
         raise SpecError(

@@ -94,6 +94,7 @@ def check_writable(what: str, folder: Path) -> Check:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
+            # A write alone may stay in memory, where a full disk is not noticed.
             os.fsync(file.fileno())
     except OSError as error:
         return Check(
@@ -117,6 +118,7 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
     checkpoint = max(
         footprint.checkpoint_bytes for footprint in plan.footprints.values()
     )
+    # `checkpoint` is one worker's part; stacked workers save all parts in one file.
     needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * checkpoint
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free
@@ -144,6 +146,7 @@ def check_gpus() -> Iterator[Check]:
         name = torch.cuda.get_device_name(index)
         built = f"a torch built for CUDA {torch.version.cuda}"
         try:
+            # A build that lacks kernels for this GPU sees it, and fails at the first computation.
             torch.ones(1, device=f"cuda:{index}").add_(1).item()
         except RuntimeError as error:
             advice = (
@@ -163,6 +166,7 @@ def all_reduce_bits_per_second(device: str) -> float:
     """
     world_size = dist.get_world_size()
     num_bytes = REDUCED_BYTES[torch.device(device).type]
+    # fp32: 4 bytes a number.
     numbers = torch.ones(num_bytes // 4, device=device)
     # NCCL connects the workers in the first one, so that is checked and not timed.
     dist.all_reduce(numbers)

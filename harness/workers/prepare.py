@@ -28,6 +28,7 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     Those of the second rule come last.
     """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
+    # The sort is stable: within a seed runs stay in the order of rows.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [
         run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)
@@ -69,6 +70,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     declared_at = now()
     experiment = with_dates(plan.experiment, written, declared_at)
     if written is not None:
+        # No plan knows the next stage: it is noted when a stage is done, see `note_next_stage`.
         experiment = experiment.model_copy(update={"next_stage": written.next_stage})
     if written != experiment:
         store.write_record(path, experiment)
@@ -83,6 +85,7 @@ def _name_late_contrasts(
 
     Runs of both their rows had begun before.
     """
+    # Contrasts that this write declares bear its moment.
     new = [
         contrast
         for contrast in experiment.contrasts or []
