@@ -118,6 +118,7 @@ def _has_records(folder: Path) -> bool:
 def _own_folders(results: Path) -> Iterator[Path]:
     """Yield the folders of records in a folder of results that do not ship."""
     shipped = {path.resolve() for path in shipped_paths()}
+    # Some experiments that ship lie one folder down, and so may new runs of them.
     for place in (results, results / "reference"):
         for folder in sorted(place.glob("*")):
             if _has_records(folder) and folder.resolve() not in shipped:

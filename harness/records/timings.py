@@ -145,6 +145,7 @@ class TimedMethod(Record):
     @property
     def key(self) -> tuple[str, dict[str, Any], float, str]:
         """What two of the same step have in common."""
+        # Not by name, as rows of experiments have names of their own.
         return self.algorithm, self.settings, self.momentum, self.local_step
 
     def payload_reduction(self, num_parameters: int) -> float:
