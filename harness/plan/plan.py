@@ -90,6 +90,7 @@ class Plan:
                 f"{self.experiment.name} has no stage {name!r}; its stages are {', '.join(names)}"
             )
         number = names.index(name)
+        # A stage has the runs of all stages before it, see `check_stages`.
         runs = self._runs_in(self.stages[number])
         following = None
         # The next stage, where there is one.
@@ -185,6 +186,7 @@ def make_plan(
     """
     given_as = given_as or shlex.quote(spec.name)
     check_spec(spec)
+    # A search is planned as far as its results reach, so the next call may plan more of it.
     if tuning:
         rows = list(trial_rows(spec, results))
         check_rows(spec, rows)
@@ -265,6 +267,7 @@ def _experiment(
     # Any row's will do, as these fields are common to all.
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     # A row may have its own of these.
+    # In full, where a run's id leaves defaults out: a report must not need them.
     config["schedule"] = spec.schedule.model_dump(mode="json")
     config["partition"] = spec.partition.model_dump(mode="json")
     return Experiment(

@@ -91,6 +91,7 @@ def plan_row(
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
+    # Seeds alone differ between them.
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
     try:
         # Seeds change nothing of it, so the first config speaks for all.
@@ -177,6 +178,7 @@ def config_of(
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
         num_epochs = spec.tuning.num_epochs
+        # Trials at several seeds, also where the runs that are reported share one.
         same_seed = None
     if row.warmup_epochs is not None:
         schedule = schedule.model_copy(
@@ -201,6 +203,7 @@ def config_of(
         "partition": row.partition or spec.partition,
         "restart": row.restart,
         "method_source": spec.outside.get(row.algorithm),
+        # Runs that share a seed would be one run: `repeat` tells their ids apart.
         "seed": seed if same_seed is None else same_seed,
         "repeat": 0 if same_seed is None else seed,
     }
@@ -217,6 +220,7 @@ def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
         read = local_step_named(local_step).numbers
     except ValueError as error:
         raise SpecError(f"row {row.row}: {error}") from None
+    # A number that the local step does not read has a fixed value, so that it decides no run's id.
     numbers = dict(LOCAL_NUMBERS)
     for key in numbers:
         given = getattr(row, key)

@@ -124,6 +124,7 @@ def _table_of(
     cells = [[line[head] for head in heads] for line in lines]
     widest: list[int | None] = [None] * len(heads)
     if _table_width(lines, heads) > width:
+        # The plan's last column has the settings, which alone grow long.
         widest[-1] = max(
             width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH
         )
@@ -174,6 +175,7 @@ def _table_line(
     if link_bits_per_second:
         hours = hours_on(link_bits_of(row), link_bits_per_second)
         line[f"hours at {link_bits_per_second / 1e9:g} Gb/s"] = f"{hours:,.2f}"
+    # A model is d numbers of 4 bytes.
     held_bytes = plan.footprints[row.row].peak_models * 4 * row.num_parameters
     line["lr"] = f"{row.learning_rate:g}"
     line["runs"] = len(row.runs)

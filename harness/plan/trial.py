@@ -170,6 +170,7 @@ def _spec_of(
     row: RowSpec, shipped_spec: Spec, source: MethodSource, network: str
 ) -> Spec:
     """Return the shipped spec with this row in the place of all others."""
+    # A spec needs a baseline among its rows; the comparison is with the rows that ship.
     statistics = shipped_spec.statistics.model_copy(
         update={
             "baseline": row.row,
@@ -243,6 +244,8 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
         more = (
             f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
         )
+    # A batch needs the results of the one before it: rates, then finalists, then the runs that
+    # count.
     batches = [*_tuning_batches(trial), NUM_SEEDS]
     # A batch begins when the one before is over, with `jobs` runs at once.
     rounds = sum(math.ceil(batch / jobs) for batch in batches)
