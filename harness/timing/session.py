@@ -167,6 +167,7 @@ def time_session(
         session.fabric.num_workers,
         list(session.methods),
     )
+    # Rank 0 alone has looked at what each method sends.
     methods: list[TimedMethod] = begun[0]
     is_in_lab = set_rate is not None
     cells = {method.name: cells_of(session, method) for method in methods}
@@ -202,6 +203,7 @@ def time_session(
 
 def _time_step(do: Do, number: int, cell: Cell, share_clock: bool) -> Parts:
     """Time one step of a cell's kind on all workers."""
+    # Where all steps are alike, each is the last of its period.
     sends_all = cell.kind != "ordinary"
     steps = do(TimingWorker.step, number, sends_all, cell.dilation)
     return parts_of(steps, share_clock=share_clock)

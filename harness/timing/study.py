@@ -97,6 +97,7 @@ class TimingJob(NamedTuple):
         # All links at once, at the rate that they stand for.
         in_all = self.machines * self.workers * self.bits_per_second
         dilation = max(self.dilation, in_all / most_bits_per_second)
+        # Slowed down as the passes are, so that both stand for the rates asked for.
         topology = LabTopology(
             self.machines, self.workers, self.bits_per_second / dilation
         )
@@ -365,6 +366,7 @@ def time_here(
     here = launched()
     files = [name for name in methods if name.endswith(".py")]
     own = own_methods(files)
+    # A word that ends in .py is a file; all others are names of ours.
     names = [name for name in methods if name not in files]
     # A file alone means its methods alone.
     wanted = named({**METHODS, **own}, [*names, *own])
@@ -399,6 +401,7 @@ def time_here(
         swept = sweep(attempt, network, do)
         timing = time_session(session, do, attempt, set_rate=None)
     if rank == 0:
+        # Every worker has every result; one of them writes.
         add_to_study(output, swept, timing)
 
 

@@ -136,6 +136,7 @@ class TimingWorker:
         self._trainee = partial(
             Trainee, load.name, gradients, self.device, schedule, rank
         )
+        # The others wait for rank 0 in the next collective.
         if rank > 0:
             return methods
         bare = bare_seconds(self._trainee())
@@ -161,12 +162,14 @@ class TimingWorker:
         # The last turn goes first, so that the memory of one at a time is needed.
         self._turn = None
         self._turn = self._turn_of(method, self._together)
+        # Now, and not within a step that is timed.
         gc.collect()
 
     def step(self, number: int, synchronises: bool, dilation: float) -> RankStep:
         """Take the step of this number of its kind, all workers at once."""
         assert self._turn is not None
         self._turn.trainee.dilation = dilation
+        # Before the barrier: what it takes is no part of the step.
         self._turn.go_to(number, synchronises)
         dist.barrier()
         return self._turn.timed_step()[0]
@@ -211,9 +214,11 @@ def _prepared(
     """Make a function that does the collective once, with so large a payload."""
     payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
+        # As gradients are; a payload of other sizes is added up byte by byte.
         payload = payload.view(torch.float32)
     collectives = ProcessGroupCollectives()
     if name == "all_gather":
+        # Under a purpose that is no method's, as traffic is not looked at here.
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
     if name == "exchange":
         [ring] = rounds_of("ring", dist.get_world_size())

@@ -162,6 +162,7 @@ def _published_times(problem: Problem, precision: str) -> _Times:
     device = f"{rate.device}, {rate.precision}"
     if problem.model.name == "resnet50":
         return _Times(problem.batch_size / rate.images_per_second, device, rate.source)
+    # The whole batch's; the published rate is of images of ResNet-50.
     flops = forward_flops(short_run(problem))
     seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
     return _Times(seconds, device, f"modelled: scaled by arithmetic from {rate.source}")
@@ -280,6 +281,7 @@ class Trainee:
         self._loss: Callable[[nn.Module], Tensor]
         if schedule is not None:
             self.module = _Waiting(gradients, self._wait)
+            # An input that needs a gradient, so that autograd comes back through every wait.
             self._loss = lambda model: model(torch.ones(1, requires_grad=True))
         else:
             task = find_task(self.problem.task)

@@ -90,6 +90,7 @@ def compare_workers(
     parameters = np.concatenate([steps.parameters for steps in by_processes])
     apart = float(np.linalg.norm(parameters - stacked.parameters))
     way = float(np.linalg.norm(stacked.way))
+    # Where nothing moved, both must be equal.
     share = apart / way if way else apart
     # Also refuses what is no number.
     if not share <= rules.share_of_way:

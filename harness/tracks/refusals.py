@@ -71,6 +71,7 @@ def check_source(source: str, file: str) -> None:
         file: what the message calls it.
     """
     try:
+        # Parsed and not executed: an entry may come from anyone.
         tree = ast.parse(source)
     except SyntaxError as error:
         raise EntryError(
@@ -126,6 +127,7 @@ def _private_names() -> set[str]:
     """Return the names of the collectives' inner functions, which send and do not count."""
     names = set()
     for kind in (Collectives, StackedCollectives, ProcessGroupCollectives):
+        # `dir` lists what is inherited, too.
         for name in dir(kind):
             if name.startswith("_") and not name.startswith("__"):
                 names.add(name)
