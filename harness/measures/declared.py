@@ -47,6 +47,7 @@ def seen_runs(
     declared_at = contrast.declared_at
     if declared_at is None:
         return None
+    # ISO 8601 in UTC sorts as text.
     begun = {run for run, start in starts.items() if start < declared_at}
     planned = {*row_runs, *reference_runs}
     num_rows = sum(not begun.isdisjoint(runs) for runs in (row_runs, reference_runs))
@@ -89,6 +90,7 @@ def run_files(folder: Path) -> dict[str, RunFile]:
         if record is not None:
             runs[path.name] = record
     for run, files in packs.read_pack(folder).items():
+        # A folder of a run that is packed may be a later try at it.
         runs[run] = store.parse_record(files["run"], folder / packs.NAME, RunFile)
     return runs
 
@@ -116,6 +118,7 @@ def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Exp
         before = None
         if written is not None:
             before = _recorded(contrast, planned, written)
+        # New: it is declared by being written.
         dates: dict[str, Any] = {"declared_at": now}
         if before is not None:
             dates = before.model_dump(
@@ -131,6 +134,7 @@ def _recorded(
     rows = {row.row: row for row in planned.rows}
     rows_before = {row.row: row for row in written.rows}
     for before in written.contrasts or []:
+        # Another margin is another question, though rows are the same.
         if (contrast.kind, contrast.margin) != (before.kind, before.margin):
             continue
         same_row = _is_same_row(rows[contrast.row], rows_before[before.row])

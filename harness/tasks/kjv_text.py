@@ -88,6 +88,7 @@ class BibleText:
         )
         split = split.first(self.num_train, self.num_test)
         windows, groups = split.train
+        # By no run's seed: shards are the same in every run.
         order = torch.tensor(shuffled(self.num_train, seed=0))
         return replace(split, train=(windows[order], groups[order]))
 
@@ -102,6 +103,7 @@ class BibleText:
         book_by_symbol = books.repeat_interleave(
             torch.tensor([len(line) for line in lines])
         )
+        # Window k begins at symbol k * length.
         first_symbols = slice(0, len(windows) * self.length, self.length)
         return windows, book_by_symbol[first_symbols]
 

@@ -132,7 +132,10 @@ class Modality:
         totals = torch.zeros(3, dtype=torch.float64, device=model.device)
         for inputs, labels in samples.evaluation_batches(indices):
             outputs = model.outputs(inputs)
+            # Outputs are (batch, classes), or (batch, classes, length) of windows: classes are axis
+            # 1 in both.
             correct = (outputs.argmax(dim=1) == labels).sum().double()
+            # A sum, as the last batch may be smaller: a mean of means would weigh its samples more.
             loss = nn.functional.cross_entropy(
                 outputs, labels, reduction="sum"
             ).double()
@@ -148,6 +151,7 @@ class Modality:
 
     def scored(self, sums: Sequence[float]) -> Scored:
         """Return the score of these sums, over one worker or all."""
+        # In the order of `sums`.
         correct, count, loss, *measured = sums
         metrics = None if self.measure is None else self.measure.metrics(measured)
         return Scored(int(correct), int(count), loss / count, metrics)

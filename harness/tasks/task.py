@@ -84,6 +84,7 @@ class TensorSamples:
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
         for index in indices:
+            # Nothing is drawn here, so seed, rank and step change no batch.
             yield self._chosen(self.train_inputs, self.train_labels, index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
@@ -129,8 +130,10 @@ def held_out_indices(
     Args:
         num_train: how many to train on; 0 for all that are left.
     """
+    # By no run's seed: what is held out from one run must be unseen by all.
     order = torch.randperm(num_samples, generator=generator("held out", num_samples))
     first = -num_train if num_train else held_out
+    # Sorted, as the order of training is drawn from the run's seed later.
     return order[first:].sort().values, order[:held_out].sort().values
 
 
@@ -180,4 +183,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
+    # Only from pinned memory does a transfer go on by itself.
     return tensor.pin_memory().to(device, non_blocking=True)
