@@ -47,6 +47,7 @@ def final_states(subject: Subject, collectives: Collectives) -> dict[str, FinalS
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
         ends: list[Tensor] = []
+        # One group serves all compressors, so what was counted for the one before is forgotten.
         collectives.traffic.load_state_dict(type(collectives.traffic)().state_dict())
         if isinstance(collectives, StackedCollectives):
             rows = Rows(method, settings, collectives, seed=3)
@@ -59,6 +60,7 @@ def final_states(subject: Subject, collectives: Collectives) -> dict[str, FinalS
                 method, model.parameters(), settings, collectives, seed=3
             )
             train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
+            # A process has its own row alone.
             ends = [flat(model.parameters())]
         training = optimizer.traffic.training()
         sent = {purpose: list(astuple(entry)) for purpose, entry in training.items()}

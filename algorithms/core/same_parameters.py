@@ -37,6 +37,7 @@ def parameters_in_words(
     names = _names(groups, model)
     group_of: dict[int, int] = {}
     for number, group in enumerate(groups):
+        # By identity, as tensors compare by their values.
         group_of |= dict.fromkeys(map(id, group["params"]), number)
     fields = {"parameters": "; ".join(map(_summary, flats))}
     for flat in flats:
