@@ -18,7 +18,7 @@ NOT_KNOWN = "not known"
 BEFORE_RUNS = "before its runs"
 
 
-class Seen(NamedTuple):
+class RunsBegun(NamedTuple):
     """How many planned runs of a contrast's two rows had begun when it was declared.
 
     It also says in how many of the two rows.
@@ -29,13 +29,13 @@ class Seen(NamedTuple):
     num_rows: int
 
 
-def seen_runs(
+def runs_begun(
     contrast: Contrast,
     row_runs: Collection[str],
     reference_runs: Collection[str],
     starts: Mapping[str, str],
-) -> Seen | None:
-    """Return what could be seen of a contrast when it was declared.
+) -> RunsBegun | None:
+    """Return which runs of a contrast's rows had begun when it was declared.
 
     None where that time is not recorded.
 
@@ -51,22 +51,22 @@ def seen_runs(
     begun = {run for run, start in starts.items() if start < declared_at}
     planned = {*row_runs, *reference_runs}
     num_rows = sum(not begun.isdisjoint(runs) for runs in (row_runs, reference_runs))
-    return Seen(len(begun & planned), len(planned), num_rows)
+    return RunsBegun(len(begun & planned), len(planned), num_rows)
 
 
-def seen_in_words(seen: Seen | None) -> str:
+def begun_in_words(begun: RunsBegun | None) -> str:
     """Return the words that a report prints next to a verdict."""
-    if seen is None:
+    if begun is None:
         return NOT_KNOWN
-    if not seen.num_begun:
+    if not begun.num_begun:
         return BEFORE_RUNS
-    words = f"after {seen.num_begun} of {seen.num_planned} runs"
-    if seen.num_rows == 1:
+    words = f"after {begun.num_begun} of {begun.num_planned} runs"
+    if begun.num_rows == 1:
         words += ", one row's"
     return words
 
 
-def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
+def is_without_verdict(contrast: Contrast, begun: RunsBegun | None) -> bool:
     """Say whether a contrast came too late to be judged.
 
     It did where runs of both rows had begun before, so that their difference could be seen.
@@ -74,7 +74,7 @@ def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
     Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing
     showed how the other would stand to it.
     """
-    return seen is not None and seen.num_rows == 2 and not contrast.is_verdict_kept
+    return begun is not None and begun.num_rows == 2 and not contrast.is_verdict_kept
 
 
 def run_files(folder: Path) -> dict[str, RunFile]:

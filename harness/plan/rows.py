@@ -86,7 +86,7 @@ def plan_row(
 
     Args:
         name: the planned row's, where it is not the row itself.
-        own: what else the planned row's record says of where it comes from.
+        own: what else the planned row's record says of where it comes from, by its keys on disk.
 
     Raises SpecError: a setting that cannot be used; TooShortError.
     """

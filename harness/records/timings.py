@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from pydantic import Field
+
 from cser_bench.harness.records.store import Attempt, Record
 from cser_bench.harness.spec.run import MethodSource
 from cser_bench.harness.spec.values import LocalStep
@@ -177,7 +179,7 @@ class Stragglers(Record):
     factor: float
 
 
-class Cell(Record):
+class TimedSteps(Record):
     """Timed steps of one kind, of one method, on links of one rate.
 
     All lists are by step, in the order of timing.
@@ -212,9 +214,9 @@ class Timing(Record):
 
     The session ran in one allocation.
 
-    A method's mean step on a link is the sum of share times mean over its cells there
+    A method's mean step on a link is the sum of share times mean over its `timed_steps` there
     (`report.speed.timed.mean_step`). Sessions of the same commit and machine are repetitions. The
-    fabric's rate is None where cells are of several.
+    fabric's rate is None where these are of several.
     """
 
     version: int
@@ -225,7 +227,7 @@ class Timing(Record):
     stragglers: Stragglers | None = None
     num_warmup_steps: int
     methods: list[TimedMethod]
-    cells: list[Cell]
+    timed_steps: list[TimedSteps] = Field(alias="cells")
 
 
 class SweepPoint(Record):

@@ -215,7 +215,7 @@ def _scored_rows(experiment: str, results: Path) -> Iterator[tuple[Row, RunConfi
     out. Rows at another length or rate than their own are never timed.
     """
     plan = plan_experiment(experiment, results)
-    rows = {row.row: row for row in plan.experiment.rows if row.base is None}
+    rows = {row.row: row for row in plan.experiment.rows if row.repeats is None}
     main = None
     if experiment == MAIN:
         main = load_spec(find_spec(experiment)).statistics.main_ratio_group

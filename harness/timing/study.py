@@ -256,11 +256,11 @@ def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Sessio
         workload=load,
         gradients=gradients_of(load.name),
         methods=methods,
-        # No one rate: each cell has its own link.
+        # No one rate: steps are timed on each link.
         fabric=network.model_copy(update={"bits_per_second": None}),
         links=data["links"],
         fastest=fastest,
-        by_cell=True,
+        dilates_each=True,
     )
 
 
