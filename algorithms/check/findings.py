@@ -63,7 +63,7 @@ def _told(error: Exception, subject: Subject) -> str:
     return f"{type(error).__name__}: {words}{where}"
 
 
-def check(subject: Subject) -> bool:
+def keeps_promises(subject: Subject) -> bool:
     """Print a line for each promise as it is checked; return whether all are kept."""
     return report(f"{subject.name} of {subject.file}", findings_of(subject))
 

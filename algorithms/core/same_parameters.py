@@ -69,9 +69,9 @@ def rest_of(model: nn.Module | None, groups: Groups) -> Iterator[tuple[str, Tens
     """Yield the model's tensors that are in no group, with names: frozen parameters and buffers."""
     if model is None:
         return
-    known = {id(parameter) for group in groups for parameter in group["params"]}
+    in_groups = {id(parameter) for group in groups for parameter in group["params"]}
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if id(tensor) not in known:
+        if id(tensor) not in in_groups:
             yield name, tensor
 
 

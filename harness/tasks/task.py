@@ -20,7 +20,7 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.samples import Batch, Measure, Modality, Samples
 
 
-class Check(NamedTuple):
+class PreflightCheck(NamedTuple):
     """One line of a preflight.
 
     It says what was looked at, whether it is well, and what was seen or is to be done.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cser_bench.algorithms.check import Subject, check
+from cser_bench.algorithms.check import Subject, keeps_promises
 from cser_bench.algorithms.check.subject import source_of
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
@@ -104,7 +104,9 @@ def enter(request: EntryRequest) -> Path:
             raise type(error)(
                 _of_request(str(error), made, experiment, request)
             ) from None
-        if not check(Subject(source, request.method.name, entry.about.algorithm)):
+        if not keeps_promises(
+            Subject(source, request.method.name, entry.about.algorithm)
+        ):
             raise EntryError(
                 f"{request.method} breaks a promise that its numbers would rest on; fix what is "
                 "marked FAIL, run it anew and enter it then"

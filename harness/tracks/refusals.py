@@ -79,9 +79,9 @@ def check_source(source: str, file: str) -> None:
         ) from None
     for node in ast.walk(tree):
         for what, why in _refused(node):
-            line = getattr(node, "lineno", 0)
+            line_number = getattr(node, "lineno", 0)
             raise EntryError(
-                f"{file}, line {line}, has {what}: {why}; a method talks by `replica` and its "
+                f"{file}, line {line_number}, has {what}: {why}; a method talks by `replica` and its "
                 "collectives alone"
             )
 

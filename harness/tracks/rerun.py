@@ -53,7 +53,7 @@ def rerun(
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     result = _done_again(entry, checked.configs[seed], attempt, data)
     assert entered.test_loss is not None
-    line = Rerun(
+    again = Rerun(
         seed=seed,
         loss_entered=entered.test_loss,
         loss=result.test_loss,
@@ -65,8 +65,8 @@ def rerun(
     )
     # Added, never replaced: a re-run that contradicts an entry stays on record.
     with (entry.folder / RERUNS).open("a") as file:
-        file.write(json.dumps(line.model_dump(mode="json")) + "\n")
-    return line
+        file.write(json.dumps(again.model_dump(mode="json")) + "\n")
+    return again
 
 
 def not_checked(track: Track, form_only: bool, seed: int | None) -> str:
