@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cser_bench.algorithms.check.promises import (
-    PROMISES,
-    BrokenError,
-    DoesNotApplyError,
-)
+from cser_bench.algorithms.check.outcomes import BrokenError, DoesNotApplyError
+from cser_bench.algorithms.check.promises import PROMISES
 from cser_bench.algorithms.check.subject import Subject
 
 Verdict = Literal["ok", "FAIL", "none"]

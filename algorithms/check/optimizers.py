@@ -26,14 +26,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_bench.algorithms.check.findings import Finding, report
-from cser_bench.algorithms.check.problem import batch_loss, flat, make_model, train
-from cser_bench.algorithms.check.processes import WORLD_SIZE, join_group, run_processes
-from cser_bench.algorithms.check.promises import (
+from cser_bench.algorithms.check.outcomes import (
     NUM_STEPS,
     SAVED_AFTER,
     BrokenError,
     DoesNotApplyError,
 )
+from cser_bench.algorithms.check.problem import batch_loss, flat, make_model, train
+from cser_bench.algorithms.check.processes import WORLD_SIZE, join_group, run_processes
 from cser_bench.algorithms.check.subject import source_of
 from cser_bench.algorithms.core.method_file import MethodFileError, module_of
 
