@@ -73,6 +73,5 @@ class DPSGD(DistributedOptimizer):
         )
         if self.order == "combine_while_adapt":
             replica.local_step_()
-        # After the step in both orders: it takes the gradient at x_i, and the mixing is of x_i
-        # before it.
+        # After the step, which needs the x_i that its gradient was taken at.
         x.add_(pull)

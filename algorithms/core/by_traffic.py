@@ -56,8 +56,7 @@ def nearest_count(name: str, at_one: float, share: float) -> int:
             f"{share:.3g}; ask for {at_one:.3g} or less, or give its settings themselves"
         )
     low = max(1, math.floor(exact))
-    # By factor the middle between two neighbours is their geometric mean: exact <= sqrt(low (low +
-    # 1)).
+    # The middle by factor is the geometric mean: exact <= sqrt(low (low + 1)).
     if exact * exact <= low * (low + 1):
         return low
     return low + 1

@@ -392,7 +392,6 @@ def check_arguments(
 def nearest_factors(product: int) -> tuple[int, int]:
     """Return the two integers of this product that are nearest to each other, the smaller first."""
     # From the root down, the first divisor is the nearest one.
-    # The smaller factor is at most the root.
     smaller = math.isqrt(product)
     while product % smaller:
         smaller -= 1

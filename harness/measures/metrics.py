@@ -78,7 +78,6 @@ def score_of(
     if value is None or metric.higher_is_better:
         return value
     if metric.is_share:
-        # An error rate of 0.1 is a score of 0.9.
         return 1 - value
     # Not -value: of 0.0 that is -0.0, whose sign is printed.
     return 0 - value

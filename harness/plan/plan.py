@@ -266,8 +266,7 @@ def _experiment(
     """Return the record of the plan; `argument` is what commands call it by."""
     # Any row's will do, as these fields are common to all.
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
-    # A row may have its own of these.
-    # In full, where a run's id leaves defaults out: a report must not need them.
+    # The experiment's, as a row may have its own of these; in full, as a report knows no defaults.
     config["schedule"] = spec.schedule.model_dump(mode="json")
     config["partition"] = spec.partition.model_dump(mode="json")
     return Experiment(

@@ -91,7 +91,6 @@ def plan_row(
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
-    # Seeds alone differ between them.
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
     try:
         # Seeds change nothing of it, so the first config speaks for all.

@@ -350,7 +350,6 @@ class Spec(Strict):
             lengths.append(self.tuning.num_epochs)
         shortest = min(lengths)
         # A schedule counts a run of num_steps as one epoch.
-        # `shortest` is in epochs, as warm-ups are.
         shortest = 1 if self._has_num_steps else shortest
         warmups = [
             (

@@ -220,11 +220,11 @@ def draw(
 
     # Columns are eigenvectors by their eigenvalues: (colours, 3).
     scaled = torch.tensor(LIGHTING_EIGENVECTORS) * torch.tensor(LIGHTING_EIGENVALUES)
+    # Each draw has its place in the generator's stream by the order of these lines: to move one
+    # changes every run.
     return Draws(
         attempts=uniform(CROP_ATTEMPTS, 2),
         places=uniform(2),
-        # By the order of these lines each draw has its place in the generator's stream: to move one
-        # changes every run.
         flips=uniform() < 0.5,
         orders=uniform(3).argsort(1),
         factors=1 + jitter * (2 * uniform(3) - 1),

@@ -81,7 +81,6 @@ def _normalised(
 ) -> tuple[Tensor, Tensor]:
     pixels, classes = as_tensors(images, labels)
     numbers = pixels.to(device).to(torch.float32)
-    # In place, on a copy of 4 bytes a pixel.
     return numbers.div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes.to(device)
 
 

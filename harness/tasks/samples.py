@@ -151,7 +151,6 @@ class Modality:
 
     def scored(self, sums: Sequence[float]) -> Scored:
         """Return the score of these sums, over one worker or all."""
-        # In the order of `sums`.
         correct, count, loss, *measured = sums
         metrics = None if self.measure is None else self.measure.metrics(measured)
         return Scored(int(correct), int(count), loss / count, metrics)

@@ -32,7 +32,6 @@ def arguments_of(
     Raises SpecError: one of them cannot be taken.
     """
     declared = algorithm.declared
-    # The class's own annotations: a setting is declared in one place.
     types = {key: setting.declared for key, setting in declared.items()}
     required = [key for key, setting in declared.items() if setting.is_required]
     arguments: dict[str, Any] = {}
@@ -67,7 +66,6 @@ def _fitting_compressor(
     """Return the compressor that a setting asks for, of one of these classes."""
     compressor = build_compressor(where, value)
     if not isinstance(compressor, kinds):
-        # Every kind that would do, so that the message is an answer.
         takes = [
             name for name, kind in compressors().items() if issubclass(kind, kinds)
         ]

@@ -28,7 +28,6 @@ def method_of(config: RunConfig) -> type[DistributedOptimizer]:
     source = config.method_source
     if source is not None:
         return method_in(source, config.algorithm)
-    # A name, since a config is JSON: it goes to processes and into records.
     shipped = methods()
     if config.algorithm not in shipped:
         raise SpecError(
@@ -102,8 +101,6 @@ def _file_source(path: Path) -> MethodSource:
 def _installed_source(name: str) -> MethodSource:
     """Return the source of the module that an installed package's entry point names."""
     found = entry_points(group=GROUP)
-    # Two packages may take one name; the first found is as good as the other, and its version is
-    # recorded.
     matching = [entry for entry in found if entry.name == name]
     if not matching:
         names = sorted(entry.name for entry in found)

@@ -28,7 +28,6 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     Those of the second rule come last.
     """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
-    # The sort is stable: within a seed runs stay in the order of rows.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [
         run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)
@@ -36,6 +35,7 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     second = {
         row.row for row in plan.experiment.rows if row.chosen_by == "training_loss"
     }
+    # The sort is stable: within a seed runs stay in the order of rows.
     return sorted(missing, key=lambda run: (run.row in second, seeds.get(run.seed, 0)))
 
 

@@ -164,9 +164,9 @@ def joined(
             # The meeting's timeout is not the store's: that of a file has torch's own.
             store.set_timeout(timeout)
             # Each says its own before it asks for the others': in the other order all would wait
-            # for ever.
+            # until the timeout.
             store.set(f"device of {rank}", identity(device))
-            # Waits for a rank that has not come yet, at most as long as the timeout.
+            # `get` waits for a rank that has not come yet.
             owned = [
                 store.get(f"device of {other}").decode() for other in range(world_size)
             ]
