@@ -113,6 +113,7 @@ class Plan:
             raise SpecError(
                 f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(names)}"
             )
+        # No name given means all rows.
         chosen = [row for name in rows for row in fnmatch.filter(names, name)] or names
         runs = [
             run
@@ -185,6 +186,7 @@ def make_plan(
     RecordError: a record of the tuning is damaged.
     """
     given_as = given_as or shlex.quote(spec.name)
+    # Before any record is read: a mistake in the file is told at once.
     check_spec(spec)
     # A search is planned as far as its results reach, so the next call may plan more of it.
     if tuning:
@@ -197,6 +199,7 @@ def make_plan(
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
         )
+    # What follows is a function of the spec and of what the tuning's records chose.
     chosen = choose(spec, results, given_as)
     rows, too_short = expand(spec, chosen)
     check_rows(spec, rows)

@@ -145,6 +145,7 @@ def make_trial(
     name = name or next(iter(outside))
     if name not in outside:
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
+    # The text as it is now: the trial's runs keep it, whatever becomes of the file.
     source = outside[name]
     shipped = NETWORKS[network]
     shipped_spec = load_spec(find_spec(shipped.experiment))
@@ -194,6 +195,7 @@ def _spec_of(
     for key in ("contrasts", "exponents", "grids", "cells", "restarts"):
         update[key] = []
     if row.learning_rate is not None:
+        # A rate that is given leaves nothing to tune.
         update["tuning"] = None
     return shipped_spec.model_copy(update=update)
 

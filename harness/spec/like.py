@@ -54,6 +54,7 @@ def resolve(parent: Table, own: Table) -> Table:
     that the parent has not, or a row has no rate and no tuning.
     """
     refuse_records(own)
+    # By its keys: [tuning] with none but the parent's own plan in it shares the parent's trials.
     tunes_itself = bool(table_of(own, "tuning").keys() - NOT_INHERITED_KEYS["tuning"])
     data = _merged(_inherited(parent, tunes_itself), own)
     _put_rows_in(data, parent, own["like"], tunes_itself)

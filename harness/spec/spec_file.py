@@ -101,6 +101,8 @@ def read_spec(path: Path) -> SpecFile:
             data = own
             inherited = None
         else:
+            # Resolved as tables, before validation: what is inherited is checked as if it stood
+            # here.
             data = resolve(_parent(path, str(own["like"])), own)
             inherited = inherited_words(data, own)
     except SpecError as error:

@@ -144,6 +144,7 @@ class BibleVerses:
         english = read_module(ENGLISH, share, self.num_slots)
         spanish = read_module(SPANISH, share, self.num_slots)
         chapters = chapters_of(english, spanish)
+        # Whole chapters, as verses repeat each other within one.
         order = [chapters[number] for number in shuffled(len(chapters), seed=0)]
         train = _fitting(order[self.num_test_chapters :])
         test = _fitting(order[: self.num_test_chapters])
@@ -203,6 +204,7 @@ def read_module(name: str, share: Path, num_slots: int) -> list[str]:
     """
     folder = share / MODULES / name
     package = PACKAGES[name]
+    # Verses are paired by their place, so a slot more or less would shift all that follow.
     slots = [*_testament(folder, "ot", package), *_testament(folder, "nt", package)]
     if len(slots) != num_slots:
         raise DataError(
@@ -233,6 +235,7 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
             text = b""
             if length and block < len(unpacked):
                 text = unpacked[block][start : start + length]
+            # A slice beyond the end is shorter, and raises nothing.
             if len(text) != length:
                 raise ValueError(f"slot {slot} lies outside of its block")
             slots.append(plain_text(text.decode()))

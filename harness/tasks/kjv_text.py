@@ -75,6 +75,7 @@ class BibleText:
         slots = read_module(ENGLISH, share, self.num_slots)
         # The text stands for both of a pair's languages; only `source` is read.
         chapters = chapters_of(slots, slots)
+        # Drawn over all books; the chapters of a part stay in order, so that windows run on.
         scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         test = [chapter for number, chapter in enumerate(chapters) if number in scored]
         train = [

@@ -93,6 +93,7 @@ class TensorSamples:
 
     def _chosen(self, inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
         index = to_device(index, inputs.device)
+        # `index_select` copies, so a batch may be changed and the data stay.
         return self.batch(inputs.index_select(0, index), labels.index_select(0, index))
 
     def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
@@ -115,6 +116,7 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
             f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are "
             f"together more than the {task.num_train} training samples; lower one of them"
         )
+    # 0 stands for all that are not held out.
     num_train = spec.num_train or task.num_train - spec.held_out
     return num_train, spec.held_out or task.num_test
 
@@ -161,6 +163,7 @@ def find_task(name: str) -> Task:
     Raises:
         SpecError: there is none; the message names those there are.
     """
+    # By the folder, so that a new task is a new file and no entry in a list.
     modules = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     if name in modules:
         task = _task_in(name)

@@ -135,6 +135,7 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     All records and study.json are written into the folder. A timing that would be begun after so
     many minutes is left out.
     """
+    # Only a begin is refused by then: a timing that was begun is finished.
     ends = time.monotonic() + 60 * minutes
     most_workers = max(job.machines * job.workers for job in JOBS)
     most = SHARE_OF_CEILING * ceiling_bits_per_second(most_workers)
@@ -143,6 +144,7 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         flush=True,
     )
     fabrics = [job.fabric(most) for job in JOBS]
+    # First, as the cost model is fitted to them, and timings may be left out.
     sweeps = _sweep_links(fabrics, output)
     # Calibrated once each, before any timing.
     loads = {

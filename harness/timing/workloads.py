@@ -140,6 +140,7 @@ def workload(name: str, device: str) -> Workload:
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
+        # Counted on the meta device, where no model is held.
         num_parameters=sum(map(math.prod, gradients_of(name).shapes)),
         device=times.device,
         forward_seconds=FORWARD_SHARE * times.seconds,
@@ -229,6 +230,8 @@ def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradie
         for number, parameter in enumerate(parameters):
             parameter.register_hook(lambda _, number=number: note(number))  # type: ignore[no-untyped-call]
         loss.backward()
+        # At the end of the backward pass: shares of this are shares of its time, as far as
+        # arithmetic tells.
         whole = counter.get_total_flops() - forward
     done = {number: count / whole for number, count in operations.items()}
     return Gradients(tuple(tuple(parameter.shape) for parameter in parameters), done)
@@ -342,6 +345,8 @@ class _Waiting(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(torch.full(shape, 1e-2)) for shape in gradients.shapes
         )
+        # One vector for all: a gradient of its own for each would take the model's memory once
+        # more.
         largest = max(map(math.prod, gradients.shapes))
         pattern = 1e-3 * torch.randn(
             largest, generator=torch.Generator().manual_seed(1)

@@ -81,6 +81,7 @@ def build_compressor(where: str, settings: Any) -> Compressor:
     Raises SpecError: it describes none.
     """
     classes = compressors()
+    # A word or a number in the place of a table is told as an unknown compressor is.
     if not isinstance(settings, CompressorSettings) or settings.kind not in classes:
         given = settings
         if isinstance(settings, CompressorSettings):
