@@ -54,6 +54,7 @@ def describes_itself(subject: Subject) -> None:
             "of its own"
         )
     try:
+        # Made here first, so that a value which lacks is told once and not by every check.
         settings = settings_for(method)
         make_optimizer(method, make_model().parameters(), settings)
     except (TypeError, ValueError) as error:
@@ -75,6 +76,8 @@ def _check_takes_place(method: Method) -> None:
         with naming(name):
             _check_stages(rows.optimizer, settings)
             rows.train(range(1, NUM_STEPS + 1))
+            # A compressor must matter: with the identity in its place something must come out
+            # otherwise.
             for key in compressor_settings(method):
                 without = Rows(
                     method, settings | {key: Identity()}, StackedCollectives(2), seed=3
@@ -99,6 +102,7 @@ def _check_stages(optimizer: DistributedOptimizer, settings: dict[str, Any]) -> 
 
 
 def _did_the_same(one: Rows, other: Rows) -> bool:
+    # Counts first, as they differ in nearly every case and are compared at once.
     if one.optimizer.traffic.training() != other.optimizer.traffic.training():
         return False
     return all(torch.equal(one.rows[key], other.rows[key]) for key in one.rows)

@@ -94,6 +94,7 @@ def run_processes(module: str, folder: Path) -> None:
         for process in started:
             _, errors = process.communicate(timeout=PATIENCE_SECONDS)
             if process.returncode:
+                # The last line of a traceback names the error.
                 words = errors.strip().splitlines() or ["it said nothing"]
                 raise RuntimeError(f"a process failed: {words[-1]}")
     finally:
@@ -108,6 +109,7 @@ def _start(module: str, rank: int, folder: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # Sums then add in one order, whatever the number of cores.
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(

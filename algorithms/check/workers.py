@@ -35,6 +35,7 @@ def agrees_when_it_says(subject: Subject) -> None:
     method = subject.method
     is_said = False
     for name, compressor in taken_compressors(method).items():
+        # 8 steps then have two that synchronise, and steps before, between and after them.
         settings = settings_for(method, [compressor], 3)
 
         def work(

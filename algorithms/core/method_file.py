@@ -103,6 +103,7 @@ def _told(error: BaseException, shown_as: str) -> str:
         words = error.msg
         line_number = error.lineno
     # The last line of the method's own file that the error came through.
+    # From the outermost frame inwards, so the last that matches is the nearest to the error.
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == shown_as:

@@ -98,6 +98,7 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in given.items() if value is not None}
     # Before the defaults are added, as these belong to the local step.
     _refuse_foreign(name, chosen, local_step)
+    # The local step's own defaults; REQUIRED where there is none.
     usual = dict(step.numbers)
     if local_step == DEFAULT and without_momentum is not None:
         usual["momentum"] = 0.9

@@ -123,6 +123,7 @@ class ImageNet:
                 "expected; extract ILSVRC-2012 again, and keep other folders out of it"
             )
         if len(folder) != num_images:
+            # Where images lack, the smallest class says which archive was cut.
             labels = torch.tensor(folder.targets)
             fewest, label = torch.bincount(labels, minlength=self.num_classes).min(0)
             raise DataError(
@@ -174,6 +175,7 @@ class ImageNetSamples:
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
         # `calls` runs ahead of the batches that are yielded, so what belongs to each waits here.
+        # First in, first out: batches come back in the order in which they were asked for.
         pending: deque[tuple[Tensor, Draws]] = deque()
 
         def calls() -> Iterator[Callable[[], Tensor]]:

@@ -112,6 +112,7 @@ class TimingWorker:
             time.sleep(max(0.0, start - time.monotonic()))
         began = time.monotonic()
         once()
+        # A GPU's collective is over when its stream has come to it.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return began, time.monotonic()
@@ -157,6 +158,7 @@ class TimingWorker:
 
     def build(self, method: TimedMethod) -> None:
         """Begin a turn of the method, which is built anew."""
+        # A collective: all workers build the same turns in the same order.
         if self._turn is not None:
             self._turn.close()
         # The last turn goes first, so that the memory of one at a time is needed.
@@ -189,6 +191,7 @@ class TimingWorker:
         turn.go_to(number * num_steps // period, True)
         passes_seconds = 0.0
         dist.barrier()
+        # From here on nobody waits for the host's orders: a stretch is one order.
         began = time.perf_counter()
         for step in range(num_steps):
             turn.trainee.dilation = dilation * _slowness(stragglers, step)

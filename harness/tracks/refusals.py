@@ -78,6 +78,7 @@ def check_source(source: str, file: str) -> None:
             f"{file} is no Python: {error.msg} (line {error.lineno})"
         ) from None
     for node in ast.walk(tree):
+        # The first is enough: whoever mends it runs the check again.
         for what, why in _refused(node):
             line_number = getattr(node, "lineno", 0)
             raise EntryError(
