@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cser_bench.report.declared import seen_when_declared
+from cser_bench.report.declared import begun_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
 from cser_bench.report.regime import NOT_CLAIMED, assay_frame
 from cser_bench.report.statistics import (
@@ -84,7 +84,7 @@ def contrasts_section(
         return None
     experiment = frames.experiment
     unit = frames.metric.loss_unit
-    seen = seen_when_declared(frames)
+    begun = begun_when_declared(frames)
     assay: dict[str, Any] = {"reason": "it has no rows"}
     lengths = assay_frame(frames).to_dict("records")
     if lengths:
@@ -109,7 +109,7 @@ def contrasts_section(
         insensitive=assay["reason"],
         has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
         has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
-        has_late=any(each is not None and each.num_rows == 2 for each in seen),
+        has_late=any(each is not None and each.num_rows == 2 for each in begun),
         has_kept=any(contrast.is_verdict_kept for contrast in frames.contrasts),
         correlation=seed_correlation(frames),
         sharing=sharing_baseline(frames),
@@ -120,8 +120,8 @@ def contrasts_section(
 def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.DataFrame:
     unit = frames.metric.loss_unit
     lines = []
-    seen = seen_when_declared(frames)
-    for line, of_declaration in zip(contrasts.to_dict("records"), seen, strict=True):
+    begun = begun_when_declared(frames)
+    for line, of_declaration in zip(contrasts.to_dict("records"), begun, strict=True):
         found = finding(line | {"unit": unit})
         if line["verdict"] == LESS and not is_sensitive:
             found = NOT_CLAIMED

@@ -368,11 +368,11 @@ def _silent_as_passes(session: Timing) -> Timing:
     """
     passes = session.workload.compute_seconds
     cells = []
-    for cell in session.cells:
+    for cell in session.timed_steps:
         is_silent = cell.bits_per_second is None
         seconds = [passes] * len(cell.seconds) if is_silent else cell.seconds
         cells.append(cell.model_copy(update={"seconds": seconds}))
-    return session.model_copy(update={"cells": cells})
+    return session.model_copy(update={"timed_steps": cells})
 
 
 @cache

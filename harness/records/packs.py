@@ -72,6 +72,7 @@ def _version(folder: Path) -> Version | None:
             status = path.stat()
         except FileNotFoundError:
             continue
+        # A pack is replaced by a rename, so its time or its inode is another.
         return path, (status.st_mtime_ns, status.st_size, status.st_ino)
     return None
 
@@ -132,6 +133,7 @@ def _damaged(path: Path, number: int) -> RecordError:
 
 def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
     """Return the pack of these runs by their ids: the same runs give the same bytes."""
+    # Sorted, so that git shows the runs that came, and no others.
     lines = [_line(_inside({"run_id": run, **runs[run]})) for run in sorted(runs)]
     # The header's digest is of all others', so that no line can be lost unseen.
     digests = "".join(line[DIGEST] for line in lines)
@@ -242,6 +244,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
             if "result" in files:
                 finished[path.name] = files
         for run, files in finished.items():
+            # Before anything is written: one bad run leaves pack and folders as they were.
             finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
@@ -268,12 +271,14 @@ def _remove_packed(folder: Path, finished: list[str]) -> None:
 
     What is left of such folders goes too.
     """
+    # Read again from the disk: a folder goes only where its run has arrived there.
     packed = read_pack(folder)
     for run in finished:
         # As text, in which nan is nan.
         if _inside(packed[run]) == _inside(store.read_run_files(folder / run)):
             # First: a folder without one is no run, so half a one is never read.
             (folder / run / "run.json").unlink()
+    # Also what an earlier call was stopped at, between the two removals.
     for path in map(folder.joinpath, packed):
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)
@@ -290,6 +295,7 @@ def unpack_runs(folder: Path) -> int:
         )
     with _alone(folder):
         packed = _checked_pack(folder)
+        # A folder that is there may be newer than the pack.
         missing = [run for run in packed if not (folder / run / "run.json").exists()]
         for run in missing:
             _write_files(folder / run, packed[run])

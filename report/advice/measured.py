@@ -116,7 +116,7 @@ def _may_have_curve(experiment: Experiment) -> bool:
     lengths = {
         (row.num_parameters, row.num_steps)
         for row in experiment.rows
-        if row.rule == "held_out" and name in (row.row, row.base)
+        if row.chosen_by == "held_out" and name in (row.row, row.repeats)
     }
     counts = Counter(size for size, _ in lengths)
     return max(counts.values(), default=0) >= LEAST_LENGTHS

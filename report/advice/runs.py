@@ -124,7 +124,7 @@ def _set_up(frames: Frames) -> tuple[Any, ...]:
 
 def own_length(experiment: Experiment) -> int:
     """Return the steps of an experiment's own rows, not of those that repeat them at others."""
-    return max(row.num_steps for row in experiment.rows if row.base is None)
+    return max(row.num_steps for row in experiment.rows if row.repeats is None)
 
 
 def methods_run(experiments: Sequence[Frames]) -> list[Method]:
@@ -152,8 +152,10 @@ def _methods_of(frames: Frames) -> list[Method]:
     methods = []
     for row in experiment.rows:
         is_own = row.num_parameters == experiment.rows[0].num_parameters
-        is_own &= row.base is None and row.num_steps == own_length(experiment)
-        is_method = row.tunes is None and row.rule == "held_out" and row.ratio_group > 1
+        is_own &= row.repeats is None and row.num_steps == own_length(experiment)
+        is_method = (
+            row.tunes is None and row.chosen_by == "held_out" and row.ratio_group > 1
+        )
         if not (is_own and is_method and row.models_sent) or row.row not in against:
             continue
         sendings = sendings_of(frames, lines[row.row])

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import ships, take
-from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
+from cser_bench.harness.records.timings import TimedMethod, TimedSteps, Timing
 from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.statistics import against_baseline
@@ -102,15 +102,19 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _rates(timing: Timing) -> list[float | None]:
-    rates = {cell.bits_per_second for cell in timing.cells if cell.bits_per_second}
+    rates = {
+        cell.bits_per_second for cell in timing.timed_steps if cell.bits_per_second
+    }
     if not rates:
         return [None]
     return [*sorted(rates)]
 
 
-def _cells_at(timing: Timing, method: TimedMethod, rate: float | None) -> list[Cell]:
+def _cells_at(
+    timing: Timing, method: TimedMethod, rate: float | None
+) -> list[TimedSteps]:
     cells = []
-    for cell in timing.cells:
+    for cell in timing.timed_steps:
         if cell.method != method.name or not cell.seconds:
             continue
         # A step that sends nothing was timed once, without a rate.
@@ -143,7 +147,7 @@ def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
     }
 
 
-def _step(cells: Sequence[Cell]) -> dict[str, Any]:
+def _step(cells: Sequence[TimedSteps]) -> dict[str, Any]:
     """Return a step over its method's period: mean or median, how sure that is, and its parts."""
 
     def mixed(name: str, statistic: Callable[[Sequence[float]], float]) -> float:
@@ -269,7 +273,7 @@ def _own_rows(frames: Frames) -> list[Row]:
     """Return the rows of the experiment's length, with the rates that trials chose."""
     rows = []
     for row in frames.experiment.rows:
-        if row.base is None and row.rule == "held_out" and row.tunes is None:
+        if row.repeats is None and row.chosen_by == "held_out" and row.tunes is None:
             rows.append(row)
     return rows
 
@@ -375,7 +379,7 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
 
 
 def mean_step(
-    cells: Sequence[Cell], confidence: float = 0.95
+    cells: Sequence[TimedSteps], confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Return mean seconds of a method's step on one link, and a confidence interval of that mean.
 
