@@ -333,6 +333,8 @@ def test_readme_has_the_hook_as_the_guide_has_it() -> None:
     guide = (ROOT / "docs" / "in-your-own-script.md").read_text()
     lines = [line[1:] for line in guide.splitlines()]
     assert "register_comm_hook" in shown
+    # A statement a line, as the guide has them.
+    statements = ast.unparse(ast.parse(shown)).splitlines()
     assert [
         line for line in filter(None, shown.splitlines()) if line not in lines
     ] == []
