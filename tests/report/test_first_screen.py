@@ -3,6 +3,7 @@ what the records say."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -335,6 +336,4 @@ def test_readme_has_the_hook_as_the_guide_has_it() -> None:
     assert "register_comm_hook" in shown
     # A statement a line, as the guide has them.
     statements = ast.unparse(ast.parse(shown)).splitlines()
-    assert [
-        line for line in filter(None, shown.splitlines()) if line not in lines
-    ] == []
+    assert [each for each in statements if each not in lines] == []
