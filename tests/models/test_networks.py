@@ -54,7 +54,8 @@ def parts_of(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
 
 
 def images(shape: tuple[int, ...], batch: int = 4) -> Tensor:
-    return torch.randn((batch, *shape), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn((batch, *shape), generator=generator)
 
 
 def count(model: nn.Module) -> int:
@@ -72,16 +73,20 @@ def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
     name: str, shape: tuple[int, ...]
 ) -> None:
     sides: list[int] = []
+
+    def note_side(module: nn.Module, inputs: object, output: Tensor) -> None:
+        sides.append(output.shape[-2])
+
     with torch.device("meta"):
         model = build(name, shape, num_classes=7)
         first, *_ = parts_of(model, nn.Conv2d)
-        first.register_forward_hook(
-            lambda _module, _inputs, output: sides.append(output.shape[-2])
-        )
+        first.register_forward_hook(note_side)
         outputs = model(torch.empty(2, *shape))
+
     assert outputs.shape == (2, 7)
     tensors = [*model.parameters(), *model.buffers()]
-    assert all(tensor.is_meta for tensor in tensors)
+    for tensor in tensors:
+        assert tensor.is_meta
     height = shape[1]
     halves = height > 64 and name != "wide_resnet"
     expected = (height + 1) // 2 if halves else height
@@ -97,11 +102,14 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
     torch.manual_seed(0)
     model = build(name, (3, 32, 32))
     inputs = images((3, 32, 32))
-    expected = model.double().eval()(inputs.double())
+    in_float64 = inputs.double()
+    expected = model.double().eval()(in_float64)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(inputs.double()), expected)
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+    found = model(inputs.double())
+    torch.testing.assert_close(found, expected)
+    is_mixed = dtype != torch.float32
+    with torch.autocast("cpu", dtype=dtype, enabled=is_mixed):
         outputs = model.float().train()(inputs)
     assert outputs.dtype == dtype
     scores = outputs.float().log_softmax(1)
@@ -206,9 +214,11 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
         return
     assert block.shortcut is not None
     nn.init.ones_(block.shortcut.weight)
-    activated = torch.relu(nn.functional.batch_norm(inputs, None, None, training=True))
+    normalised = nn.functional.batch_norm(inputs, None, None, training=True)
+    activated = torch.relu(normalised)
     # A projection by ones gives each of the 8 channels the sum of the 4, at every second place.
-    sums = activated[:, :, ::2, ::2].sum(1, keepdim=True)
+    every_second = activated[:, :, ::2, ::2]
+    sums = every_second.sum(1, keepdim=True)
     expected = sums.expand(2, 8, 3, 3)
     torch.testing.assert_close(block(inputs), expected)
 
@@ -249,8 +259,10 @@ def test_initial_values_are_mxnets(
         channels = (layer.in_channels + layer.out_channels) / 2
         fan = layer.kernel_size[0] ** 2 * channels
         deviation = math.sqrt(variance / fan)
-        assert weight.std().item() == pytest.approx(deviation, rel=0.03)
-        is_bounded = bool(weight.abs().max() <= math.sqrt(3 / fan))
+        found = weight.std().item()
+        assert found == pytest.approx(deviation, rel=0.03)
+        limit = math.sqrt(3 / fan)
+        is_bounded = bool(weight.abs().max() <= limit)
         assert is_bounded == (name == "wide_resnet")
     for layer in parts_of(model, nn.Linear):
         assert not layer.bias.any()
@@ -264,7 +276,8 @@ def test_resnet50_is_torchvisions_own() -> None:
     expected = models.resnet50(weights=None).state_dict()
     assert count(model) == 25_557_032
     assert list(found) == list(expected)
-    assert all(torch.equal(found[key], expected[key]) for key in found)
+    for key, tensor in found.items():
+        assert torch.equal(tensor, expected[key]), key
 
 
 # The small ones of the studies of kinds of network
@@ -275,12 +288,14 @@ def test_resnet50_is_torchvisions_own() -> None:
 )
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
     spec = load_spec(find_spec(f"studies/{study}"))
-    model = built(spec.model.name, "cpu", **spec.model.options)
+    network = spec.model
+    model = built(network.name, "cpu", **network.options)
     perceptron = built("mlp", "cpu", hidden=32)
     outputs = model(images((1, 28, 28)))
     assert outputs.shape == (4, 10)
     outputs.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
     relative_size = count(model) / count(perceptron)
     assert 0.7 < relative_size < 1.5
     has_batch_norm = bool(parts_of(model, nn.BatchNorm2d))

@@ -30,18 +30,21 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 
 def small(**sizes: int) -> nn.Module:
     torch.manual_seed(0)
-    model = build((2, LENGTH), NUM_TOKENS, **(SIZES | sizes))
+    options = SIZES | sizes
+    model = build((2, LENGTH), NUM_TOKENS, **options)
     return model.eval()
 
 
 def small_gpt() -> nn.Module:
     torch.manual_seed(0)
-    return gpt((LENGTH,), NUM_TOKENS, **SIZES).eval()
+    model = gpt((LENGTH,), NUM_TOKENS, **SIZES)
+    return model.eval()
 
 
 def pairs(batch: int = 3, length: int = 7) -> Tensor:
     shape = (batch, 2, length)
-    return torch.randint(END + 1, NUM_TOKENS, shape, generator=seeded(1))
+    generator = seeded(1)
+    return torch.randint(END + 1, NUM_TOKENS, shape, generator=generator)
 
 
 @pytest.mark.parametrize("is_gpt", [False, True])
@@ -64,7 +67,8 @@ def test_a_position_sees_the_source_and_what_was_said_up_to_itself(
         """Each place's greatest change by another token in this one."""
         inputs = sides.clone()
         tokens = inputs[:, side, place]
-        inputs[:, side, place] = (tokens - END) % num_words + END + 1
+        others = (tokens - END) % num_words + END + 1
+        inputs[:, side, place] = others
         change = scores(inputs) - before
         return change.abs().amax((0, 1))
 
@@ -82,7 +86,8 @@ def test_what_fills_a_batch_up_changes_nothing() -> None:
     wider = torch.full((3, 2, LENGTH), PAD)
     wider[:, :, :7] = inputs
     scores = model(wider)
-    assert_near(scores[:, :, :7], model(inputs))
+    expected = model(inputs)
+    assert_near(scores[:, :, :7], expected)
 
 
 def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
@@ -142,7 +147,8 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
                 continue
             whole = [first, BEGIN, *said]
             total = 0.0
-            for triple in zip(whole, whole[1:], said, strict=False):
+            triples = zip(whole, whole[1:], said, strict=False)
+            for triple in triples:
                 total += float(likely[triple])
             mean = total / length**LENGTH_POWER
             best = max(best, (mean, list(said)))
@@ -152,10 +158,12 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> None:
-    scores = 2 * torch.randn((6, 6, 6), generator=seeded(seed))
+    drawn = torch.randn((6, 6, 6), generator=seeded(seed))
+    scores = 2 * drawn
     model = Table(scores)
     source = torch.tensor([[BEGIN], [END], [3], [4]])
-    expected = [best_of_all(scores, int(first), 4) for first in source]
+    firsts = source.flatten().tolist()
+    expected = [best_of_all(scores, first, 4) for first in firsts]
     enough = 200 if seed % 2 else 256
     with torch.no_grad():
         found = beam(model, source, 4, num_beams=enough)

@@ -73,26 +73,30 @@ class MiniatureCIFAR100:
     def images(self) -> dict[str, Bytes]:
         """By split; shape (n, 3072)."""
         random = np.random.default_rng(1)
-        counts = {"train": self.num_train, "test": self.num_test}
-        return {
-            split: random.integers(0, 256, (count, 3072), dtype=np.uint8)
-            for split, count in counts.items()
-        }
+        found = {}
+        for split, count in (("train", self.num_train), ("test", self.num_test)):
+            pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+            found[split] = pixels
+        return found
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.int64]]:
         random = np.random.default_rng(2)
-        return {
-            split: random.permutation(np.arange(len(pixels)) % self.num_classes)
-            for split, pixels in self.images.items()
-        }
+        found = {}
+        for split, pixels in self.images.items():
+            in_turn = np.arange(len(pixels)) % self.num_classes
+            found[split] = random.permutation(in_turn)
+        return found
 
     @cached_property
     def pickled(self) -> dict[str, bytes]:
         """The files of cifar-100-python, as Python 2 wrote them."""
-        names = {"fine_label_names": [str(label) for label in range(self.num_classes)]}
-        return {split: self._pickled(split) for split in self.images} | {
-            "meta": pickle.dumps(names, protocol=2)
+        names = [str(label) for label in range(self.num_classes)]
+        meta = {"fine_label_names": names}
+        return {
+            "train": self._pickled("train"),
+            "test": self._pickled("test"),
+            "meta": pickle.dumps(meta, protocol=2),
         }
 
     def _pickled(self, split: str) -> bytes:
@@ -111,15 +115,15 @@ class MiniatureCIFAR100:
     @cached_property
     def release(self) -> type[CIFAR100]:
         """torchvision's data set, which knows these files by their sums."""
-        sums = {name: [[name, md5(self.pickled[name])]] for name in ("train", "test")}
+        files = self.pickled
         meta = {
             "filename": "meta",
             "key": "fine_label_names",
-            "md5": md5(self.pickled["meta"]),
+            "md5": md5(files["meta"]),
         }
         lists = {
-            "train_list": sums["train"],
-            "test_list": sums["test"],
+            "train_list": [["train", md5(files["train"])]],
+            "test_list": [["test", md5(files["test"])]],
             "meta": meta,
             "tgz_md5": md5(self.archive),
         }
@@ -138,15 +142,16 @@ CLASSES = ("n01", "n02", "n03")
 
 def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     """Smooth noise, so that compression and small shifts change little."""
-    pixels = np.random.default_rng(seed).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    return image.filter(ImageFilter.GaussianBlur(3))
 
 
 def jpeg(image: Image.Image, kind: str = "JPEG") -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    options = {"quality": 92} if kind == "JPEG" else {}
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -155,36 +160,32 @@ def imagenet_tree(root: Path, num_train: int, num_test: int) -> Path:
     differ."""
     for split, count in (("train", num_train), ("val", num_test)):
         for number in range(count):
-            image = photo(
-                number + 100 * (split == "val"),
-                24 + 7 * (number % 4),
-                22 + 5 * (number % 5),
-            )
+            seed = number + 100 * (split == "val")
+            width = 24 + 7 * (number % 4)
+            height = 22 + 5 * (number % 5)
+            image = photo(seed, width, height)
             raw = jpeg(image)
-            if number % 9 == 2:
-                raw = (
-                    jpeg(image.convert("L")),
-                    jpeg(image.convert("CMYK")),
-                    jpeg(image, "PNG"),
-                )[number // 9]
-            file = (
-                root
-                / split
-                / CLASSES[number % 3]
-                / f"{CLASSES[number % 3]}_{number:02}.JPEG"
-            )
+            if number == 2:
+                raw = jpeg(image.convert("L"))
+            elif number == 11:
+                raw = jpeg(image.convert("CMYK"))
+            elif number == 20:
+                raw = jpeg(image, "PNG")
+            name = CLASSES[number % 3]
+            file = root / split / name / f"{name}_{number:02}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(raw)
-        (root / split / CLASSES[0] / "notes.txt").write_text("not an image")
+        notes = root / split / CLASSES[0] / "notes.txt"
+        notes.write_text("not an image")
     return root
 
 
 def idx(values: Bytes) -> bytes:
     """An idx file of unsigned bytes."""
     shape = values.shape
-    return (
-        struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + values.tobytes()
-    )
+    dimensions = len(shape)
+    header = struct.pack(f">4B{dimensions}I", 0, 0, 8, dimensions, *shape)
+    return header + values.tobytes()
 
 
 def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str, str]:
@@ -192,28 +193,41 @@ def fashion_mnist_files(folder: Path, num_train: int, num_test: int) -> dict[str
     random = np.random.default_rng(3)
     arrays = []
     for count in (num_train, num_test):
-        arrays.append(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays.append(images)
         arrays.append(np.arange(count, dtype=np.uint8) % 10)
-    contents = dict(zip(FILES, map(idx, arrays), strict=True))
-    write(folder, {name: gzip.compress(raw) for name, raw in contents.items()})
-    return {name: hashlib.sha256(raw).hexdigest() for name, raw in contents.items()}
+    contents = {}
+    sums = {}
+    for name, array in zip(FILES, arrays, strict=True):
+        raw = idx(array)
+        contents[name] = gzip.compress(raw)
+        sums[name] = hashlib.sha256(raw).hexdigest()
+    write(folder, contents)
+    return sums
 
 
 def made_up_words(seed: int, count: int) -> list[str]:
     """Different words of three to eight letters."""
     random = np.random.default_rng(seed)
-    words: dict[str, None] = {}
+    alphabet = list("abcdefghij")
+    words: list[str] = []
     while len(words) < count:
-        words["".join(random.choice(list("abcdefghij"), random.integers(3, 9)))] = None
-    return list(words)
+        length = random.integers(3, 9)
+        word = "".join(random.choice(alphabet, length))
+        if word not in words:
+            words.append(word)
+    return words
 
 
 def made_up_entries(num_words: int) -> list[tuple[str, list[str]]]:
     """Words in alphabetical order with phones; every third word has a second pronunciation."""
     entries = []
     for number, word in enumerate(sorted(made_up_words(4, num_words))):
-        phones = ["AH0", "B", "EH1", "T"][: 1 + len(word) % 4]
-        entries += [(word, phones), (word, [*phones, "S"])][: 1 + (number % 3 == 0)]
+        num_phones = 1 + len(word) % 4
+        phones = ["AH0", "B", "EH1", "T"][:num_phones]
+        entries.append((word, phones))
+        if number % 3 == 0:
+            entries.append((word, [*phones, "S"]))
     return entries
 
 
@@ -221,10 +235,12 @@ def verses(seed: int, count: int) -> list[str]:
     """Sentences of three to six of some words."""
     random = np.random.default_rng(seed)
     words = made_up_words(seed, 60)
-    return [
-        " ".join(random.choice(words, random.integers(3, 7))).capitalize() + "."
-        for _ in range(count)
-    ]
+    found = []
+    for _ in range(count):
+        length = random.integers(3, 7)
+        sentence = " ".join(random.choice(words, length))
+        found.append(sentence.capitalize() + ".")
+    return found
 
 
 def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> None:
@@ -233,15 +249,18 @@ def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> 
     places = b""
     packed = b""
     for first in range(0, len(slots), per_block):
-        texts = [slot.encode() for slot in slots[first : first + per_block]]
+        own_slots = slots[first : first + per_block]
+        texts = [slot.encode() for slot in own_slots]
         start = 0
         for text in texts:
-            places += struct.pack("<IIH", first // per_block, start, len(text))
+            block_number = first // per_block
+            places += struct.pack("<IIH", block_number, start, len(text))
             start += len(text)
         block = zlib.compress(b"".join(texts))
         blocks += struct.pack("<III", len(packed), len(block), start)
         packed += block
-    write(folder, {f"{name}.bzs": blocks, f"{name}.bzv": places, f"{name}.bzz": packed})
+    files = {f"{name}.bzs": blocks, f"{name}.bzv": places, f"{name}.bzz": packed}
+    write(folder, files)
 
 
 def bible(
@@ -265,14 +284,11 @@ def bible(
             slots.append(f'<chapter osisID="{chapter}"/>')
             for number in range(per_chapter):
                 first, *rest = next(texts).split()
-                note = (
-                    "<note placement='foot'>of the <i>word</i></note>"
-                    if number == 1
-                    else ""
-                )
-                slots.append(
-                    f'<div sID="x"/>¶ <w lemma="strong:H1">{first}</w> {" ".join(rest)}{note} '
-                )
+                word = f'<w lemma="strong:H1">{first}</w>'
+                note = ""
+                if number == 1:
+                    note = "<note placement='foot'>of the <i>word</i></note>"
+                slots.append(f'<div sID="x"/>¶ {word} {" ".join(rest)}{note} ')
         testament(share / "modules/texts/ztext" / name, testament_name, slots)
         total += len(slots)
     return total
@@ -284,25 +300,23 @@ def dictionary(share: Path, seed: int, count: int) -> list[str]:
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
     def written(number: int) -> str:
-        return (written(number // 64) if number >= 64 else "") + digits[number % 64]
+        higher, digit = divmod(number, 64)
+        return (written(higher) if higher else "") + digits[digit]
 
-    entries = [
-        f"{line}\n   [{number % 9}] {line.lower()}\n"
-        for number, line in enumerate(verses(seed, count))
-    ]
+    entries = []
+    for number, line in enumerate(verses(seed, count)):
+        entries.append(f"{line}\n   [{number % 9}] {line.lower()}\n")
     text = b"\n"
     lines = []
     for number, entry in enumerate(["00-database-info\n   Free.\n", *entries]):
-        words = [entry.split()[0]] + (["zz-also"] if number % 3 == 1 else [])
-        lines += [
-            f"{word}\t{written(len(text))}\t{written(len(entry))}\n" for word in words
-        ]
+        headwords = [entry.split()[0]]
+        if number % 3 == 1:
+            headwords.append("zz-also")
+        place = f"{written(len(text))}\t{written(len(entry))}"
+        for word in headwords:
+            lines.append(f"{word}\t{place}\n")
         text += entry.encode() + b"\n"
-    write(
-        share,
-        {
-            "gcide.dict.dz": gzip.compress(text),
-            "gcide.index": "".join(sorted(lines)).encode(),
-        },
-    )
+    index = "".join(sorted(lines)).encode()
+    files = {"gcide.dict.dz": gzip.compress(text), "gcide.index": index}
+    write(share, files)
     return entries

@@ -43,7 +43,8 @@ def images(count: int, height: int = 9, width: int = 12) -> Tensor:
 def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
     originals = images(7, 32, 32)
     index = torch.tensor([3, 0, 6, 3, 5, 1, 2, 4] * 4)
-    shifts = draw_shifts(generator("tests", "shifts"), len(index), 4)
+    drawn = generator("tests", "shifts")
+    shifts = draw_shifts(drawn, len(index), 4)
     padded = torch.nn.functional.pad(originals, [4] * 4)
     crops = shifted_crops(padded, index, shifts, 32)
     for crop, number, shift in zip(crops, index, shifts.tolist(), strict=True):
@@ -88,7 +89,8 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
         crop_box(height, width, tried, place)
         for tried, place in zip(attempts, places, strict=True)
     ]
-    top, left, h, w = torch.tensor(boxes, dtype=torch.float64).unbind(1)
+    table = torch.tensor(boxes, dtype=torch.float64)
+    top, left, h, w = table.unbind(1)
     bottom = top + h
     right = left + w
     assert top.min() >= 0
@@ -107,12 +109,14 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     share = (areas[small] - SMALLEST_AREA) / (0.5 - SMALLEST_AREA)
     count = len(share)
     steps = torch.arange(1, count + 1) / count
-    furthest = (share.sort().values - steps).abs().max()
+    off = share.sort().values - steps
+    furthest = off.abs().max()
     # Kolmogorov-Smirnov, p = 0.001
     assert furthest < 1.95 / count**0.5
     of_small = aspects[small]
     assert abs(of_small.mean()) < 0.01
-    assert abs(of_small.std() - 2 * WIDEST_ASPECT / ROOT_OF_12) < 0.005
+    deviation = 2 * WIDEST_ASPECT / ROOT_OF_12
+    assert abs(of_small.std() - deviation) < 0.005
     centres = (left + w / 2) / width
     assert abs(centres.mean() - 0.5) < 0.01
 
@@ -151,13 +155,15 @@ def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
 
 def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -> None:
     vectors = torch.tensor(augment.LIGHTING_EIGENVECTORS)
-    assert torch.allclose(vectors.T @ vectors, torch.eye(3), atol=2e-3)
+    products = vectors.T @ vectors
+    assert torch.allclose(products, torch.eye(3), atol=2e-3)
     along = draws.lighting @ vectors
     deviations = 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES)
     assert torch.allclose(along.std(0), deviations, rtol=0.03)
     correlations = torch.corrcoef(along.T) - torch.eye(3)
     assert correlations.abs().max() < 0.03
-    assert along.mean(0).abs().max() < 0.1
+    means = along.mean(0)
+    assert means.abs().max() < 0.1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -39,7 +39,8 @@ def test_a_process_reads_on_the_cores_that_fall_to_it(
 ) -> None:
     masks, number = CASES[case]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(len(masks)))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(masks[0]))
+    own_cores = set(masks[0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: own_cores)
     note_others(set(mask) for mask in masks[1:])
     assert imagenet.readers().number == number
 
@@ -47,7 +48,8 @@ def test_a_process_reads_on_the_cores_that_fall_to_it(
 def readers_of(worker: Worker, masks: list[range], hosts: list[str]) -> int:
     """The number of reading threads of a worker that may run on these cores of this host."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda process: set(masks[worker.rank]))
+        own_cores = set(masks[worker.rank])
+        patch.setattr(os, "sched_getaffinity", lambda process: own_cores)
         patch.setattr("platform.node", lambda: hosts[worker.rank])
         with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
             number = imagenet.readers().number

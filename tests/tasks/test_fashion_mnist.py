@@ -4,6 +4,7 @@ files."""
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,8 +80,10 @@ def flip(path: Path) -> None:
 
 def test_the_files_are_torchvisions() -> None:
     theirs = torchvision.datasets.FashionMNIST
-    assert fashion_mnist.PUBLISHED in [mirror.rstrip("/") for mirror in theirs.mirrors]
-    assert [name for name, _ in theirs.resources] == list(fashion_mnist.FILES)
+    known = [mirror.rstrip("/") for mirror in theirs.mirrors]
+    names = [name for name, _ in theirs.resources]
+    assert fashion_mnist.PUBLISHED in known
+    assert names == list(fashion_mnist.FILES)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +116,12 @@ def test_the_order_is_package_cache_server_and_the_package_from_debian(
 ) -> None:
     """The package lies there and is damaged; then the cache is, and then what the server has
     too."""
-    for folder in (places.package, places.root / "contents", places.root / "mirror"):
+    folders = (places.package, places.root / "contents", places.root / "mirror")
+    for folder in folders:
         places.fill(folder)
     places.fake_apt("touch it.deb")
-    monkeypatch.setattr(fashion_mnist, "PUBLISHED", serve().rstrip("/"))
+    address = serve().rstrip("/")
+    monkeypatch.setattr(fashion_mnist, "PUBLISHED", address)
     good = contents(None)
     assert not places.cache.exists()  # the package was enough
     (places.package / LABELS).unlink()
@@ -126,8 +131,10 @@ def test_the_order_is_package_cache_server_and_the_package_from_debian(
     assert not (places.root / "calls").exists()
     flip(places.cache / LABELS)
     assert contents(None) == good == verified(places.cache)
-    assert (places.root / "calls").read_text().split() == ["update", "download"]
-    assert sorted(os.listdir(places.cache)) == sorted(fashion_mnist.FILES)
+    calls = (places.root / "calls").read_text()
+    assert calls.split() == ["update", "download"]
+    fetched = sorted(os.listdir(places.cache))
+    assert fetched == sorted(fashion_mnist.FILES)
 
 
 def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> None:
@@ -154,8 +161,11 @@ def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
     samples = FashionMNIST(5, 3).load(
         places.root / "good", TaskSpec(name="fashion_mnist"), torch.device("cpu")
     )
-    raw = gzip.decompress((places.root / "good" / IMAGES).read_bytes())
-    pixels = torch.tensor(list(raw[16:]), dtype=torch.float32).view(5, 1, 28, 28)
+    packed = (places.root / "good" / IMAGES).read_bytes()
+    raw = gzip.decompress(packed)
+    bytes_of_pixels = list(raw[16:])
+    numbers = torch.tensor(bytes_of_pixels, dtype=torch.float32)
+    pixels = numbers.view(5, 1, 28, 28)
     assert torch.allclose(
         samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6
     )
@@ -182,15 +192,19 @@ def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(
         torch.testing.assert_close(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     order = torch.arange(40)
-    [(images, labels)] = cropped.training_batches([order], seed=3, rank=1, first_step=5)
+    batches = cropped.training_batches([order], seed=3, rank=1, first_step=5)
+    [(images, labels)] = batches
     whole = plain.train_inputs
     classes = plain.train_labels
     assert torch.equal(labels, classes)
     assert not torch.allclose(images, whole)
     black = -MEAN / STANDARD_DEVIATION
     padded = torch.nn.functional.pad(whole, [4] * 4, value=black)
-    shifts = [padded[..., y : y + 28, x : x + 28] for y in range(9) for x in range(9)]
-    candidates = torch.stack([*shifts, *(each.flip(-1) for each in shifts)])
+    shifts = []
+    for y, x in itertools.product(range(9), range(9)):
+        shifts.append(padded[..., y : y + 28, x : x + 28])
+    mirrored = [each.flip(-1) for each in shifts]
+    candidates = torch.stack([*shifts, *mirrored])
     assert (candidates - images).abs().amax(dim=(2, 3, 4)).min(
         dim=0
     ).values.max() < 1e-5, "each is a shift or its mirror"

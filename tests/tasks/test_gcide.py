@@ -31,29 +31,36 @@ def miniature(**fields: Any) -> Dictionary:
 
 
 def text(symbols: Tensor) -> str:
-    return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
+    letters = [SYMBOLS[symbol] for symbol in symbols.tolist()]
+    return "".join(letters)
 
 
 def loaded(task: Dictionary, share: Path, **spec: Any) -> TextWindows:
-    return task.load(share, TaskSpec(name="gcide", **spec), CPU)
+    task_spec = TaskSpec(name="gcide", **spec)
+    return task.load(share, task_spec, CPU)
 
 
 def test_entries_are_read_once_without_the_notes_and_with_single_spaces(
     tmp_path: Path,
 ) -> None:
-    entries = [" ".join(entry.split()) for entry in dictionary(tmp_path, 1, 40)]
+    made_up = dictionary(tmp_path, 1, 40)
+    entries = [" ".join(entry.split()) for entry in made_up]
     assert read_entries(tmp_path) == entries
 
 
 def test_whole_entries_are_scored_or_trained_on_and_labels_are_what_follows(
     tmp_path: Path,
 ) -> None:
-    lines = {" ".join(entry.split()) for entry in dictionary(tmp_path, 1, 60)}
+    made_up = dictionary(tmp_path, 1, 60)
+    lines = {" ".join(entry.split()) for entry in made_up}
     samples = loaded(miniature(), tmp_path)
-    trained = text(samples.train_inputs[:, :-1].flatten())
-    [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(20)))
+    windows = samples.train_inputs[:, :-1]
+    trained = text(windows.flatten())
+    every = torch.arange(20)
+    [(inputs, labels)] = list(samples.evaluation_batches(every))
     scored = text(inputs.flatten())
-    assert text(labels.flatten())[:-1] == scored[1:]
+    said = text(labels.flatten())
+    assert said[:-1] == scored[1:]
     *trained_on, _ = trained.split("\n")
     *tested_on, _ = scored.split("\n")
     assert trained_on
@@ -80,7 +87,8 @@ def test_no_worker_reads_a_symbol_twice_in_an_epoch_nor_what_another_reads(
         for rank in range(workers)
     ]
     read = [torch.cat(list(indices)) for indices in batches]
-    assert sorted(torch.cat(read).tolist()) == list(range(150))
+    every = sorted(torch.cat(read).tolist())
+    assert every == list(range(150))
     for rank, indices in enumerate(read):
         assert indices.min() >= 50 * rank and indices.max() < 50 * (rank + 1), (
             "a stretch of entries each"
@@ -90,7 +98,8 @@ def test_no_worker_reads_a_symbol_twice_in_an_epoch_nor_what_another_reads(
 def test_rare_characters_are_one_symbol(tmp_path: Path) -> None:
     entries = gzip.compress(b"abc #@ abcdefghijklm" + b"\x9223456789 1234567890")
     write(tmp_path, {"gcide.index": b"a\tA\tU\nb\tU\tU\n", "gcide.dict.dz": entries})
-    samples = loaded(miniature(num_train=2, num_test=2, num_test_entries=1), tmp_path)
+    tiny = miniature(num_train=2, num_test=2, num_test_entries=1)
+    samples = loaded(tiny, tmp_path)
     both = text(
         torch.cat(
             [samples.train_inputs[:, :-1], samples.evaluation_inputs[:, :-1]]
@@ -144,7 +153,9 @@ def test_a_missing_or_damaged_dictionary_is_said_in_a_sentence(
 
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
     dictionary(tmp_path, 1, 60)
-    for task in (miniature(num_train=10_000), replace(miniature(), sha256="0" * 64)):
+    too_large = miniature(num_train=10_000)
+    other = replace(miniature(), sha256="0" * 64)
+    for task in (too_large, other):
         with pytest.raises(
             DataError,
             match=r"another one than it should be .* install the package dict-gcide",

@@ -55,12 +55,13 @@ class Miniature:
     scale: tuple[Tensor, Tensor]
 
     def load(self, **spec: int) -> Any:
-        return self.task.load(self.data, TaskSpec(name=self.name, **spec), CPU)
+        task_spec = TaskSpec(name=self.name, **spec)
+        return self.task.load(self.data, task_spec, CPU)
 
     def bytes_of(self, inputs: Tensor) -> Tensor:
-        return (
-            inputs * self.scale[1][:, None, None] + self.scale[0][:, None, None]
-        ) * 255
+        mean, deviation = self.scale
+        normalised = deviation[:, None, None] * inputs
+        return 255 * (normalised + mean[:, None, None])
 
 
 @pytest.fixture(params=["cifar100", "imagenet"])
@@ -70,13 +71,16 @@ def miniature(
     """Their caches are empty, and there is no network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr(RELEASE.release, "url", "http://127.0.0.1:1/release.tar.gz")
-    module = {"cifar100": cifar100, "imagenet": imagenet}[request.param]
-    scale = torch.tensor(module.MEAN), torch.tensor(module.STANDARD_DEVIATION)  # type: ignore[attr-defined]
     data = tmp_path / "data"
     if request.param == "cifar100":
         write(data / "cifar-100-python", RELEASE.pickled)
-        return Miniature(request.param, RELEASE.task, data, scale)
-    return Miniature(request.param, IMAGENET, imagenet_tree(data, TRAIN, TEST), scale)
+        mean = torch.tensor(cifar100.MEAN)
+        deviation = torch.tensor(cifar100.STANDARD_DEVIATION)
+        return Miniature("cifar100", RELEASE.task, data, (mean, deviation))
+    imagenet_tree(data, TRAIN, TEST)
+    mean = torch.tensor(imagenet.MEAN)
+    deviation = torch.tensor(imagenet.STANDARD_DEVIATION)
+    return Miniature("imagenet", IMAGENET, data, (mean, deviation))
 
 
 only_cifar100 = pytest.mark.parametrize("miniature", ["cifar100"], indirect=True)
@@ -97,19 +101,22 @@ def test_batches_are_normalised_and_augmented_by_seed_rank_and_step_alone(
     torch.manual_seed(1)
     whole = batches(samples, range(6))
     torch.manual_seed(2)
-    assert same(whole[4:], batches(miniature.load(), range(4, 6)))
-    assert not same(whole, batches(samples, range(6), seed=2))
-    assert not same(whole, batches(samples, range(6), rank=1))
+    resumed = batches(miniature.load(), range(4, 6))
+    of_another_seed = batches(samples, range(6), seed=2)
+    of_another_rank = batches(samples, range(6), rank=1)
+    assert same(whole[4:], resumed)
+    assert not same(whole, of_another_seed)
+    assert not same(whole, of_another_rank)
+
+    def first_four(rank: int) -> list[tuple[Tensor, Tensor]]:
+        return batches(samples, range(4), rank=rank)
+
     with ThreadPoolExecutor(3) as pool:
-        ranks = list(
-            pool.map(lambda rank: batches(samples, range(4), rank=rank), range(3))
-        )
-    assert all(
-        same(ranks[rank], batches(samples, range(4), rank=rank)) for rank in range(3)
-    )
-    for (inputs, labels), index in zip(
-        whole, worker_batches(1, TRAIN, 0, 2, 4, range(6)), strict=True
-    ):
+        at_once = list(pool.map(first_four, range(3)))
+    for rank, found in enumerate(at_once):
+        assert same(found, first_four(rank))
+    indices = worker_batches(1, TRAIN, 0, 2, 4, range(6))
+    for (inputs, labels), index in zip(whole, indices, strict=True):
         assert labels.tolist() == samples.train_labels[index].tolist()
         assert inputs.shape == (4, *miniature.task.input_shape)
         assert inputs.dtype == torch.float32
@@ -129,29 +136,30 @@ def test_every_test_image_is_scored_once_and_unaugmented(
     inputs = torch.empty(TEST, *miniature.task.input_shape)
     for rank in range(workers):
         mine = torch.arange(rank, TEST, workers)
-        inputs[mine], labels[mine] = (
-            torch.cat(each)
-            for each in zip(*samples.evaluation_batches(mine), strict=True)
-        )
+        found = list(samples.evaluation_batches(mine))
+        inputs[mine] = torch.cat([batch for batch, _ in found])
+        labels[mine] = torch.cat([batch_labels for _, batch_labels in found])
     if miniature.name == "cifar100":
-        expected = torch.from_numpy(RELEASE.images["test"]).view(-1, 3, 32, 32)
+        pixels = torch.from_numpy(RELEASE.images["test"])
+        expected = pixels.view(-1, 3, 32, 32)
         assert labels.tolist() == RELEASE.labels["test"].tolist()
     else:
-        expected = read_images(
-            sorted(map(str, (miniature.data / "val").rglob("*.JPEG"))), 16, 20
-        )
+        files = (miniature.data / "val").rglob("*.JPEG")
+        paths = sorted(str(file) for file in files)
+        expected = read_images(paths, 16, 20)
         assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert torch.allclose(miniature.bytes_of(inputs), expected.float(), atol=1e-3)
-    assert list(samples.evaluation_batches(torch.arange(0))) == []
+    found_pixels = miniature.bytes_of(inputs)
+    assert torch.allclose(found_pixels, expected.float(), atol=1e-3)
+    nothing = torch.arange(0)
+    assert list(samples.evaluation_batches(nothing)) == []
 
 
 def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> None:
     samples = miniature.load(held_out=5)
     assert len(samples.train_labels) == TRAIN - 5
     if miniature.name == "cifar100":
-        trained = {
-            image.numpy().tobytes() for image in samples.padded[:, :, 4:36, 4:36]
-        }
+        unpadded = samples.padded[:, :, 4:36, 4:36]
+        trained = {image.numpy().tobytes() for image in unpadded}
         scored = {image.numpy().tobytes() for image in samples.evaluation_images}
     else:
         trained = set(samples.train.paths)
@@ -159,22 +167,31 @@ def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> 
     assert len(scored) == 5
     assert not trained & scored
     assert len(trained | scored) == TRAIN
-    assert (
-        sum(len(labels) for _, labels in samples.evaluation_batches(torch.arange(5)))
-        == 5
-    )
+    every = torch.arange(5)
+    counts = [len(labels) for _, labels in samples.evaluation_batches(every)]
+    assert sum(counts) == 5
 
 
 # CIFAR-100
 
 
-BAD_RELEASES: dict[str, Callable[[Path], object]] = {
-    "no folder": lambda p: None,
-    "cut short": lambda p: write(
-        p / "cifar-100-python",
-        RELEASE.pickled | {"train": RELEASE.pickled["train"][:9000]},
-    ),
-    "no archive": lambda p: write(p, {"cifar-100-python.tar.gz": b"<html>"}),
+def leave_out(folder: Path) -> None:
+    """No folder."""
+
+
+def cut_short(folder: Path) -> None:
+    short = {"train": RELEASE.pickled["train"][:9000]}
+    write(folder / "cifar-100-python", RELEASE.pickled | short)
+
+
+def put_a_page_in_its_place(folder: Path) -> None:
+    write(folder, {"cifar-100-python.tar.gz": b"<html>"})
+
+
+BAD_RELEASES: dict[str, Callable[[Path], None]] = {
+    "no folder": leave_out,
+    "cut short": cut_short,
+    "no archive": put_a_page_in_its_place,
 }
 
 
@@ -183,13 +200,14 @@ BAD_RELEASES: dict[str, Callable[[Path], object]] = {
 def test_a_bad_release_is_refused_in_one_sentence(
     bad: str, miniature: Miniature, tmp_path: Path
 ) -> None:
-    BAD_RELEASES[bad](tmp_path / "bad")
-    with pytest.raises(
-        DataError, match=r"holds no undamaged release.*; put the folder .* DATA=FOLDER"
-    ) as error:
-        miniature.task.prepare(tmp_path / "bad")
-    assert str(tmp_path / "bad") in str(error.value)
-    assert "\n" not in str(error.value)
+    folder = tmp_path / "bad"
+    BAD_RELEASES[bad](folder)
+    words = r"holds no undamaged release.*; put the folder .* DATA=FOLDER"
+    with pytest.raises(DataError, match=words) as error:
+        miniature.task.prepare(folder)
+    said = str(error.value)
+    assert str(folder) in said
+    assert "\n" not in said
 
 
 @only_cifar100
@@ -200,23 +218,18 @@ def test_it_is_fetched_into_the_cache_once_and_an_archive_of_ones_own_is_extract
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = TaskSpec(name="cifar100")
-    with pytest.raises(
-        DataError, match=r"put the folder cifar-100-python/ or cifar-100-python.tar.gz"
-    ):
+    words = r"put the folder cifar-100-python/ or cifar-100-python.tar.gz"
+    with pytest.raises(DataError, match=words):
         miniature.task.prepare(None)
     monkeypatch.setattr(RELEASE.release, "url", serve() + "release.tgz")
     mirror = write(tmp_path / "mirror", {"release.tgz": RELEASE.archive})
     miniature.task.prepare(None)
     (mirror / "release.tgz").write_bytes(b"gone")
-    assert (
-        miniature.task.load(None, spec, CPU).train_labels.tolist()
-        == RELEASE.labels["train"].tolist()
-    )
+    fetched = miniature.task.load(None, spec, CPU)
+    assert fetched.train_labels.tolist() == RELEASE.labels["train"].tolist()
     own = write(tmp_path / "own", {"cifar-100-python.tar.gz": RELEASE.archive})
-    assert (
-        miniature.task.load(own, spec, CPU).evaluation_labels.tolist()
-        == RELEASE.labels["test"].tolist()
-    )
+    extracted = miniature.task.load(own, spec, CPU)
+    assert extracted.evaluation_labels.tolist() == RELEASE.labels["test"].tolist()
 
 
 # ImageNet
@@ -227,19 +240,31 @@ def test_labels_follow_sorted_class_folders_and_order_sorted_names(
     miniature: Miniature,
 ) -> None:
     folder = miniature.data / "train"
-    (folder / "n01" / "n01_21.JPEG").rename(folder / "n01" / "zoë (1).jpg")
+    first_class = folder / "n01"
+    (first_class / "n01_21.JPEG").rename(first_class / "zoë (1).jpg")
     samples = miniature.load()
     assert samples.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert samples.train.paths == sorted(
-        map(str, [*folder.rglob("*.JPEG"), *folder.rglob("*.jpg")])
-    )
+    files = [*folder.rglob("*.JPEG"), *folder.rglob("*.jpg")]
+    assert samples.train.paths == sorted(str(file) for file in files)
+
+
+def bytes_of_pil(image: Image.Image) -> Tensor:
+    """Shape (channels, height, width)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1)
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> int:
+    apart = found.int() - expected.int()
+    return int(apart.abs().max())
 
 
 def central_crop(
     folder: Path, image: Image.Image, side: int, resize: int, kind: str = "JPEG"
 ) -> Tensor:
-    (folder / "image").write_bytes(jpeg(image, kind))
-    (pixels,) = read_images([str(folder / "image")], side, resize)
+    path = folder / "image"
+    path.write_bytes(jpeg(image, kind))
+    (pixels,) = read_images([str(path)], side, resize)
     return pixels
 
 
@@ -249,43 +274,47 @@ def test_central_crops_are_torchvisions_on_pil(
 ) -> None:
     image = photo(1, *size)
     crop = central_crop(tmp_path, image, 224, 256)
-    resized = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
-    expected = resized(Image.open(io.BytesIO(jpeg(image))))
-    assert (
-        crop.int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()
-    ).abs().max() <= 1
+    as_torchvision = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224)]
+    )
+    expected = as_torchvision(Image.open(io.BytesIO(jpeg(image))))
+    assert largest_difference(crop, bytes_of_pil(expected)) <= 1
 
 
 def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     raw = jpeg(photo(2, 500, 375))
+    # 54 % of the area, square, at the top right
+    attempts = [[[0.5, 0.5]]] * 2
+    places = [[0.0, 1.0 - 1e-9]] * 2
     draws = Draws(
-        # 54 % of the area, square
-        attempts=torch.tensor([[[0.5, 0.5]]] * 2, dtype=torch.float64),
-        # At the top right
-        places=torch.tensor([[0.0, 1.0 - 1e-9]] * 2, dtype=torch.float64),
+        attempts=torch.tensor(attempts, dtype=torch.float64),
+        places=torch.tensor(places, dtype=torch.float64),
         flips=torch.tensor([False, True]),
-        orders=torch.zeros(2, 3), factors=torch.zeros(2, 3), lighting=torch.zeros(2, 3),
-    )  # fmt: skip
-    cropped = (
-        Image.open(io.BytesIO(raw))
-        .crop((182, 0, 500, 318))
-        .resize((224, 224), Image.Resampling.BILINEAR)
+        orders=torch.zeros(2, 3),
+        factors=torch.zeros(2, 3),
+        lighting=torch.zeros(2, 3),
     )
-    expected = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).int()
-    assert (random_crop(decoded(raw), 224, draws, 0).int() - expected).abs().max() <= 1
-    assert (
-        random_crop(decoded(raw), 224, draws, 1).int() - expected.flip(-1)
-    ).abs().max() <= 1
+    image = Image.open(io.BytesIO(raw))
+    square = image.crop((182, 0, 500, 318))
+    resized = square.resize((224, 224), Image.Resampling.BILINEAR)
+    expected = bytes_of_pil(resized)
+    found = random_crop(decoded(raw), 224, draws, 0)
+    mirrored = random_crop(decoded(raw), 224, draws, 1)
+    assert largest_difference(found, expected) <= 1
+    assert largest_difference(mirrored, expected.flip(-1)) <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_cmyk_become_rgb(mode: str, tmp_path: Path) -> None:
     image = photo(4).convert(mode)
     pixels = central_crop(tmp_path, image, 16, 20)
-    expected = central_crop(tmp_path, image.convert("RGB"), 16, 20, "PNG")
+    rgb = image.convert("RGB")
+    expected = central_crop(tmp_path, rgb, 16, 20, "PNG")
     assert pixels.shape == (3, 16, 16)
-    assert (pixels.int() - expected.int()).abs().float().mean() < 4
-    assert mode != "L" or torch.equal(pixels[0], pixels[2])
+    apart = (pixels.int() - expected.int()).abs()
+    assert apart.float().mean() < 4
+    if mode == "L":
+        assert torch.equal(pixels[0], pixels[2])
 
 
 @only_imagenet
@@ -301,46 +330,56 @@ def test_an_image_that_cannot_be_used_is_named(
         path.unlink()
         words = rf"{bad} cannot be read \(No such file or directory\); put it back"
     else:
-        path.write_bytes(
-            {
-                "cut short": raw[: len(raw) // 2],
-                "empty": b"",
-                "not an image": b"<html>" * 50,
-            }[how]
-        )
+        broken = {
+            "cut short": raw[: len(raw) // 2],
+            "empty": b"",
+            "not an image": b"<html>" * 50,
+        }
+        path.write_bytes(broken[how])
         words = rf"{bad} is no image that can be decoded \(.+\); put an undamaged copy in its place"
         with pytest.raises(DataError, match=words):
             miniature.task.prepare(miniature.data)
-    every = torch.arange(TRAIN if "train" in bad else TEST)
+    if "train" in bad:
+        every = torch.arange(TRAIN)
+        read = samples.training_batches([every], 1, 0, 0)
+    else:
+        read = samples.evaluation_batches(torch.arange(TEST))
     with pytest.raises(DataError, match=words):
-        list(
-            samples.training_batches([every], 1, 0, 0)
-            if "train" in bad
-            else samples.evaluation_batches(every)
-        )
+        list(read)
 
 
-BAD_TREES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no val": (
-        lambda p: (p / "val").rename(p / "validation"),
-        "val is not a folder; ILSVRC-2012 may not be fetched",
-    ),
+def rename_val(data: Path) -> None:
+    (data / "val").rename(data / "validation")
+
+
+def add_an_empty_class(data: Path) -> None:
+    (data / "train" / "n04").mkdir()
+
+
+def move_a_class_out(data: Path) -> None:
+    (data / "val" / "n03").rename(data / "n03")
+
+
+def remove_an_image(data: Path) -> None:
+    (data / "train" / "n02" / "n02_01.JPEG").unlink()
+
+
+def rename_a_class(data: Path) -> None:
+    (data / "val" / "n03").rename(data / "val" / "n09")
+
+
+BAD_TREES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no val": (rename_val, "val is not a folder; ILSVRC-2012 may not be fetched"),
     "an empty class too many": (
-        lambda p: (p / "train" / "n04").mkdir(),
+        add_an_empty_class,
         "Found no valid file for the classes n04",
     ),
-    "a class too few": (
-        lambda p: (p / "val" / "n03").rename(p / "n03"),
-        "2 class folders where 3 are expected",
-    ),
+    "a class too few": (move_a_class_out, "2 class folders where 3 are expected"),
     "an image missing": (
-        lambda p: (p / "train" / "n02" / "n02_01.JPEG").unlink(),
+        remove_an_image,
         "holds 23 images where 24 are expected (the fewest, 7 of n02)",
     ),
-    "other classes": (
-        lambda p: (p / "val" / "n03").rename(p / "val" / "n09"),
-        "class n03 is in only one of",
-    ),
+    "other classes": (rename_a_class, "class n03 is in only one of"),
 }
 
 
@@ -351,8 +390,11 @@ def test_an_incomplete_tree_is_refused_in_one_sentence(
 ) -> None:
     change, words = BAD_TREES[bad]
     change(miniature.data)
-    for use in (lambda: miniature.task.prepare(miniature.data), miniature.load):
-        with pytest.raises(DataError) as error:
-            use()
-        assert words in str(error.value)
-        assert "\n" not in str(error.value)
+    with pytest.raises(DataError) as of_preparing:
+        miniature.task.prepare(miniature.data)
+    with pytest.raises(DataError) as of_loading:
+        miniature.load()
+    for error in (of_preparing, of_loading):
+        said = str(error.value)
+        assert words in said
+        assert "\n" not in said

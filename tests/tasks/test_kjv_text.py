@@ -31,11 +31,13 @@ def miniature(share: Path, **fields: Any) -> BibleText:
 
 
 def text(symbols: Tensor) -> str:
-    return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
+    letters = [SYMBOLS[symbol] for symbol in symbols.tolist()]
+    return "".join(letters)
 
 
 def loaded(task: BibleText, share: Path, **spec: Any) -> TextWindows:
-    return task.load(share, TaskSpec(name="kjv_text", **spec), CPU)
+    task_spec = TaskSpec(name="kjv_text", **spec)
+    return task.load(share, task_spec, CPU)
 
 
 def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
@@ -46,16 +48,20 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
         " ".join(pair.source for pair in chapter) + "\n"
         for chapter in chapters_of(slots, slots)
     ]
-    [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
+    every = torch.arange(40)
+    [(inputs, labels)] = list(samples.evaluation_batches(every))
     scored = text(inputs.flatten())
-    assert text(labels.flatten())[:-1] == scored[1:]
-    trained = sorted(text(window) for window in samples.train_inputs[:, :-1])
+    said = text(labels.flatten())
+    assert said[:-1] == scored[1:]
+    inputs_of_training = samples.train_inputs[:, :-1]
+    trained = sorted(text(window) for window in inputs_of_training)
     fitting = []
     for chosen in itertools.combinations(range(len(lines)), 3):
         rest = "".join(
             line for number, line in enumerate(lines) if number not in chosen
         )
-        windows = sorted(rest[8 * number : 8 * number + 8] for number in range(150))
+        starts = range(0, 8 * 150, 8)
+        windows = sorted(rest[start : start + 8] for start in starts)
         if (
             "".join(lines[number] for number in chosen).startswith(scored)
             and windows == trained
@@ -65,7 +71,8 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
         "three whole chapters are scored, and the windows of the others trained on"
     )
     books = ["", ""]
-    for chapter, line in zip(chapters_of(slots, slots), lines, strict=True):
+    chapters = chapters_of(slots, slots)
+    for chapter, line in zip(chapters, lines, strict=True):
         books[chapter[0].group] += line
     for window, group in zip(
         samples.train_inputs[:, :-1], samples.train_labels.tolist(), strict=True
@@ -81,7 +88,8 @@ def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
     some = loaded(task, tmp_path, held_out=15)
     assert len(some.train_inputs) == 135
     assert len(some.evaluation_inputs) == 15
-    parts = sorted(map(text, torch.cat([some.train_inputs, some.evaluation_inputs])))
+    windows = torch.cat([some.train_inputs, some.evaluation_inputs])
+    parts = sorted(text(window) for window in windows)
     assert parts == sorted(map(text, every.train_inputs))
 
 

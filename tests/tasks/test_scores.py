@@ -59,7 +59,8 @@ CPU = torch.device("cpu")
 def ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A file more in the package of tasks."""
     (tmp_path / "ranked.py").write_text(TASK)
-    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    folders = [*tasks.__path__, str(tmp_path)]
+    monkeypatch.setattr(tasks, "__path__", folders)
     yield
     sys.modules.pop("cser_bench.harness.tasks.ranked", None)
 
@@ -82,9 +83,11 @@ def test_a_spec_may_compare_by_it(
 def test_workers_score_shares_of_it(ranked: None) -> None:
     """Three workers' shares of the samples make the score of one who has all."""
     config = small_config(num_workers=3)
-    samples = find_task("ranked").load(None, config.task, CPU)
-    model = build_model(config.model, find_task("ranked"), 1, CPU)
-    models, optimizer = local_workers(config, model, StackedCollectives(3), 40)
+    task = find_task("ranked")
+    samples = task.load(None, config.task, CPU)
+    model = build_model(config.model, task, 1, CPU)
+    collectives = StackedCollectives(3)
+    models, optimizer = local_workers(config, model, collectives, 40)
     precision = MixedPrecision("fp32", CPU)
     score = evaluate(config, models, optimizer, precision, samples, 500, 1600)
     ((inputs, labels),) = [
@@ -97,7 +100,11 @@ def test_workers_score_shares_of_it(ranked: None) -> None:
     ]
     # Untrained workers are alike.
     outputs = models[0].eval()(inputs)
-    ranks = (outputs > outputs.gather(1, labels[:, None])).sum(1)
-    assert score.metrics == {"top_2": pytest.approx(float((ranks < 2).double().mean()))}
-    assert score.correct == int((ranks == 0).sum())
+    of_labels = outputs.gather(1, labels[:, None])
+    ranks = (outputs > of_labels).sum(1)
+    is_in_two = (ranks < 2).double()
+    share = float(is_in_two.mean())
+    assert score.metrics == {"top_2": pytest.approx(share)}
+    num_first = int((ranks == 0).sum())
+    assert score.correct == num_first
     assert samples.modality.signatures == {"top_2": "of two"}

@@ -49,7 +49,8 @@ def kjv(share: Path) -> BibleVerses:
 
 
 def load(task: CMUDict | BibleVerses, folder: Path, **spec: int) -> PairSamples:
-    return task.load(folder, TaskSpec(name="any", **spec), CPU)
+    task_spec = TaskSpec(name="any", **spec)
+    return task.load(folder, task_spec, CPU)
 
 
 def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
@@ -58,18 +59,16 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     sources = pairs.sentences(0, every)
     targets = pairs.sentences(1, every)
     if isinstance(samples.measure, BleuAndChrf):
-        return list(
-            zip(
-                map(samples.measure.text, sources),
-                map(samples.measure.text, targets),
-                strict=True,
-            )
-        )
-    words, phones = (
-        [[SYMBOLS[token - END - 1] for token in side] for side in sides]
-        for sides in (sources, targets)
-    )
-    return list(zip(map("".join, words), map(" ".join, phones), strict=True))
+        text = samples.measure.text
+        both = zip(sources, targets, strict=True)
+        return [(text(a), text(b)) for a, b in both]
+    found = []
+    for source, target in zip(sources, targets, strict=True):
+        letters = [SYMBOLS[token - END - 1] for token in source]
+        phones = [SYMBOLS[token - END - 1] for token in target]
+        pair = ("".join(letters), " ".join(phones))
+        found.append(pair)
+    return found
 
 
 @pytest.fixture(params=["words", "bibles"])
@@ -88,7 +87,8 @@ def test_splits_share_nothing_and_are_the_same_each_time(
     samples = load(task, folder)
     train = texts(samples, "train")
     test = texts(samples, "evaluation")
-    assert (len(train), len(test)) == (25, 15)
+    assert len(train) == 25
+    assert len(test) == 15
     assert not set(train) & set(test)
     again = load(task, folder)
     assert again.sha256 == samples.sha256
@@ -97,14 +97,19 @@ def test_splits_share_nothing_and_are_the_same_each_time(
     held = load(task, folder, held_out=5, num_train=10)
     kept = texts(held, "train")
     scored = texts(held, "evaluation")
-    assert (len(kept), len(scored)) == (10, 5)
+    assert len(kept) == 10
+    assert len(scored) == 5
     assert not set(kept) & set(scored)
     assert set(kept) | set(scored) <= set(train)
-    assert bool((samples.evaluation.num_tokens.diff() >= 0).all())
+    changes_of_length = samples.evaluation.num_tokens.diff()
+    assert (changes_of_length >= 0).all()
 
 
 def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
-    pairs = Pairs.of(([[7, 8, 9], [5]], [[4], [6, 7]], [0, 0]), range(2), CPU)
+    sources = [[7, 8, 9], [5]]
+    targets = [[4], [6, 7]]
+    sides = (sources, targets, [0, 0])
+    pairs = Pairs.of(sides, range(2), CPU)
     assert pairs.num_tokens.tolist() == [2, 3]
     assert pairs.lengths.tolist() == [4, 3]
     inputs, labels = pairs.batch(torch.arange(2))
@@ -112,8 +117,11 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
         [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
         [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
     ]
-    assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
-    assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
+    first, second = labels.tolist()
+    assert first == [4, END, IGNORED, IGNORED]
+    assert second == [6, 7, END, IGNORED]
+    assert inputs.dtype == torch.int64
+    assert labels.dtype == torch.int64
     # What comes after the end is no part of a sentence.
     assert plain([BEGIN, 5, 6, END, 7]) == [5, 6]
     assert plain([END]) == []
@@ -121,13 +129,14 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
 
 
 def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
-    folder = tmp_path
-    for word, phones in texts(load(WORDS, folder), "train"):
-        assert phones == " ".join(["AH", "B", "EH", "T"][: 1 + len(word) % 4])
-    groups = load(WORDS, folder).train.groups
-    assert groups.tolist() == [
-        ord(word[0]) - ord("a") for word, _ in texts(load(WORDS, folder), "train")
-    ]
+    samples = load(WORDS, tmp_path)
+    train = texts(samples, "train")
+    for word, phones in train:
+        num_phones = 1 + len(word) % 4
+        expected = ["AH", "B", "EH", "T"][:num_phones]
+        assert phones == " ".join(expected)
+    by_first_letter = [ord(word[0]) - ord("a") for word, _ in train]
+    assert samples.train.groups.tolist() == by_first_letter
 
 
 def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(
@@ -136,37 +145,29 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(
     task = kjv(tmp_path)
     english = verses(1, 40)
     spanish = verses(2, 40)
-    place = {
-        pair: number for number, pair in enumerate(zip(english, spanish, strict=True))
-    }
+    in_order = list(zip(english, spanish, strict=True))
     samples = load(task, tmp_path)
-    both = [
-        [place[pair] for pair in texts(samples, split)]
-        for split in ("train", "evaluation")
-    ]
-    chapters = [{number // 5 for number in numbers} for numbers in both]
-    assert [len(each) for each in chapters] == [5, 3]
-    assert not chapters[0] & chapters[1]
-    assert samples.train.groups.tolist() == [int(number >= 20) for number in both[0]]
+    trained = [in_order.index(pair) for pair in texts(samples, "train")]
+    scored = [in_order.index(pair) for pair in texts(samples, "evaluation")]
+    chapters_trained = {number // 5 for number in trained}
+    chapters_scored = {number // 5 for number in scored}
+    assert len(chapters_trained) == 5
+    assert len(chapters_scored) == 3
+    assert not chapters_trained & chapters_scored
+    books = [int(number >= 20) for number in trained]
+    assert samples.train.groups.tolist() == books
 
 
 def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titles_and_tags_are_no_words() -> (
     None
 ):
-    pairs = {
-        "a b": "a",
-        "a b c": "a",
-        "": "a",
-        "a ": "",
-        " ".join("a" * 26): " ".join("a" * 20),
-    }
-    assert [fits(TextPair(*pair)) for pair in pairs.items()] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
+    too_long = " ".join("a" * 26)
+    assert fits(TextPair("a b", "a"))
+    assert not fits(TextPair("a b c", "a"))
+    assert not fits(TextPair("", "a"))
+    assert not fits(TextPair("a ", ""))
+    as_many = " ".join("a" * 20)
+    assert not fits(TextPair(too_long, as_many))
     osis = (
         '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or '
         "<i>x</i></note>"
@@ -174,23 +175,21 @@ def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titl
     assert plain_text(osis + "<div/>was ¶ it") == "In the beginning was it"
 
 
-def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    path.write_bytes(change(path.read_bytes()))
+def without_places(path: Path) -> None:
+    path.with_suffix(".bzs").unlink()
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (
-        lambda path: path.with_suffix(".bzs").unlink(),
-        "apt-get install sword-text-kjv",
-    ),
-    "cut text": (
-        lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]),
-        "nt.* are damaged",
-    ),
-    "fewer verses": (
-        lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10]),
-        "another versification",
-    ),
+def cut_by(suffix: str, num_bytes: int, path: Path) -> None:
+    """Leave out the last bytes of the file with this suffix."""
+    file = path.with_suffix(suffix)
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-num_bytes])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (without_places, "apt-get install sword-text-kjv"),
+    "cut text": (partial(cut_by, ".bzz", 20), "nt.* are damaged"),
+    "fewer verses": (partial(cut_by, ".bzv", 10), "another versification"),
 }
 
 
@@ -203,30 +202,30 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
     harm(tmp_path / MODULES / name / "nt.bzs")
     with pytest.raises(DataError, match=words) as error:
         read_module(name, tmp_path, num_slots)
-    assert str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
+    said = str(error.value)
+    assert str(tmp_path) in said
+    assert "\n" not in said
 
 
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
-    for task, said in (
-        (
-            replace(WORDS, entries=partial(made_up_entries, 41)),
-            r"41 of up to .* expected 40",
-        ),
-        (replace(WORDS, sha256="0" * 64), "other words or pronunciations"),
-    ):
-        with pytest.raises(DataError, match=said):
-            load(task, tmp_path)
+    larger = replace(WORDS, entries=partial(made_up_entries, 41))
+    with pytest.raises(DataError, match=r"41 of up to .* expected 40"):
+        load(larger, tmp_path)
+    other = replace(WORDS, sha256="0" * 64)
+    with pytest.raises(DataError, match="other words or pronunciations"):
+        load(other, tmp_path)
 
 
 def test_other_texts_than_the_known_ones_are_refused(tmp_path: Path) -> None:
     task = kjv(tmp_path)
-    known = replace(task, sha256=load(task, tmp_path).sha256)
+    samples = load(task, tmp_path)
+    known = replace(task, sha256=samples.sha256)
     known.prepare(tmp_path)
-    for other in (replace(known, sha256="0" * 64), replace(known, num_test=14)):
-        with pytest.raises(
-            DataError, match=r"other ones than they should be .* expected 25 and 1[45]"
-        ):
+    other_digest = replace(known, sha256="0" * 64)
+    other_size = replace(known, num_test=14)
+    words = r"other ones than they should be .* expected 25 and 1[45]"
+    for other in (other_digest, other_size):
+        with pytest.raises(DataError, match=words):
             other.prepare(tmp_path)
 
 
@@ -234,16 +233,16 @@ def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_ref
     tmp_path: Path,
 ) -> None:
     task = kjv(tmp_path)
-    with pytest.raises(
-        DataError, match=r"but with its end the model has positions for only 9"
-    ):
-        load(replace(task, positions=10), tmp_path)
-    for size, words in (
-        (5_000, "larger than the training texts allow"),
-        (100, "no room"),
-    ):
-        with pytest.raises(DataError, match=words):
-            load(replace(task, vocabulary=size), tmp_path)
+    few_positions = replace(task, positions=10)
+    words = r"but with its end the model has positions for only 9"
+    with pytest.raises(DataError, match=words):
+        load(few_positions, tmp_path)
+    large = replace(task, vocabulary=5_000)
+    with pytest.raises(DataError, match="larger than the training texts allow"):
+        load(large, tmp_path)
+    small = replace(task, vocabulary=100)
+    with pytest.raises(DataError, match="no room"):
+        load(small, tmp_path)
 
 
 def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alone(
@@ -251,23 +250,28 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
 ) -> None:
     subwords = Subwords(verses(1, 30), 300)
     odd = ["¿Dónde está, señor?", "日本", "a  b"]
-    assert [subwords.decode(tokens) for tokens in subwords.encode(odd)] == odd  # type: ignore[arg-type]
-    assert all(min(tokens) > END for tokens in subwords.encode(odd))
-    assert "\ufffd" in subwords.decode(list(subwords.encode(["é"])[0])[:-1]), (
-        "bytes that are no text"
-    )
+    encoded = [list(tokens) for tokens in subwords.encode(odd)]
+    assert [subwords.decode(tokens) for tokens in encoded] == odd
+    for tokens in encoded:
+        assert min(tokens) > END
+    (accented,) = subwords.encode(["é"])
+    first_byte = list(accented)[:-1]
+    assert "\ufffd" in subwords.decode(first_byte), "bytes that are no text"
     task = kjv(tmp_path)
     before = load(task, tmp_path)
-    fewer = task._read(tmp_path)[0]
-    assert (
-        before.vocabulary_sha256
-        == Subwords([text for pair in fewer for text in pair[:2]], 300).sha256
-    )
+    train, *_ = task._read(tmp_path)
+    sentences = []
+    for source, target, *_ in train:
+        sentences += [source, target]
+    expected = Subwords(sentences, 300)
+    assert before.vocabulary_sha256 == expected.sha256
 
 
 def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() -> None:
     measure = PhoneErrors()
-    sums = measure.sums([[1, 2, 3], [5, 6], [7], []], [[1, 3], [6, 5], [8], [9, 9, 9]])
+    said = [[1, 2, 3], [5, 6], [7], []]
+    expected = [[1, 3], [6, 5], [8], [9, 9, 9]]
+    sums = measure.sums(said, expected)
     assert sums == [1 + 2 + 1 + 3, 8]
     assert measure.metrics(sums) == {"phone_error_rate": 7 / 8}
 
@@ -275,23 +279,25 @@ def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() 
 def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     said = verses(1, 30)
-    expected = [
-        a if n % 3 else b
-        for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
-    ]
-    vocabulary = dict(enumerate(dict.fromkeys([*said, *expected])))
-    number = {text: key for key, text in vocabulary.items()}
+    others = verses(5, 30)
+    expected = []
+    for number, verse in enumerate(said):
+        is_right = number % 3 != 0
+        expected.append(verse if is_right else others[number])
+    vocabulary = sorted({*said, *expected})
     measure = BleuAndChrf(lambda tokens: vocabulary[tokens[0]])
-    tokens = [[[number[text]] for text in side] for side in (said, expected)]
-    parts = [
-        measure.sums(tokens[0][start::4], tokens[1][start::4]) for start in range(4)
-    ]
-    found = measure.metrics([sum(column) for column in zip(*parts, strict=True)])
-    assert found["bleu"] == pytest.approx(
-        sacrebleu.corpus_bleu(said, [expected]).score / 100
-    )
-    assert found["chrf"] == pytest.approx(
-        sacrebleu.corpus_chrf(said, [expected]).score / 100
-    )
+    said_tokens = [[vocabulary.index(text)] for text in said]
+    expected_tokens = [[vocabulary.index(text)] for text in expected]
+    parts = []
+    for start in range(4):
+        part = slice(start, None, 4)
+        sums_of_part = measure.sums(said_tokens[part], expected_tokens[part])
+        parts.append(sums_of_part)
+    sums = [sum(column) for column in zip(*parts, strict=True)]
+    found = measure.metrics(sums)
+    bleu = sacrebleu.corpus_bleu(said, [expected]).score
+    chrf = sacrebleu.corpus_chrf(said, [expected]).score
+    assert found["bleu"] == pytest.approx(bleu / 100)
+    assert found["chrf"] == pytest.approx(chrf / 100)
     assert 0 < found["bleu"] < 1
     assert set(measure.signatures()) == {"bleu", "chrf"}
