@@ -39,7 +39,8 @@ def _refuse(event: str, facts: tuple[object, ...]) -> None:
         return
     if not isinstance(facts[0], str | os.PathLike):
         return
-    path = os.path.abspath(os.fspath(facts[0]))
+    path_given = os.fspath(facts[0])
+    path = os.path.abspath(path_given)
     if event != "open":
         if os.path.realpath(path) in PLACES:
             raise ReadsOwnResultsError(

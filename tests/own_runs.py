@@ -23,7 +23,8 @@ def begin(
     shutil.copy(shipped / "experiment.json", folder)
     runs = sorted(read_pack(shipped).items())
     if num_done:
-        (folder / NAME).write_text(render_pack(experiment, dict(runs[:num_done])))
+        text = render_pack(experiment, dict(runs[:num_done]))
+        (folder / NAME).write_text(text)
     return folder
 
 
@@ -35,13 +36,19 @@ def keep_rows(folder: Path, *names: str) -> None:
     plan["evidence"]["rows"] = {
         role: name for role, name in plan["evidence"]["rows"].items() if name in names
     }
-    path.write_text(json.dumps(plan | {"rows": rows, "contrasts": []}))
-    kept = {run_id for row in rows for run_id in row["runs"].values()}
-    runs = {run: files for run, files in read_pack(folder).items() if run in kept}
-    (folder / NAME).write_text(render_pack(plan["name"], runs))
+    own_plan = plan | {"rows": rows, "contrasts": []}
+    path.write_text(json.dumps(own_plan))
+    kept = set()
+    for row in rows:
+        kept |= set(row["runs"].values())
+    pack = read_pack(folder)
+    runs = {run: files for run, files in pack.items() if run in kept}
+    text = render_pack(plan["name"], runs)
+    (folder / NAME).write_text(text)
 
 
 def rename(folder: Path, name: str) -> None:
     """Plan the same under another name, which is to be the folder's."""
     path = folder / "experiment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name}))
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"name": name}))

@@ -27,7 +27,8 @@ def listed(*patterns: str) -> list[str]:
 
 
 FILES = set(listed())
-FOLDERS = {str(parent) for name in FILES for parent in Path(name).parents}
+PARENTS = [parent for name in FILES for parent in Path(name).parents]
+FOLDERS = {str(parent) for parent in PARENTS}
 # Sources of answers lead from where they are written to.
 PAGES = [
     page for page in listed("*.md") if not page.startswith("report/answers/pages/")
@@ -36,7 +37,8 @@ PAGES = [
 
 @cache
 def tokens_of(page: str) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text())
+    markdown = MarkdownIt("commonmark").enable("table")
+    return markdown.parse((ROOT / page).read_text())
 
 
 def links_of(page: str) -> list[str]:
@@ -54,7 +56,8 @@ def links_of(page: str) -> list[str]:
 @cache
 def anchors_of(page: str) -> set[str]:
     """The names that GitHub gives a page's headings, and those that the page gives itself."""
-    anchors = set(re.findall(r'<a (?:id|name)="([^"]+)"', (ROOT / page).read_text()))
+    whole = (ROOT / page).read_text()
+    anchors = set(re.findall(r'<a (?:id|name)="([^"]+)"', whole))
     seen: Counter[str] = Counter()
     tokens = tokens_of(page)
     for number, token in enumerate(tokens):
@@ -64,7 +67,8 @@ def anchors_of(page: str) -> set[str]:
         text = "".join(
             part.content for part in parts if part.type in ("text", "code_inline")
         )
-        name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        without_marks = re.sub(r"[^\w\- ]", "", text.lower())
+        name = without_marks.replace(" ", "-")
         anchors.add(f"{name}-{seen[name]}" if seen[name] else name)
         seen[name] += 1
     return anchors
@@ -77,7 +81,8 @@ def what_is_wrong(page: str, address: str) -> str | None:
         return None
     target = page
     if parts.path:
-        target = normpath(Path(page).parent / unquote(parts.path))
+        folder = Path(page).parent
+        target = normpath(folder / unquote(parts.path))
     if target not in FILES | FOLDERS:
         return f"{address}: there is no {target}"
     if (
@@ -91,7 +96,8 @@ def what_is_wrong(page: str, address: str) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_of_a_page_lead_somewhere(page: str) -> None:
-    wrong = [what_is_wrong(page, address) for address in links_of(page)]
+    addresses = links_of(page)
+    wrong = [what_is_wrong(page, address) for address in addresses]
     assert [each for each in wrong if each] == []
 
 

@@ -48,25 +48,33 @@ def test_constraints_are_the_versions_of_all_shipped_records() -> None:
     for name in _kept(
         "results/*.jsonl", "results/*speedups/*.json", ":!results/unfinished"
     ):
-        for table in set(PACKAGES.findall((ROOT / name).read_text())):
+        text = (ROOT / name).read_text()
+        for table in set(PACKAGES.findall(text)):
             recorded.update(json.loads(table).items())
     lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
-    pinned = {tuple(line.split("==")) for line in lines if not line.startswith("#")}
+    constraints = [line for line in lines if not line.startswith("#")]
+    pinned = {tuple(line.split("==")) for line in constraints}
     # A build's own label, as in 2.13.0+cpu, is no part of what pip compares.
-    assert pinned == {(name, version.partition("+")[0]) for name, version in recorded}
+    expected = {(name, version.partition("+")[0]) for name, version in recorded}
+    assert pinned == expected
 
 
 def test_what_the_project_needs_is_met_by_the_constraints() -> None:
     """Each package of which a version is recorded is one that the project asks for."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["harness"]]
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = table["project"]
+    optional = project["optional-dependencies"]
+    asked = [*project["dependencies"], *optional["harness"]]
     names = {re.split(r"[><=~\[ ]", line)[0] for line in asked}
     lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
-    assert {line.split("==")[0] for line in lines if not line.startswith("#")} <= names
+    constraints = [line for line in lines if not line.startswith("#")]
+    names_pinned = {line.split("==")[0] for line in constraints}
+    assert names_pinned <= names
 
 
 def test_hooks_before_a_commit_are_commands_of_make_check() -> None:
-    check = (ROOT / "Makefile").read_text().partition("\ncheck:")[2]
+    makefile = (ROOT / "Makefile").read_text()
+    _, _, check = makefile.partition("\ncheck:")
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     for command in (
         "ruff check",

@@ -54,7 +54,8 @@ def unpacked(results: Path) -> Path:
 
 def run_of(records: Path, row: str, seed: int) -> Path:
     """The folder of a planned run."""
-    rows = json.loads((records / "experiment.json").read_text())["rows"]
+    plan = json.loads((records / "experiment.json").read_text())
+    rows = plan["rows"]
     return records / next(
         each["runs"][str(seed)] for each in rows if each["row"] == row
     )
@@ -62,7 +63,8 @@ def run_of(records: Path, row: str, seed: int) -> Path:
 
 def change(path: Path, **fields: Any) -> None:
     """Write a JSON record with other fields."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | fields))
 
 
 def holed(results: Path) -> Path:
@@ -88,7 +90,8 @@ def holed(results: Path) -> Path:
     )
     failed = run_of(records, "powersgd-8", 1)
     (failed / "result.json").unlink()
-    first = (failed / "events.jsonl").read_text().splitlines(keepends=True)[0]
+    lines = (failed / "events.jsonl").read_text().splitlines(keepends=True)
+    first = lines[0]
     (failed / "events.jsonl").write_text(first)
     failure = {
         "version": VERSION,
@@ -106,7 +109,9 @@ def holed(results: Path) -> Path:
 def resume(run: Path) -> None:
     """Make it so that the run was interrupted once and went on, which changes times and
     bookkeeping's traffic."""
-    first = json.loads((run / "run.json").read_text())["attempts"][0]
+    about = json.loads((run / "run.json").read_text())
+    attempts = about["attempts"]
+    first = attempts[0]
     change(
         run / "run.json",
         attempts=[first, first | {"attempt": "again", "resumed_from_step": 900}],
@@ -123,5 +128,7 @@ def resume(run: Path) -> None:
     )
     events = run / "events.jsonl"
     *before, last = events.read_text().splitlines(keepends=True)
-    later = json.loads(last) | {"wall_seconds": json.loads(last)["wall_seconds"] + 5}
-    events.write_text("".join([*before, last, json.dumps(later) + "\n"]))
+    event = json.loads(last)
+    later = event | {"wall_seconds": event["wall_seconds"] + 5}
+    lines = [*before, last, json.dumps(later) + "\n"]
+    events.write_text("".join(lines))

@@ -114,7 +114,8 @@ def timing(
 
 
 def _method(name: str, baseline: bool, ready: list[float]) -> dict[str, Any]:
-    size = round(4 * NUM_PARAMETERS / (1 if baseline else 256) / len(ready))
+    ratio = 1 if baseline else 256
+    size = round(4 * NUM_PARAMETERS / ratio / len(ready))
     messages = [
         {"collective": "all_reduce", "payload_bytes": size, "every": 1, "ready": each}
         for each in ready
@@ -145,7 +146,8 @@ def write_study(
     for kind, records in (("sweep", sweeps), ("timing", timings)):
         for index, record in enumerate(records):
             names[kind].append(f"{kind}-{index}.json")
-            (folder / names[kind][-1]).write_text(json.dumps(record))
+            name = names[kind][-1]
+            (folder / name).write_text(json.dumps(record))
     left_out = [
         {
             "what": "100 Gb/s",

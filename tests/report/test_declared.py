@@ -45,18 +45,19 @@ def small() -> Frames:
 
 def first_start(frames: Frames, row: str, number: int = 0) -> str:
     """When the run of this number in the order of their begins began."""
-    runs = frames.runs.loc[frames.runs["row"] == row, "run_id"]
+    is_of_row = frames.runs["row"] == row
+    runs = frames.runs.loc[is_of_row, "run_id"]
     starts = frames.attempts.groupby("run_id")["started_at"].min()
-    return str(starts[runs].sort_values().iloc[number])
+    in_order = starts[runs].sort_values()
+    return str(in_order.iloc[number])
 
 
 def declaring(frames: Frames, *contrasts: dict[str, Any]) -> Frames:
     """The frames with these contrasts instead; each asks whether less than a margin is lost."""
     common = {"kind": "non-inferiority", "question": "Is less lost?", "margin": 0.02}
     made = [Contrast(**(common | contrast)) for contrast in contrasts]
-    return replace(
-        frames, experiment=frames.experiment.model_copy(update={"contrasts": made})
-    )
+    experiment = frames.experiment.model_copy(update={"contrasts": made})
+    return replace(frames, experiment=experiment)
 
 
 def pair(number: int, **dates: Any) -> dict[str, Any]:
@@ -65,16 +66,20 @@ def pair(number: int, **dates: Any) -> dict[str, Any]:
     return {"row": row, "reference": reference} | dates
 
 
+BEFORE_ALL = "2020-01-01T00:00:00+00:00"
 AFTER_ALL = "2027-01-01T00:00:00+00:00"
+LATER_YET = "2028-01-01T00:00:00+00:00"
 
 
 def test_words_say_how_many_runs_had_begun(small: Frames) -> None:
     """Three runs of each method, twelve of SGD. A run that begins in the same second was not
     seen."""
     last = first_start(small, "mcser-8", 2)
-    before_all = min(first_start(small, row) for row in ("mcser-8", "sgd"))
+    first_of_both = [first_start(small, row) for row in ("mcser-8", "sgd")]
+    before_all = min(first_of_both)
     starts = small.attempts.groupby("run_id")["started_at"].min()
-    of_sgd = starts[small.runs.loc[small.runs["row"] == "sgd", "run_id"]]
+    runs_of_sgd = small.runs.loc[small.runs["row"] == "sgd", "run_id"]
+    of_sgd = starts[runs_of_sgd]
     frames = declaring(
         small,
         pair(0, declared_at=before_all),
@@ -94,18 +99,13 @@ def test_words_say_how_many_runs_had_begun(small: Frames) -> None:
 
 
 def test_what_one_row_alone_had_is_told_and_judged(small: Frames) -> None:
-    later = small.attempts.assign(
-        started_at=[
-            "2028-01-01T00:00:00+00:00"
-            if run in set(small.runs.loc[small.runs["row"] == "sgd", "run_id"])
-            else start
-            for run, start in zip(
-                small.attempts["run_id"], small.attempts["started_at"], strict=True
-            )
-        ]
-    )
-    frames = declaring(replace(small, attempts=later), pair(0, declared_at=AFTER_ALL))
-    (line,) = contrasts_frame(frames).to_dict("records")
+    runs_of_sgd = small.runs.loc[small.runs["row"] == "sgd", "run_id"]
+    is_of_sgd = small.attempts["run_id"].isin(runs_of_sgd)
+    later = small.attempts.copy()
+    later.loc[is_of_sgd, "started_at"] = LATER_YET
+    frames = replace(small, attempts=later)
+    declared = declaring(frames, pair(0, declared_at=AFTER_ALL))
+    (line,) = contrasts_frame(declared).to_dict("records")
     assert line["declared"] == "after 3 of 15 runs, one row's"
     assert line["verdict"] != LATE
 
@@ -113,10 +113,7 @@ def test_what_one_row_alone_had_is_told_and_judged(small: Frames) -> None:
 def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correction(
     small: Frames,
 ) -> None:
-    early = [
-        pair(0, declared_at="2020-01-01T00:00:00+00:00"),
-        pair(1, declared_at="2020-01-01T00:00:00+00:00"),
-    ]
+    early = [pair(0, declared_at=BEFORE_ALL), pair(1, declared_at=BEFORE_ALL)]
     late = {
         "row": PAIRS[1][0],
         "reference": PAIRS[0][0],
@@ -125,7 +122,8 @@ def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correctio
     }
     with_late = contrasts_frame(declaring(small, *early, late))
     without = contrasts_frame(declaring(small, *early))
-    assert with_late["verdict"].tolist() == [*without["verdict"], LATE]
+    verdicts = with_late["verdict"].tolist()
+    assert verdicts == [*without["verdict"], LATE]
     assert LATE in VERDICTS
     pd.testing.assert_frame_equal(with_late.iloc[:2], without)
     line = with_late.iloc[2]
@@ -140,11 +138,15 @@ def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correctio
 def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(
     small: Frames,
 ) -> None:
-    plain = contrasts_frame(declaring(small, *(pair(number) for number in range(4))))
-    dates = {"declared_at": AFTER_ALL, "declared_in": "0" * 40, "is_verdict_kept": True}
-    kept = contrasts_frame(
-        declaring(small, *(pair(number, **dates) for number in range(4)))
-    )
+    every = [pair(number) for number in range(4)]
+    plain = contrasts_frame(declaring(small, *every))
+    kept_later = {
+        "declared_at": AFTER_ALL,
+        "declared_in": "0" * 40,
+        "is_verdict_kept": True,
+    }
+    each_kept = [each | kept_later for each in every]
+    kept = contrasts_frame(declaring(small, *each_kept))
     assert kept["verdict"].tolist() == plain["verdict"].tolist()
     assert LATE not in set(kept["verdict"])
     assert kept["p_holm"].tolist() == plain["p_holm"].tolist()
@@ -154,50 +156,62 @@ def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(
 
 def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> None:
     """Also on the page to explore."""
-    dates = [{"declared_at": "2020-01-01T00:00:00+00:00"}, {"declared_at": AFTER_ALL}]
-    dates.append({"declared_at": AFTER_ALL, "is_verdict_kept": True})
-    changed = small.attempts.assign(
-        git_diff_sha256=["0" * 64, "0" * 64, *[None] * (len(small.attempts) - 2)]
-    )
-    frames = replace(
-        declaring(small, *(pair(number, **each) for number, each in enumerate(dates))),
-        attempts=changed,
-    )
+    three = [
+        pair(0, declared_at=BEFORE_ALL),
+        pair(1, declared_at=AFTER_ALL),
+        pair(2, declared_at=AFTER_ALL, is_verdict_kept=True),
+    ]
+    num_unchanged = len(small.attempts) - 2
+    differences = ["0" * 64, "0" * 64, *[None] * num_unchanged]
+    changed = small.attempts.assign(git_diff_sha256=differences)
+    frames = replace(declaring(small, *three), attempts=changed)
     page = build_report(frames, tmp_path, with_pdf=False).read_text()
-    asked = [line for line in page.splitlines() if line.startswith("| Is less lost?")]
-    assert ["post hoc, not tested" in line for line in asked] == [False, True, False]
-    tests = page.partition("### Tests")[2].partition("\n\n###")[0]
-    table = [line for line in tests.splitlines() if line.startswith("| ")][2:]
-    assert [line.split(" | ")[-1] for line in table] == [
+    lines = page.splitlines()
+    asked = [line for line in lines if line.startswith("| Is less lost?")]
+    are_late = ["post hoc, not tested" in line for line in asked]
+    assert are_late == [False, True, False]
+    _, _, after_heading = page.partition("### Tests")
+    tests, _, _ = after_heading.partition("\n\n###")
+    table = [line for line in tests.splitlines() if line.startswith("| ")]
+    lines_of_rows = table[2:]
+    last_cells = [line.split(" | ")[-1] for line in lines_of_rows]
+    assert last_cells == [
         "pre-registered |",
         "post hoc, 15 of 15 runs begun |",
         "post hoc, 15 of 15 runs begun |",
     ]
     assert "they were published before this distinction was made" in tests
-    assert (
-        f"{len(changed)} attempts at these runs, 2 with uncommitted changes to the code"
-        in page
-    )
+    counted = f"{len(changed)} attempts at these runs, 2 with uncommitted changes"
+    assert f"{counted} to the code" in page
     explored = experiment_tables(frames)["contrasts"]
     assert explored.columns[4] == "declared"
-    assert explored["declared"].tolist()[0] == "before its runs"
+    assert explored["declared"].iloc[0] == "before its runs"
 
 
 def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:
     """Begun and planned runs of a shipped contrast, and rows with a begun one, from the text of its
     records."""
-    lines = (folder / "runs.jsonl").read_text().splitlines()[1:]
-    runs = [json.loads(line) for line in lines]
-    starts = {
-        run["run_id"]: min(each["started_at"] for each in run["run"]["attempts"])
-        for run in runs
-    }
-    rows = {row["row"]: set(row["runs"].values()) for row in PLANS[folder]["rows"]}
-    both = [rows[contrast["row"]], rows[contrast["reference"]]]
-    begun = [
-        {run for run in row if starts[run] < contrast["declared_at"]} for row in both
-    ]
-    return len(set.union(*begun)), len(set.union(*both)), sum(map(bool, begun))
+    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
+    starts = {}
+    for line in lines:
+        run = json.loads(line)
+        attempts = run["run"]["attempts"]
+        times = [each["started_at"] for each in attempts]
+        starts[run["run_id"]] = min(times)
+    rows = {}
+    for row in PLANS[folder]["rows"]:
+        rows[row["row"]] = set(row["runs"].values())
+    declared_at = contrast["declared_at"]
+    begun = 0
+    planned = 0
+    rows_begun = 0
+    for name in (contrast["row"], contrast["reference"]):
+        runs = rows[name]
+        begun_of_row = sum(starts[run] < declared_at for run in runs)
+        begun += begun_of_row
+        planned += len(runs)
+        rows_begun += begun_of_row > 0
+    return begun, planned, rows_begun
 
 
 @pytest.mark.whole
@@ -205,16 +219,15 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
     """Those of which both had keep their verdicts, and no others need to."""
     num_rows = {0: 0, 1: 0, 2: 0}
     for folder, plan in DECLARED.items():
-        words = [
-            begun_in_words(seen) for seen in begun_when_declared(read_frames(folder))
-        ]
-        for contrast, said in zip(plan["contrasts"], words, strict=True):
+        all_seen = begun_when_declared(read_frames(folder))
+        for contrast, seen in zip(plan["contrasts"], all_seen, strict=True):
             begun, planned, rows = seen_in(folder, contrast)
-            assert said == (
-                f"after {begun} of {planned} runs" + ", one row's" * (rows == 1)
-                if begun
-                else "before its runs"
-            )
+            expected = f"after {begun} of {planned} runs"
+            if rows == 0:
+                expected = "before its runs"
+            if rows == 1:
+                expected += ", one row's"
+            assert begun_in_words(seen) == expected
             assert contrast.get("is_verdict_kept", False) == (rows == 2)
             num_rows[rows] += 1
     assert num_rows == {0: 107, 1: 74, 2: 41}

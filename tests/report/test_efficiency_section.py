@@ -57,8 +57,10 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> Frames:
     base = base.mask(
         is_baseline & (frames.rows["row"] != "adamw@w32-s3844"), "adamw@w32-s3844"
     )
-    base = base.mask(frames.rows["row"].isin(["local-8", "cser-8", "alone"]), "adamw")
-    return replace(frames, experiment=experiment, rows=frames.rows.assign(base=base))
+    is_like_adamw = frames.rows["row"].isin(["local-8", "cser-8", "alone"])
+    own_base = base.mask(is_like_adamw, "adamw")
+    rows = frames.rows.assign(base=own_base)
+    return replace(frames, experiment=experiment, rows=rows)
 
 
 def ranking(frames: Frames) -> Ranking:
@@ -82,10 +84,11 @@ def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(
         "local AdamW",
         "CSER with AdamW, blocks",
     ]
-    settings = [setting.partition(", lr")[0] for setting in methods["setting"][:3]]
+    settings = [words.partition(", lr")[0] for words in methods["setting"][:3]]
     assert settings[1:] == ["H 8", "R2 16, R1 2, H 8"]
     assert settings[0].startswith("lr ")
-    assert methods["traffic"].tolist()[:3] == pytest.approx([1, 1 / 8, 1 / 8], rel=0.02)
+    traffic = methods["traffic"].tolist()[:3]
+    assert traffic == pytest.approx([1, 1 / 8, 1 / 8], rel=0.02)
     assert methods["by_loss"].iloc[0] == "1", "the baseline's own, by definition"
 
 
@@ -116,7 +119,8 @@ def test_the_terminal_has_the_table_of_the_report(
     assert "efficiency by test loss" in first
     for line in printed.splitlines()[2:5]:
         cells = re.split(r"\s{2,}", line.strip())
-        assert all(cell in first for cell in cells[1:]), cells
+        for cell in cells[1:]:
+            assert cell in first, cells
 
 
 def test_an_experiment_without_efficiencies_prints_no_table() -> None:
@@ -130,7 +134,8 @@ def test_a_prediction_is_judged_by_the_whole_interval(
     """The tolerance is a little wider than the interval around the efficiency itself."""
     line = efficiency_frame(frames).query("row == 'cser-8@w32-s3844'").iloc[0]
     assert line["kind"] == "estimate"
-    low, high = (math.log(line[end] / line["efficiency"]) for end in ("low", "high"))
+    low = math.log(line["low"] / line["efficiency"])
+    high = math.log(line["high"] / line["efficiency"])
     widest = max(-low, high)
     # Moved a little, the wider side leaves the tolerance; moved down by more than both, all does.
     little = 0.04 if -low > high else -0.04
@@ -143,7 +148,8 @@ def test_a_prediction_is_judged_by_the_whole_interval(
         tolerance=widest + 0.02,
         source="made up",
     )
-    experiment = frames.experiment.model_copy(update={"predictions": [predicted]})
+    with_prediction = {"predictions": [predicted]}
+    experiment = frames.experiment.model_copy(update=with_prediction)
     table = section_of(replace(frames, experiment=experiment)).predictions
     assert table["verdict"].tolist() == [verdict]
 
@@ -171,5 +177,6 @@ def test_the_first_page_shows_what_make_reproduce_prints() -> None:
     """The lines that README has after the command are the summary of the records that ship."""
     printed = summary(SHIPPED / "reference" / "first_look")
     assert printed is not None
-    indented = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
+    lines = [f"    {line}".rstrip() for line in printed.splitlines()]
+    indented = "\n".join(lines)
     assert indented in (ROOT / "README.md").read_text(), f"print it by: {AGAIN}"

@@ -141,7 +141,8 @@ def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
         if each["method"] == "Network.requestWillBeSent"
     ]
     assert asked
-    assert not [url for url in asked if re.match("(http|ws)s?:", url)]
+    fetched = [url for url in asked if re.match("(http|ws)s?:", url)]
+    assert not fetched
     assert (
         opened.execute_script("return performance.getEntriesByType('resource').length")
         == 0
@@ -162,7 +163,8 @@ def test_titles_and_labels_are_texts_and_nothing_else(
         label=[f"{label} {hostile}" for label in frames.rows["label"]]
     )
     path = tmp_path / "report.html"
-    path.write_text(explorer_page(replace(frames, experiment=experiment, rows=rows)))
+    changed = replace(frames, experiment=experiment, rows=rows)
+    path.write_text(explorer_page(changed))
     browser.get_log("browser")
     browser.get(path.as_uri())
     assert browser.title == hostile
@@ -180,7 +182,8 @@ def test_a_point_opens_the_runs_behind_it(
     mark = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']")
     mark.find_element(By.CSS_SELECTOR, ".halo").click()
     said = details(opened)
-    for run in frames.runs[frames.runs["row"] == "mcser-96"].itertuples():
+    of_row = frames.runs[frames.runs["row"] == "mcser-96"]
+    for run in of_row.itertuples():
         assert str(run.run_id) in said
         assert fifteen_digits(run.score) in said
         assert fifteen_digits(run.train_loss) in said
@@ -240,7 +243,8 @@ def test_everything_that_takes_the_focus_has_a_name(opened: webdriver.Chrome) ->
         for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")
     ]
     assert heads[0] == 1
-    assert all(after - before <= 1 for before, after in pairwise(heads))
+    for before, after in pairwise(heads):
+        assert after - before <= 1
 
 
 def test_tables_hold_every_line_with_the_same_digits(
@@ -266,7 +270,8 @@ def test_tables_hold_every_line_with_the_same_digits(
 def test_a_row_with_a_partition_of_its_own_has_a_page() -> None:
     """Its cell is a table of settings, which no other column has."""
     own = read_frames(RESULTS / "study_perceptron_bounds")
-    partitions = experiment_tables(own)["rows"].set_index("row")["partition"]
+    rows = experiment_tables(own)["rows"]
+    partitions = rows.set_index("row")["partition"]
     assert partitions.notna().sum() == 1
     assert "reshuffled" in partitions["alone_all"]["kind"]
     assert "reshuffled" in explorer_page(own)
@@ -327,7 +332,8 @@ def test_heads_are_one_tab_stop_and_lines_another(opened: webdriver.Chrome) -> N
 
 def test_every_row_shows_its_verdict(opened: webdriver.Chrome, frames: Frames) -> None:
     rows = experiment_tables(frames)["rows"]
-    judged = rows[rows["verdict"].notna()].iloc[0]
+    is_judged = rows["verdict"].notna()
+    judged = rows[is_judged].iloc[0]
     heads = [
         head.text for head in opened.find_elements(By.CSS_SELECTOR, "#table thead th")
     ]
@@ -377,7 +383,8 @@ def test_a_page_opens_on_what_was_found(
     browser.get(path.as_uri())
     is_beyond: dict[str, bool] = {}
     for mark in browser.find_elements(By.CSS_SELECTOR, "[data-chart=loss] .mark"):
-        label = str(mark.get_attribute("aria-label")).partition(", ratio")[0]
+        description = str(mark.get_attribute("aria-label"))
+        label, _, _ = description.partition(", ratio")
         is_beyond[label] = "beyond" in str(mark.get_attribute("class"))
     declared = {str(frames.row(contrast.row)["label"]) for contrast in frames.contrasts}
     assert declared <= is_beyond.keys()
@@ -415,7 +422,8 @@ def test_a_plot_is_relative_or_absolute(
     axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
     before = [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)]
     find(opened, "#relative option[value=absolute]").click()
-    assert [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)] != before
+    after = [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)]
+    assert after != before
     assert "the margin, 0.50 points" in find(opened, "[data-chart=loss]").text
 
 
@@ -561,5 +569,6 @@ def contrast(one: list[int], other: list[int]) -> float:
         )
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    low, high = sorted([luminance(one), luminance(other)])
+    both = [luminance(one), luminance(other)]
+    low, high = sorted(both)
     return (high + 0.05) / (low + 0.05)

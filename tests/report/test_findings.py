@@ -39,7 +39,8 @@ def test_each_shipped_experiment_has_a_finding_that_holds(folder: Path) -> None:
 
 
 def test_there_is_no_finding_of_what_does_not_ship() -> None:
-    assert findings().keys() == {folder.name for folder in REPORTED}
+    reported = {folder.name for folder in REPORTED}
+    assert findings().keys() == reported
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,9 @@ def test_a_claim_that_does_not_hold_is_found(
     look: Frames, claim: dict[str, object]
 ) -> None:
     written = findings()["first_look"].model_copy(update=claim)
-    broken = broken_claims(written, look, accuracy_frame(look), contrasts_frame(look))
+    accuracy = accuracy_frame(look)
+    contrasts = contrasts_frame(look)
+    broken = broken_claims(written, look, accuracy, contrasts)
     assert len(broken) == 1
     assert next(iter(claim)) in broken[0]
 
@@ -75,20 +78,26 @@ def test_records_that_say_otherwise_keep_the_experiments_own_title(
     is_best = look.runs["row"] == "ef_4bit"
     scores = look.runs["score"].where(~is_best, 0.5)
     other = replace(look, runs=look.runs.assign(score=scores))
-    assert finding_of(other, accuracy_frame(other), contrasts_frame(other)) is None
+    accuracy = accuracy_frame(other)
+    contrasts = contrasts_frame(other)
+    assert finding_of(other, accuracy, contrasts) is None
     page = build_report(other, tmp_path, with_pdf=False).read_text()
     assert page.startswith(f"# {look.experiment.title}\n")
 
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 def test_printed_names_hold_no_comma_and_keep_rows_apart(folder: Path) -> None:
-    rows = [row for row in read_experiment(folder).rows if row.repeats is None]
+    all_rows = read_experiment(folder).rows
+    rows = [row for row in all_rows if row.repeats is None]
     names = [(short_label(row), row.ratio_group) for row in rows]
-    assert not any("," in name for name, _ in names)
-    assert len(set(names)) == len({(row.label, row.ratio_group) for row in rows})
+    for name, _ in names:
+        assert "," not in name
+    settings = {(row.label, row.ratio_group) for row in rows}
+    assert len(set(names)) == len(settings)
 
 
 def test_names_change_and_nothing_else(look: Frames) -> None:
     named = with_short_labels(look)
-    assert named.rows.drop(columns="label").equals(look.rows.drop(columns="label"))
+    before = look.rows.drop(columns="label")
+    assert named.rows.drop(columns="label").equals(before)
     assert named.runs is look.runs

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -37,31 +38,44 @@ LINES = [(table, line) for table in tables() for line in table.rows]
 
 
 def name_of(value: object) -> str:
-    return value.label if isinstance(value, Line) else getattr(value, "name", "")
+    if isinstance(value, Line):
+        return value.label
+    return getattr(value, "name", "")
+
+
+def frame_of(table: Table) -> pd.DataFrame:
+    """A table's cells, by the method's label."""
+    return table_frame(table).set_index("method")
+
+
+IMAGES = tables()[0]
+TEXT = tables()[1]
+NETWORKS = ("small CNN", "residual network")
 
 
 @pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
 def test_a_line_is_one_setting_of_the_class_that_one_types(
     table: Table, line: Line
 ) -> None:
-    rows = [measured_row(run).row for run in (*line.runs, line.setting_of) if run]
-    assert len({setting_in_short(row) for row in rows}) == 1, (
-        "its cells would mix two settings"
-    )
+    runs = [run for run in (*line.runs, line.setting_of) if run]
+    rows = [measured_row(run).row for run in runs]
+    settings = {setting_in_short(row) for row in rows}
+    assert len(settings) == 1, "its cells would mix two settings"
     if line.type:
-        assert line.type in {methods()[row.algorithm].__name__ for row in rows}
+        types = {methods()[row.algorithm].__name__ for row in rows}
+        assert line.type in types
 
 
 @pytest.mark.parametrize("table", tables(), ids=name_of)
 def test_no_cell_is_empty_and_the_floor_communicates_nothing(table: Table) -> None:
-    frame = table_frame(table).set_index("method")
+    frame = frame_of(table)
     assert (frame.map(len) > 0).all().all()
     assert frame.loc["no communication", "traffic"] == "0"
 
 
 def test_what_a_step_needs_by_hand() -> None:
     """ResNet-50: a model of 102.4 MB, 27 ms of passes, a ring of eight at 10 Gb/s, 0.05 ms a hop."""
-    frame = table_frame(tables()[0]).set_index("method")
+    frame = frame_of(IMAGES)
     model = 25.6e6 * 4
     hops = 14 * 50e-6
     travel = 2 * 7 / 8 * model * 8 / 10e9
@@ -73,32 +87,30 @@ def test_what_a_step_needs_by_hand() -> None:
     hook_encoded = hook + 12 * 25.6e6 / 900e9
     needs = float(frame.loc["local SGD", "needs at 10 Gb/s"])
     assert needs == pytest.approx(local / hook_encoded, abs=0.006)
-    assert (
-        frame.loc["no communication", "needs at 10 Gb/s"]
-        < frame.loc["EF top-k", "needs at 10 Gb/s"]
-    )
+    floor = frame.loc["no communication", "needs at 10 Gb/s"]
+    assert floor < frame.loc["EF top-k", "needs at 10 Gb/s"]
 
 
 def test_advice_has_the_names_of_the_tables() -> None:
-    assert set(names_by_key("residual").values()) <= {
-        line.label for line in tables()[0].rows
-    }
+    labels = {line.label for line in IMAGES.rows}
+    assert set(names_by_key("residual").values()) <= labels
     assert names_by_key("perceptron") == {}
 
 
 @pytest.mark.parametrize("table", tables(), ids=name_of)
 def test_pages_have_the_tables_of_the_records(table: Table) -> None:
-    page = (ROOT / (table.page or "README.md")).read_text()
+    path = table.page or "README.md"
+    page = (ROOT / path).read_text()
     assert with_table(page, table, table.page) == page, f"run {AGAIN}"
 
 
 def test_a_page_without_the_marks_is_refused() -> None:
     with pytest.raises(UsageError, match="has no lines <!-- begin: images -->"):
-        with_table("nothing of the kind", tables()[0], "page.md")
+        with_table("nothing of the kind", IMAGES, "page.md")
 
 
 def test_a_table_goes_between_its_marks_alone() -> None:
-    table = tables()[0]
+    table = IMAGES
     page = "a\n<!-- begin: images -->\nold\n<!-- end: images -->\nb\n"
     written = with_table(page, table, "page.md")
     assert written == page.replace("old", table_text(table))
@@ -110,9 +122,8 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
     for panel in panels():
         for runs in panel.lines.values():
             shares = [measured_row(run).traffic for run in runs]
-            assert shares == sorted(shares, reverse=True), (
-                "a line goes from much to little traffic"
-            )
+            falling = sorted(shares, reverse=True)
+            assert shares == falling, "a line goes from much to little traffic"
 
 
 # The findings, which a person wrote
@@ -120,7 +131,8 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
 
 def findings() -> str:
     readme = (ROOT / "README.md").read_text()
-    section = readme.partition("## What we found")[2].partition("<!-- begin")[0]
+    _, _, after_heading = readme.partition("## What we found")
+    section, _, _ = after_heading.partition("<!-- begin")
     return " ".join(section.split())
 
 
@@ -131,97 +143,84 @@ def first(cell: str) -> float:
 
 def margins(methods: list[str], link: str = "10 Gb/s") -> list[float]:
     """Return how many times the efficiency that they need methods have, on both networks."""
-    frame = table_frame(tables()[0]).set_index("method").loc[methods]
+    frame = frame_of(IMAGES).loc[methods]
     needs = frame[f"needs at {link}"].astype(float)
-    found = [
-        frame[network].map(first) / needs
-        for network in ("small CNN", "residual network")
-    ]
-    return [float(margin) for each in found for margin in each]
+    found: list[float] = []
+    for network in NETWORKS:
+        has = frame[network].map(first)
+        found += (has / needs).tolist()
+    return found
 
 
 def test_the_findings_on_images_are_those_of_the_table() -> None:
+    said = findings()
     best = margins(["EF 4-bit", "EF top-k"])
-    assert (
-        f"they have {min(best):.1f} to {max(best):.1f} times what they need"
-        in findings()
-    )
+    of_best = f"they have {min(best):.1f} to {max(best):.1f} times what they need"
+    assert of_best in said
     slow = margins(["EF 4-bit", "EF top-k"], "1 Gb/s")
-    assert f"have {min(slow):.1f} to {max(slow):.1f} times what" in findings()
-    hook = table_frame(tables()[0]).set_index("method").loc["DDP + 4-bit hook"]
-    bounds = [
-        float(hook[network].removeprefix("at least "))
-        for network in ("small CNN", "residual network")
-    ]
+    assert f"have {min(slow):.1f} to {max(slow):.1f} times what" in said
+    hook = frame_of(IMAGES).loc["DDP + 4-bit hook"]
+    bounds = [float(hook[network].removeprefix("at least ")) for network in NETWORKS]
     least = min(bounds) / float(hook["needs at 10 Gb/s"])
-    assert f"keeps DDP and has at least {least:.1f} times" in findings()
+    assert f"keeps DDP and has at least {least:.1f} times" in said
     next_best = margins(["M-CSER 4-bit"])
-    assert (
-        f"M-CSER with 4 bits has {min(next_best):.1f} to {max(next_best):.1f} times"
-        in findings()
-    )
-    low_rank = margins(["DDP + PowerSGD hook"])[0]
-    assert f"PowerSGD hook {low_rank:.1f} times on the small CNN" in findings()
+    of_next = f"{min(next_best):.1f} to {max(next_best):.1f} times"
+    assert f"M-CSER with 4 bits has {of_next}" in said
+    low_rank, _ = margins(["DDP + PowerSGD hook"])
+    assert f"PowerSGD hook {low_rank:.1f} times on the small CNN" in said
     # It sends half as much on the residual network as on the small CNN, and so needs less.
     on_residual = measured_row("resnet_regime/powersgd")
     assert 1 / on_residual.traffic == pytest.approx(30, abs=0.5)
     has_most = on_residual.estimate / need_of(on_residual, 10e9)
-    assert f"and {has_most:.1f} on the residual network, at 1/30" in findings()
-    assert (
-        max(margins(["DiLoCo", "local SGD", "M-CSER blocks"]))
-        < min(next_best)
-        <= min(best)
-    )
-    frame = table_frame(tables()[0]).set_index("method")
+    assert f"and {has_most:.1f} on the residual network, at 1/30" in said
+    others = margins(["DiLoCo", "local SGD", "M-CSER blocks"])
+    assert max(others) < min(next_best) <= min(best)
+    frame = frame_of(IMAGES)
     blocks = frame.loc["M-CSER blocks"]
-    has = [first(blocks[network]) for network in ("small CNN", "residual network")]
+    has = [first(blocks[network]) for network in NETWORKS]
     needs = float(blocks["needs at 10 Gb/s"])
-    assert f"its blocks have {has[0]} and {has[1]} and need {needs}" in findings()
-    assert float(blocks["needs at 1 Gb/s"]) < min(has) <= max(has) < needs
-    of_cnn = frame["small CNN"]
-    outer = (
-        f"has {first(of_cnn['DiLoCo']):.2f} on the small CNN with its outer step tuned"
-    )
-    assert f"{outer}, local SGD {first(of_cnn['local SGD']):.2f}" in findings()
+    assert f"its blocks have {has[0]} and {has[1]} and need {needs}" in said
+    needs_at_1_gb = float(blocks["needs at 1 Gb/s"])
+    assert needs_at_1_gb < min(has) <= max(has) < needs
+    diloco = first(frame.loc["DiLoCo", "small CNN"])
+    local_sgd = first(frame.loc["local SGD", "small CNN"])
+    outer = f"has {diloco:.2f} on the small CNN with its outer step tuned"
+    assert f"{outer}, local SGD {local_sgd:.2f}" in said
 
 
 def test_at_25_gbits_no_method_has_clearly_more_than_was_emulated() -> None:
     needs = emulated_needs()
-    fast = needs[
-        (needs["bits_per_second"] == 2.5e10)
-        & ~needs["method"].isin(["ddp", "ddp_fp16"])
-    ]
+    is_at_25_gb = needs["bits_per_second"] == 2.5e10
+    is_rival = needs["method"].isin(["ddp", "ddp_fp16"])
+    fast = needs[is_at_25_gb & ~is_rival]
     least = fast["needed_fp16_encoded"].min()
     most = fast["needed_fp16_encoded"].max()
     assert f"at 25 Gb/s need {least:.2f} to {most:.2f}" in findings()
-    frame = table_frame(tables()[0]).set_index("method")
-    for network in ("small CNN", "residual network"):
-        lows = [
-            float(cell.partition("(")[2].partition(" to ")[0])
-            for cell in frame[network][2:-1]
-            if "(" in cell
-        ]
+    frame = frame_of(IMAGES)
+    for network in NETWORKS:
+        lows = []
+        for cell in frame[network][2:-1]:
+            _, has_interval, interval = cell.partition("(")
+            if has_interval:
+                low, _, _ = interval.partition(" to ")
+                lows.append(float(low))
         assert len(lows) == len(frame) - 4, "all but DDP, the hooks and the bound"
         assert max(lows) < least, "no interval lies above"
-    hooks = ("study_cnn_hooks", "study_resnet_hooks")
-    bounds = []
-    for name in hooks:
+    are_above = []
+    for name in ("study_cnn_hooks", "study_resnet_hooks"):
         hook = measured_row(f"{name}/ef_4bit_gradients-1")
         kind, _, bound = hook.efficiency.rpartition(" ")
         assert kind == "at least"
-        bounds.append(float(bound) > need_of(hook, 25e9))
-    assert not all(bounds), "no bound lies above on both networks"
+        are_above.append(float(bound) > need_of(hook, 25e9))
+    assert not all(are_above), "no bound lies above on both networks"
     assert "no method has clearly more on both networks" in findings()
 
 
-TIMED = [
-    line
-    for line in tables()[0].rows
-    if line.label not in ("DDP + PowerSGD hook", "DDP + 4-bit hook", "no communication")
-]
+WITHOUT_TIMES = ("DDP + PowerSGD hook", "DDP + 4-bit hook", "no communication")
+TIMED = [line for line in IMAGES.rows if line.label not in WITHOUT_TIMES]
 
 
-@pytest.mark.parametrize("line", TIMED, ids=lambda line: line.label)
+@pytest.mark.parametrize("line", TIMED, ids=name_of)
 def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
     scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
@@ -235,25 +234,25 @@ def test_powersgd_has_the_need_of_what_it_sent_and_not_of_its_rank_on_resnet_50(
 ):
     sent = measured_row("table_cnn/powersgd")
     assert timed_as(sent.row) is None
-    frame = table_frame(tables()[0]).set_index("method")
+    frame = frame_of(IMAGES)
     # It sends 1.5 times as much as EF top-k does, all in one step.
     assert sent.traffic == pytest.approx(1 / 16, rel=0.01)
     needs = frame["needs at 1 Gb/s"].astype(float)
-    assert needs["DDP + PowerSGD hook"] == pytest.approx(
-        1.5 * needs["EF top-k"], rel=0.3
-    )
+    expected = 1.5 * needs["EF top-k"]
+    assert needs["DDP + PowerSGD hook"] == pytest.approx(expected, rel=0.3)
 
 
 def test_the_findings_on_text_are_those_of_the_table() -> None:
-    frame = table_frame(tables()[1]).set_index("method")
+    frame = frame_of(TEXT)
     has = frame["GPT"]
-    needs = frame.loc["DDP + 4-bit hook", "needs at 10 Gb/s"]
-    best = f"4-bit hook, which has {first(has['DDP + 4-bit hook']):.2f}"
+    hook = frame.loc["DDP + 4-bit hook"]
+    needs = hook["needs at 10 Gb/s"]
+    best = f"4-bit hook, which has {first(hook['GPT']):.2f}"
     assert f"keep DDP and use the {best} and needs {needs}." in findings()
-    slow = [
-        first(has[name]) / float(frame.loc[name, "needs at 1 Gb/s"])
-        for name in ("EF 4-bit", "DDP + 4-bit hook", "EF top-k")
-    ]
+    slow = []
+    for name in ("EF 4-bit", "DDP + 4-bit hook", "EF top-k"):
+        need = float(frame.loc[name, "needs at 1 Gb/s"])
+        slow.append(first(has[name]) / need)
     assert f"which have {slow[0]:.1f} to {slow[1]:.1f} times" in findings()
     assert slow[2] < min(slow[:2]), "and not top-k"
     names = {
@@ -268,11 +267,11 @@ def test_the_findings_on_text_are_those_of_the_table() -> None:
 
 
 def test_predictions_of_efficiencies_lie_in_what_was_measured() -> None:
-    frame = table_frame(tables()[1]).set_index("method")
+    frame = frame_of(TEXT)
     predicted = frame.loc[frame["predicted"] != "–"]
     assert len(predicted) == 3
     for _, line in predicted.iterrows():
-        low, high = re.findall(r"[\d.]+", line["GPT"])[1:]
+        _, low, high = re.findall(r"[\d.]+", line["GPT"])
         # The dictionary's mean, held to the interval on the other text
         assert float(low) <= first(line["predicted"]) <= float(high)
 
@@ -300,20 +299,18 @@ def test_speedups_on_one_network_are_those_of_the_records() -> None:
 
 
 def test_ten_times_is_out_of_reach_of_a_step_that_sends_nothing() -> None:
-    frame = (
-        table_frame(tables()[0]).set_index("method")["needs at 10 Gb/s"].astype(float)
-    )
-    most = frame["DDP (fp32)"] / frame["no communication"]
-    assert (
-        f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32"
-        in findings()
-    )
+    needs = frame_of(IMAGES)["needs at 10 Gb/s"].astype(float)
+    most = needs["DDP (fp32)"] / needs["no communication"]
+    words = f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32"
+    assert words in findings()
 
 
 def test_the_lines_of_readme_make_the_optimisers_of_its_table() -> None:
     readme = (ROOT / "README.md").read_text()
     first_line = "from cser_bench.algorithms import QSparseLocalSGD"
-    lines = first_line + readme.partition(first_line)[2].partition("```")[0]
+    _, _, others = readme.partition(first_line)
+    rest, _, _ = others.partition("```")
+    lines = first_line + rest
     made: list[DistributedOptimizer] = []
 
     class Watched(QSparseLocalSGD):
@@ -321,16 +318,19 @@ def test_the_lines_of_readme_make_the_optimisers_of_its_table() -> None:
             super().__init__(*arguments, collectives=SoloCollectives(), **settings)
             made.append(self)
 
-    names: dict[str, Any] = {"model": torch.nn.Linear(512, 512)}
-    exec(lines.replace("QSparseLocalSGD(", "Watched("), names | {"Watched": Watched})
+    names = {"model": torch.nn.Linear(512, 512), "Watched": Watched}
+    exec(lines.replace("QSparseLocalSGD(", "Watched("), names)
     every_third, every_step = made
-    assert every_third.traffic_share(8) == pytest.approx(1 / 23, rel=0.05)
-    assert every_step.traffic_share(8) == pytest.approx(1 / 8, rel=0.05)
+    third_share = every_third.traffic_share(8)
+    step_share = every_step.traffic_share(8)
+    assert third_share == pytest.approx(1 / 23, rel=0.05)
+    assert step_share == pytest.approx(1 / 8, rel=0.05)
 
 
 def test_readme_has_the_hook_as_the_guide_has_it() -> None:
     readme = (ROOT / "README.md").read_text()
-    shown = readme.partition("```python\n")[2].partition("```")[0]
+    _, _, after_fence = readme.partition("```python\n")
+    shown, _, _ = after_fence.partition("```")
     guide = (ROOT / "docs" / "in-your-own-script.md").read_text()
     lines = [line[1:] for line in guide.splitlines()]
     assert "register_comm_hook" in shown

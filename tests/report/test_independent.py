@@ -45,64 +45,72 @@ DECLARED = {
 def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     """Row, score and whether it diverged, a line a run of the pack that the plan names."""
     _, *lines = (folder / "runs.jsonl").read_text().splitlines()
-    results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}
+    results = {}
+    for line in lines:
+        run = json.loads(line)
+        results[run["run_id"]] = run["result"]
     metric = plan.get("metric") or "accuracy"
     found = []
     for row in plan["rows"]:
         for run_id in row["runs"].values():
             if run_id in results:
                 result = results[run_id]
-                counts = result.get("class_counts") or [[]]
-                # Text without labels has windows of one class.
-                classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
-                losses = [
-                    result[key]
-                    for key in ("train_loss", "test_loss")
-                    if result[key] is not None
-                ]
-                lost = [
-                    not math.isfinite(loss) or loss > 1000 * math.log(classes)
-                    for loss in losses
-                ]
-                if metric == "loss":
-                    value = (
-                        None if result["test_loss"] is None else -result["test_loss"]
-                    )
-                else:
-                    value = (
-                        result["test_accuracy"]
-                        if metric == "accuracy"
-                        else (result["metrics"] or {}).get(metric)
-                    )
-                value = 1 - value if metric == "phone_error_rate" else value
-                found.append(
-                    (
-                        row["row"],
-                        run_id,
-                        value,
-                        result["status"] == "diverged" or any(lost),
-                    )
-                )
+                score = score_of(result, metric)
+                line = (row["row"], run_id, score, has_diverged(result))
+                found.append(line)
     return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
+
+
+def score_of(result: dict[str, Any], metric: str) -> float | None:
+    """More is better."""
+    match metric:
+        case "loss":
+            loss = result["test_loss"]
+            return None if loss is None else -loss
+        case "accuracy":
+            accuracy: float | None = result["test_accuracy"]
+            return accuracy
+    value: float | None = (result["metrics"] or {}).get(metric)
+    if metric == "phone_error_rate" and value is not None:
+        return 1 - value
+    return value
+
+
+def has_diverged(result: dict[str, Any]) -> bool:
+    """A loss of a thousand guesses is as if it were not finite."""
+    counts = result.get("class_counts") or [[]]
+    # Text without labels has windows of one class.
+    classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
+    most = 1000 * math.log(classes)
+    if result["status"] == "diverged":
+        return True
+    for key in ("train_loss", "test_loss"):
+        loss = result[key]
+        if loss is not None and (not math.isfinite(loss) or loss > most):
+            return True
+    return False
 
 
 @cache
 def known_of(folder: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     """Scores by row, and rows that diverged."""
     runs = scores_of(folder, PLANS[folder])
-    scores = {
-        str(row): group["score"].to_numpy()
-        for row, group in runs[~runs["diverged"]].groupby("row")
-    }
-    return scores, set(runs[runs["diverged"]]["row"])
+    done = runs[~runs["diverged"]]
+    scores = {}
+    for row, group in done.groupby("row"):
+        scores[str(row)] = group["score"].to_numpy()
+    diverged = runs.loc[runs["diverged"], "row"]
+    return scores, set(diverged)
 
 
 def difference_of(folder: Path, row: str, reference: str) -> tuple[float, float, float]:
     """Difference of two rows' means, and the ends of its interval of 95 %."""
     scores, _ = known_of(folder)
-    found = stats.ttest_ind(scores[row], scores[reference], equal_var=False)
+    own, others = scores[row], scores[reference]
+    found = stats.ttest_ind(own, others, equal_var=False)
     low, high = found.confidence_interval(0.95)
-    return float(scores[row].mean() - scores[reference].mean()), float(low), float(high)
+    estimate = own.mean() - others.mean()
+    return float(estimate), float(low), float(high)
 
 
 def one_sided(
@@ -110,23 +118,18 @@ def one_sided(
 ) -> float:
     """p of Welch's test that the difference is not "greater", or not "less", than the bound."""
     scores, _ = known_of(folder)
-    return float(
-        stats.ttest_ind(
-            scores[row] - bound,
-            scores[reference],
-            equal_var=False,
-            alternative=alternative,
-        ).pvalue
+    found = stats.ttest_ind(
+        scores[row] - bound, scores[reference], equal_var=False, alternative=alternative
     )
+    return float(found.pvalue)
 
 
 def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     """p by what is to be shown."""
     pair = (contrast["row"], contrast["reference"])
     margin = contrast["margin"]
-    above, below = (
-        one_sided(folder, *pair, -margin, side) for side in ("greater", "less")
-    )
+    above = one_sided(folder, *pair, -margin, "greater")
+    below = one_sided(folder, *pair, -margin, "less")
     if contrast["kind"] == "non-inferiority":
         return {
             "loses less than the margin": above,
@@ -134,12 +137,14 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
         }
     if contrast["kind"] == "superiority":
         return {
-            word: one_sided(folder, *pair, 0, side)
-            for word, side in (("better", "greater"), ("worse", "less"))
+            "better": one_sided(folder, *pair, 0, "greater"),
+            "worse": one_sided(folder, *pair, 0, "less"),
         }
+    beyond = one_sided(folder, *pair, margin, "greater")
+    under = one_sided(folder, *pair, margin, "less")
     return {
-        "equal within the margin": max(above, one_sided(folder, *pair, margin, "less")),
-        "better by more than the margin": one_sided(folder, *pair, margin, "greater"),
+        "equal within the margin": max(above, under),
+        "better by more than the margin": beyond,
         "worse by more than the margin": below,
     }
 
@@ -150,38 +155,39 @@ def at_rates(
     """Mean score of a row at full length, by where and learning rate; where nothing was run,
     nothing."""
     found = {}
-    beside = [
-        each
-        for each in plan["rows"]
-        if each.get("rule") == "sensitivity" and each["base"] == row
-    ]
-    for each in [
-        *beside,
-        *(own for own in plan["rows"] if own["row"] == row and beside),
-    ]:
-        runs = (
-            each["runs"]
-            if each in beside
-            else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
-        )
-        scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
-        found["test", each["learning_rate"]] = scores.loc[
-            ~scores["diverged"], "score"
-        ].mean()
+
+    def note(place: str, folder: Path, rate: float, runs: dict[str, str]) -> None:
+        """Keep the mean score of these runs."""
+        only = {**plan, "rows": [{"row": row, "runs": runs}]}
+        scores = scores_of(folder, only)
+        done = scores.loc[~scores["diverged"], "score"]
+        found[place, rate] = done.mean()
+
+    beside = []
+    for each in plan["rows"]:
+        if each.get("rule") == "sensitivity" and each["base"] == row:
+            beside.append(each)
+    seeds = set()
+    for each in beside:
+        note("test", folder, each["learning_rate"], each["runs"])
+        seeds |= each["runs"].keys()
+    for own in plan["rows"]:
+        if own["row"] == row and beside:
+            # At the chosen rate, the runs of the same seeds.
+            runs = {seed: own["runs"][seed] for seed in seeds}
+            note("test", folder, own["learning_rate"], runs)
     tuning = RESULTS / f"{(plan['tuning'] or {}).get('experiment')}"
     if (tuning / "experiment.json").exists():
         longest = max(each["num_epochs"] for each in plan["rows"])
-        own = plan["tuning"].get("choices", {}).get(row, {}).get("candidate")
-        for each in json.loads((tuning / "experiment.json").read_text())["rows"]:
-            if (each.get("tunes"), each["num_epochs"], each.get("candidate") or 0) == (
-                row,
-                longest,
-                own,
-            ):
-                scores = scores_of(tuning, {**plan, "rows": [each]})
-                found["held out", each["learning_rate"]] = scores.loc[
-                    ~scores["diverged"], "score"
-                ].mean()
+        choices = plan["tuning"].get("choices", {})
+        chosen = choices.get(row, {}).get("candidate")
+        trials = json.loads((tuning / "experiment.json").read_text())["rows"]
+        for each in trials:
+            is_of_row = each.get("tunes") == row
+            is_whole = each["num_epochs"] == longest
+            candidate = each.get("candidate") or 0
+            if is_of_row and is_whole and candidate == chosen:
+                note("held out", tuning, each["learning_rate"], each["runs"])
     return found
 
 
@@ -193,18 +199,15 @@ def is_so_at_one_rate(
     rows = {each["row"]: each for each in plan["rows"]}
     pair = [contrast["row"], contrast["reference"]]
     chosen = {rows[name]["learning_rate"] for name in pair}
+    if len(chosen) == 1:
+        return estimate != 0
     mine, theirs = (at_rates(folder, plan, name) for name in pair)
-    apart = [
-        mine[key] - theirs[key]
-        for key in mine.keys() & theirs.keys()
-        if key[1] in chosen
-    ]
-    apart = (
-        [each for each in apart if not math.isnan(each)]
-        if len(chosen) > 1
-        else [estimate]
-    )
-    return all(each * estimate > 0 for each in apart) if apart else None
+    keeps_sign = []
+    for place, rate in mine.keys() & theirs.keys():
+        apart = mine[place, rate] - theirs[place, rate]
+        if rate in chosen and not math.isnan(apart):
+            keeps_sign.append(apart * estimate > 0)
+    return all(keeps_sign) if keeps_sign else None
 
 
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
@@ -214,31 +217,26 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     tests = []
     for number, contrast in enumerate(plan["contrasts"]):
         pair = (contrast["row"], contrast["reference"])
-        if set(pair) & lost or min(len(scores.get(name, ())) for name in pair) < 2:
-            numbers.append(
-                {"word": "diverged" if set(pair) & lost else "not enough runs"}
-            )
-            tests += [(number, "", 1.0)] * (
-                3 if contrast["kind"] == "equivalence" else 2
-            )
+        has_diverged_row = bool(set(pair) & lost)
+        counts = [len(scores.get(name, ())) for name in pair]
+        fewest = min(counts)
+        if has_diverged_row or fewest < 2:
+            reason = "diverged" if has_diverged_row else "not enough runs"
+            numbers.append({"word": reason})
+            num_tests = 3 if contrast["kind"] == "equivalence" else 2
+            tests += [(number, "", 1.0)] * num_tests
             continue
-        numbers.append(
-            dict(
-                zip(
-                    ("estimate", "low", "high"),
-                    difference_of(folder, *pair),
-                    strict=True,
-                )
-            )
-        )
-        tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
+        estimate, low, high = difference_of(folder, *pair)
+        numbers.append({"estimate": estimate, "low": low, "high": high})
+        for claim, p in claims_of(folder, contrast).items():
+            tests.append((number, claim, p))
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
     # Questions of exponents are tests of the same family, and are no longer made.
     others = [1.0] * len(plan.get("exponents") or [])
-    family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][
-        : len(family)
-    ]
-    least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
+    _, adjusted, _, _ = multipletests([*family["p"], *others], method="holm")
+    family["p_holm"] = adjusted[: len(family)]
+    places = family.groupby("number")["p"].idxmin()
+    least = family.loc[places].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(
         least
     )
@@ -297,29 +295,34 @@ def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
     """On average, also for a compressor that draws whole tensors and so sends what it happens to."""
     folder = RESULTS / "reference" / name
     _, *lines = (folder / "runs.jsonl").read_text().splitlines()
-    results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}
+    results = {}
+    for text in lines:
+        run = json.loads(text)
+        results[run["run_id"]] = run["result"]
     reported = read_frames(folder).by_row
     for row in PLANS[folder]["rows"]:
         sent = []
         carried = []
-        for result in (results[run_id] for run_id in row["runs"].values()):
-            training = [
-                result["traffic"].get(key, {}) for key in ("gradient", "error", "model")
-            ]
-            bits, gathered, to_neighbours = (
-                sum(entry.get(key, 0) for entry in training)
-                for key in ("bits", "gathered_bits", "neighbour_bits")
-            )
+        for run_id in row["runs"].values():
+            result = results[run_id]
+            bits = gathered = to_neighbours = 0
+            for purpose in ("gradient", "error", "model"):
+                entry = result["traffic"].get(purpose, {})
+                bits += entry.get("bits", 0)
+                gathered += entry.get("gathered_bits", 0)
+                to_neighbours += entry.get("neighbour_bits", 0)
             model_bits = 32 * row["num_parameters"]
             # The workers' average is taken once more when the run is over.
             at_the_end = row.get("final_exchange", False)
             in_ring = bits - gathered - to_neighbours + at_the_end * model_bits
             n = result["world_size"]
-            link = 2 * (n - 1) / n * in_ring + (n - 1) * gathered + to_neighbours
+            per_ring = 2 * (n - 1) / n
+            link = per_ring * in_ring + (n - 1) * gathered + to_neighbours
             sent.append(bits / model_bits + at_the_end)
             carried.append(link / model_bits)
-        line = reported.loc[row["row"]]
-        assert line["models_sent"] == pytest.approx(np.mean(sent), rel=1e-9), row["row"]
-        assert line["link_models"] == pytest.approx(np.mean(carried), rel=1e-9), row[
-            "row"
-        ]
+        name = row["row"]
+        line = reported.loc[name]
+        mean_sent = pytest.approx(np.mean(sent), rel=1e-9)
+        mean_carried = pytest.approx(np.mean(carried), rel=1e-9)
+        assert line["models_sent"] == mean_sent, name
+        assert line["link_models"] == mean_carried, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ RATES = (1e9, 10e9, 25e9)
 
 @pytest.fixture(scope="module")
 def records() -> list[dict[str, Any]]:
-    return [
-        json.loads(path.read_text()) for path in sorted(FOLDER.glob("scored-*.json"))
-    ]
+    paths = sorted(FOLDER.glob("scored-*.json"))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def frame(sessions: list[Timing]) -> pd.DataFrame:
 
 
 def line(frame: pd.DataFrame, method: str, rate: float) -> pd.Series:
-    [found] = frame.index[
-        (frame["method"] == method) & (frame["bits_per_second"] == rate)
-    ]
+    is_method = frame["method"] == method
+    is_rate = frame["bits_per_second"] == rate
+    [found] = frame.index[is_method & is_rate]
     return frame.loc[found]
 
 
@@ -71,11 +71,13 @@ def line(frame: pd.DataFrame, method: str, rate: float) -> pd.Series:
 
 def test_steps_of_a_third_of_the_time_need_a_third() -> None:
     assert needed_efficiency(30.0, 90.0) == pytest.approx(1 / 3)
-    assert needed_efficiency(30.0, 90.0, encoding=20.0, rival_encoding=10.0) == 0.5
+    encoded = needed_efficiency(30.0, 90.0, encoding=20.0, rival_encoding=10.0)
+    assert encoded == 0.5
 
 
 def test_who_needs_what_its_steps_are_worth_is_as_fast_as_the_rival() -> None:
-    assert net_speedup(needed_efficiency(30.0, 90.0), 30.0, 90.0) == pytest.approx(1.0)
+    needed = needed_efficiency(30.0, 90.0)
+    assert net_speedup(needed, 30.0, 90.0) == pytest.approx(1.0)
     assert net_speedup(0.5, 30.0, 90.0) == 1.5
 
 
@@ -90,25 +92,33 @@ def test_the_encoding_that_ties_makes_the_needed_efficiency_the_measured_one() -
 def test_the_spread_is_of_logarithms_and_pooled() -> None:
     # Squares about the means: 2 of ln 1.1, and none; degrees: 1 and 1.
     groups = [[1.0, 1.21], [5.0, 5.0], [7.0]]
-    assert spread_between(groups) == pytest.approx(math.log(1.1))
-    assert math.isnan(spread_between([[1.0], [2.0]]))
-    assert spread_of_ratio(0.03, 2, 1) == pytest.approx(0.03 * math.sqrt(1.5))
+    expected = math.log(1.1)
+    assert spread_between(groups) == pytest.approx(expected)
+    single = [[1.0], [2.0]]
+    assert math.isnan(spread_between(single))
+    expected = 0.03 * math.sqrt(1.5)
+    assert spread_of_ratio(0.03, 2, 1) == pytest.approx(expected)
     low, high = ratio_interval(0.5, 0.1)
     assert low * high == pytest.approx(0.25)
-    assert high / 0.5 == pytest.approx(math.exp(0.1 * 1.959964), rel=1e-6)
+    half = 0.1 * 1.959964
+    relative = math.exp(half)
+    assert high / 0.5 == pytest.approx(relative, rel=1e-6)
 
 
 def test_the_net_speedup_of_known_efficiency_has_the_interval_of_the_steps() -> None:
     efficiencies = np.full(40_001, 0.5)
     found, low, high = net_speedup_interval(efficiencies, 30.0, 90.0, 0.1)
     assert found == 1.5
-    assert (low, high) == pytest.approx(ratio_interval(1.5, 0.1), rel=0.01)
-    exact = net_speedup_interval(np.array([0.5, 0.4, 0.5, 0.6]), 30.0, 90.0, 0.0)
+    expected = ratio_interval(1.5, 0.1)
+    assert (low, high) == pytest.approx(expected, rel=0.01)
+    four = np.array([0.5, 0.4, 0.5, 0.6])
+    exact = net_speedup_interval(four, 30.0, 90.0, 0.0)
     assert exact == pytest.approx((1.5, 1.2, 1.8))
-    unknown = net_speedup_interval(np.array([0.5, math.nan]), 30.0, 90.0, 0.1)
-    assert unknown[0] == 1.5
-    assert math.isnan(unknown[1])
-    assert math.isnan(unknown[2])
+    unknown = np.array([0.5, math.nan])
+    found, low, high = net_speedup_interval(unknown, 30.0, 90.0, 0.1)
+    assert found == 1.5
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 def method(algorithm: str, **settings: Any) -> TimedMethod:
@@ -151,7 +161,8 @@ def test_encoding_is_bytes_over_bandwidth() -> None:
     # Read 4 and write 2, read 2 and write 4.
     assert found.seconds == pytest.approx(12e-9)
     # The error read and written, and 24 bytes of one number in 24.
-    by_blocks = encoding_of(method("ef_sgd", compressor=BLOCK), workload(), 8)
+    ef_sgd = method("ef_sgd", compressor=BLOCK)
+    by_blocks = encoding_of(ef_sgd, workload(), 8)
     assert by_blocks is not None
     assert by_blocks.seconds == pytest.approx(9e-9)
 
@@ -160,7 +171,8 @@ def test_what_is_encoded_every_h_steps_costs_a_share_of_it() -> None:
     costs = []
     for interval in (1, 4):
         settings = {"error_compressor": BLOCK, "reset_interval": interval}
-        found = encoding_of(method("cser_pl", **settings), workload(), 8)
+        cser_pl = method("cser_pl", **settings)
+        found = encoding_of(cser_pl, workload(), 8)
         assert found is not None
         costs.append(found.seconds)
     assert costs[0] == pytest.approx(4 * costs[1])
@@ -170,41 +182,42 @@ def test_gathered_numbers_arrive_from_all_workers_and_the_error_is_kept_in_each_
     None
 ):
     def of(algorithm: str, workers: int, **settings: Any) -> Encoding:
-        found = encoding_of(method(algorithm, **settings), workload(), workers)
+        timed = method(algorithm, **settings)
+        found = encoding_of(timed, workload(), workers)
         assert found is not None
         return found
 
-    eight, sixteen = (
-        of("csea", workers, error_compressor=TOP_K) for workers in (8, 16)
-    )
+    eight = of("csea", 8, error_compressor=TOP_K)
+    sixteen = of("csea", 16, error_compressor=TOP_K)
     assert eight.basis == "published"
-    assert sixteen.seconds - eight.seconds == pytest.approx(8 * 72 / 16 * 1e-9)
+    added = sixteen.seconds - eight.seconds
+    assert added == pytest.approx(8 * 72 / 16 * 1e-9)
     blocks = {
         "gradient_compressor": BLOCK,
         "error_compressor": BLOCK,
         "reset_interval": 4,
     }
     shared = of("mcser", 8, **blocks).seconds
-    kept = of("mcser", 8, **blocks | {"error_compressor": TOP_K}).seconds
+    by_top_k = blocks | {"error_compressor": TOP_K}
+    kept = of("mcser", 8, **by_top_k).seconds
     # A quarter of the reset's cost, and all of the error's 8 bytes.
     reset = (8 + 72 * 8 / 16) * 1e-9 + selection_seconds(900)
-    assert kept - shared == pytest.approx(8e-9 + (reset - 24 / 24 * 1e-9) / 4)
+    expected = 8e-9 + (reset - 24 / 24 * 1e-9) / 4
+    assert kept - shared == pytest.approx(expected)
 
 
 def test_the_published_selection_is_scaled_by_what_it_reads() -> None:
     # 128 rows of 8,000,000 in fp16: 2 passes and one that gathers, of 2 bytes. In fp32 5 of 4.
-    assert selection_seconds(128 * 8_000_000) == pytest.approx(
-        11.30892170800103e-3 * 20 / 6
-    )
+    expected = 11.30892170800103e-3 * 20 / 6
+    assert selection_seconds(128 * 8_000_000) == pytest.approx(expected)
 
 
 def test_what_is_not_known_has_no_encoding() -> None:
     assert encoding_of(method("choco_sgd"), workload(), 8) is None
-    assert (
-        encoding_of(method("ef_sgd", compressor={"kind": "sign"}), workload(), 8)
-        is None
-    )
-    assert encoding_of(method("ddp"), workload("CPU"), 8) is None
+    signs = method("ef_sgd", compressor={"kind": "sign"})
+    assert encoding_of(signs, workload(), 8) is None
+    on_cpu = workload("CPU")
+    assert encoding_of(method("ddp"), on_cpu, 8) is None
 
 
 def gpu_times(
@@ -227,16 +240,15 @@ def test_a_gpu_of_the_workloads_device_and_size_is_believed_first(
     path = tmp_path / "encoding.json"
     write_record(path, gpu_times())
     measured = needed_frame(sessions, path)
-    for name, seconds in (
-        ("ddp_fp16", 0.001),
-        ("ef_topk-96", 0.004 + 8 * NUMBERS / 900e9),
-    ):
+    expected = {"ddp_fp16": 0.001, "ef_topk-96": 0.004 + 8 * NUMBERS / 900e9}
+    for name, seconds in expected.items():
         found = line(measured, name, 10e9)
         assert found["encoding_basis"] == "measured"
         assert found["encoding_seconds"] == pytest.approx(seconds)
     # What was not measured is as before.
-    before = line(frame, "diloco-96", 10e9)["encoding_seconds"]
-    assert line(measured, "diloco-96", 10e9)["encoding_seconds"] == before
+    before = line(frame, "diloco-96", 10e9)
+    after = line(measured, "diloco-96", 10e9)
+    assert after["encoding_seconds"] == before["encoding_seconds"]
 
 
 @pytest.mark.parametrize(
@@ -245,10 +257,10 @@ def test_a_gpu_of_the_workloads_device_and_size_is_believed_first(
 def test_times_of_another_device_or_size_say_nothing(
     sessions: list[Timing], frame: pd.DataFrame, times: EncodingTimes, tmp_path: Path
 ) -> None:
-    write_record(tmp_path / "encoding.json", times)
-    pd.testing.assert_frame_equal(
-        needed_frame(sessions, tmp_path / "encoding.json"), frame
-    )
+    path = tmp_path / "encoding.json"
+    write_record(path, times)
+    found = needed_frame(sessions, path)
+    pd.testing.assert_frame_equal(found, frame)
 
 
 # From the records, a second time.
@@ -258,13 +270,13 @@ def mean_steps(records: list[dict[str, Any]], rate: float) -> dict[str, list[flo
     """Each method's mean step in each session at one rate."""
     found: dict[str, list[float]] = {}
     for record in records:
-        for name in {each["name"] for each in record["methods"]}:
-            parts = [
-                each["share"] * statistics.fmean(each["seconds"])
-                for each in record["cells"]
-                if each["method"] == name and each["bits_per_second"] in (rate, None)
-            ]
-            found.setdefault(name, []).append(sum(parts))
+        own: dict[str, float] = defaultdict(float)
+        for cell in record["cells"]:
+            if cell["bits_per_second"] in (rate, None):
+                mean = statistics.fmean(cell["seconds"])
+                own[cell["method"]] += cell["share"] * mean
+        for name, seconds in own.items():
+            found.setdefault(name, []).append(seconds)
     return found
 
 
@@ -273,13 +285,17 @@ def test_every_scored_method_needs_its_share_of_the_rivals_step(
     records: list[dict[str, Any]], frame: pd.DataFrame, rate: float
 ) -> None:
     steps = mean_steps(records, rate)
-    fp16, ddp = (statistics.fmean(steps[name]) for name in ("ddp_fp16", "ddp"))
-    assert set(frame.loc[frame["bits_per_second"] == rate, "method"]) == set(steps)
-    for name, seconds in steps.items():
+    fp16 = statistics.fmean(steps["ddp_fp16"])
+    ddp = statistics.fmean(steps["ddp"])
+    is_rate = frame["bits_per_second"] == rate
+    methods = set(frame.loc[is_rate, "method"])
+    assert methods == set(steps)
+    for name, sessions in steps.items():
         found = line(frame, name, rate)
-        assert found["seconds"] == pytest.approx(statistics.fmean(seconds))
-        assert found["needed_fp16"] == pytest.approx(statistics.fmean(seconds) / fp16)
-        assert found["needed_ddp"] == pytest.approx(statistics.fmean(seconds) / ddp)
+        seconds = statistics.fmean(sessions)
+        assert found["seconds"] == pytest.approx(seconds)
+        assert found["needed_fp16"] == pytest.approx(seconds / fp16)
+        assert found["needed_ddp"] == pytest.approx(seconds / ddp)
 
 
 def test_intervals_are_of_the_spread_between_sessions(
@@ -291,20 +307,22 @@ def test_intervals_are_of_the_spread_between_sessions(
         for seconds in mean_steps(records, rate).values():
             if len(seconds) > 1:
                 logs = [math.log(each) for each in seconds]
-                squares += statistics.variance(logs) * (len(logs) - 1)
-                degrees += len(logs) - 1
+                own_degrees = len(logs) - 1
+                squares += statistics.variance(logs) * own_degrees
+                degrees += own_degrees
     deviation = math.sqrt(squares / degrees)
     found = line(frame, "mcser_block-96", 10e9)
     # It was in two sessions, and the rival in one.
-    half = statistics.NormalDist().inv_cdf(0.975) * deviation * math.sqrt(1 / 2 + 1)
-    assert found["needed_fp16_low"] == pytest.approx(
-        found["needed_fp16"] * math.exp(-half)
-    )
-    assert found["needed_fp16_high"] == pytest.approx(
-        found["needed_fp16"] * math.exp(half)
-    )
+    of_ratio = deviation * math.sqrt(1 / 2 + 1)
+    half = statistics.NormalDist().inv_cdf(0.975) * of_ratio
+    needed = found["needed_fp16"]
+    lower = needed * math.exp(-half)
+    higher = needed * math.exp(half)
+    assert found["needed_fp16_low"] == pytest.approx(lower)
+    assert found["needed_fp16_high"] == pytest.approx(higher)
     itself = line(frame, "ddp_fp16", 10e9)
-    assert itself["needed_fp16_low"] == itself["needed_fp16_high"] == 1
+    assert itself["needed_fp16_low"] == 1
+    assert itself["needed_fp16_high"] == 1
 
 
 def test_every_scored_method_has_an_encoding_with_its_basis(
@@ -316,7 +334,8 @@ def test_every_scored_method_has_an_encoding_with_its_basis(
     assert set(frame["encoding_basis"]) <= {"published", "bytes over bandwidth"}
     # The error of EF-SGD with top-k, by hand: 8 bytes, the magnitudes 8, what arrives 3.
     top_k = line(frame, "ef_topk-96", 10e9)
-    expected = (8 + 8 + 8 * 72 / 192) * NUMBERS / 900e9 + selection_seconds(NUMBERS)
+    num_bytes = 8 + 8 + 8 * 72 / 192
+    expected = num_bytes * NUMBERS / 900e9 + selection_seconds(NUMBERS)
     assert top_k["encoding_basis"] == "published"
     assert top_k["encoding_seconds"] == pytest.approx(expected)
     hook = line(frame, "ddp_fp16", 10e9)

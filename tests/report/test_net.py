@@ -56,14 +56,17 @@ def test_a_bound_on_the_efficiency_is_one_on_the_speedup() -> None:
 
 
 def test_ddp_in_sixteen_bits_waits_half_as_long_for_the_link() -> None:
-    [line] = net_speedups(WORTH, STEPS).query("row == 'seldom'").to_dict("records")
+    frame = net_speedups(WORTH, STEPS)
+    [line] = frame.query("row == 'seldom'").to_dict("records")
     assert line[FP32] == 4
     # 0.4 s of the 0.5 are the link's.
-    assert line[FP16] == pytest.approx((0.1 + 0.2) / 0.125)
+    expected = (0.1 + 0.2) / 0.125
+    assert line[FP16] == pytest.approx(expected)
 
 
 def test_a_table_has_a_line_a_row() -> None:
-    *_, first, second = net().net_table("seldom", "alone").splitlines()
+    table = net().net_table("seldom", "alone")
+    *_, first, second = table.splitlines()
     assert (
         first
         == "| S | 125 | 0.25 | 0.60 (0.50 to 0.80) | 2.4 (2.0 to 3.2) | 1.4 (1.2 to 1.9) |"

@@ -51,7 +51,9 @@ LEAST_CONTRAST = 4.5
 
 def linear(colour: str) -> Colour:
     """Return the linear RGB of "#rrggbb"."""
-    shares = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    hexadecimal = [colour[at : at + 2] for at in (1, 3, 5)]
+    levels = [int(each, 16) for each in hexadecimal]
+    shares = np.array(levels) / 255
     return np.where(
         shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4
     )
@@ -62,16 +64,21 @@ def cielab(rgb: Colour) -> Colour:
     to_xyz = np.array(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     )
-    relative = to_xyz @ np.clip(rgb, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    white = np.array([0.9505, 1.0, 1.089])
+    relative = to_xyz @ np.clip(rgb, 0, 1) / white
     x, y, z = np.where(
         relative > 0.008856, np.cbrt(relative), 7.787 * relative + 16 / 116
     )
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+    lightness = 116 * y - 16
+    green_to_red = 500 * (x - y)
+    blue_to_yellow = 200 * (y - z)
+    return np.array([lightness, green_to_red, blue_to_yellow])
 
 
 def least_apart(colours: Iterable[str], kind: str) -> float:
     """Return how far apart the two nearest of these colours are."""
-    seen = [cielab(SEEN[kind] @ linear(colour)) for colour in colours]
+    linear_seen = [SEEN[kind] @ linear(colour) for colour in colours]
+    seen = [cielab(each) for each in linear_seen]
     return min(
         float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)
     )
@@ -80,7 +87,8 @@ def least_apart(colours: Iterable[str], kind: str) -> float:
 def contrast(one: str, other: str) -> float:
     """Return the contrast of two colours, by WCAG."""
     weights = np.array([0.2126, 0.7152, 0.0722])
-    darker, lighter = sorted(float(weights @ linear(colour)) for colour in (one, other))
+    luminances = [float(weights @ linear(colour)) for colour in (one, other)]
+    darker, lighter = sorted(luminances)
     return (lighter + 0.05) / (darker + 0.05)
 
 
@@ -94,7 +102,8 @@ def test_families_stay_apart_with_each_kind_of_colour_blindness(kind: str) -> No
 @pytest.mark.parametrize("paper", ["light", "dark"])
 @pytest.mark.parametrize("kind", SEEN)
 def test_colours_of_an_explorer_stay_apart_too(kind: str, paper: str) -> None:
-    colours = [pair[paper == "dark"] for pair in (*COLOURS, GREY)]
+    is_dark = paper == "dark"
+    colours = [pair[is_dark] for pair in (*COLOURS, GREY)]
     assert least_apart(colours, kind) > LEAST_APART
 
 
@@ -108,6 +117,7 @@ def test_names_in_the_colours_of_an_explorer_can_be_read() -> None:
 
 def test_families_have_shapes_of_their_own_and_names_that_can_be_read() -> None:
     assert SHAPES.keys() == FAMILIES.keys()
-    assert len(set(SHAPES.values())) == len(SHAPES)
+    shapes = SHAPES.values()
+    assert len(set(shapes)) == len(SHAPES)
     for colour in FAMILIES.values():
         assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour

@@ -96,7 +96,8 @@ def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(
         (run / "events.jsonl").read_text() + '{"step": 12'
     )
     (records / "stray").mkdir()
-    (records / "stray" / "run.json").write_text((run / "run.json").read_text())
+    text = (run / "run.json").read_text()
+    (records / "stray" / "run.json").write_text(text)
     frames = read_frames(records)
     assert len(frames.scores)
     assert frames.unplanned == 1

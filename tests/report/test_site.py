@@ -59,7 +59,8 @@ class Page(HTMLParser):
         if tag == "a":
             self.links.append(str(facts["href"]))
         if tag in ("link", "script", "img"):
-            self.loaded.append(facts.get("href") or facts.get("src") or "")
+            address = facts.get("href") or facts.get("src") or ""
+            self.loaded.append(address)
         if tag == "img":
             self.images.append(facts)
         self.num_titles += tag == "title"
@@ -120,9 +121,12 @@ def test_texts_of_a_spec_are_texts_in_a_report(hostile: Path) -> None:
     )
     lines = [token for token in tokens if token.type == "inline"]
     parts = [part for line in lines for part in line.children or []]
-    assert not [part.content for part in parts if part.type == "html_inline"]
-    blocks = [token.content.strip() for token in tokens if token.type == "html_block"]
-    assert all(re.fullmatch("<!-- [^<>]+ -->", block) for block in blocks)
+    html_parts = [part.content for part in parts if part.type == "html_inline"]
+    assert not html_parts
+    html = [token for token in tokens if token.type == "html_block"]
+    blocks = [token.content.strip() for token in html]
+    for block in blocks:
+        assert re.fullmatch("<!-- [^<>]+ -->", block)
     words = [plain(line) for line in lines]
     assert words[1].startswith(f"{HOSTILE}. "), "the title, below the finding"
     assert sum(text.startswith(f"{HOSTILE} ") for text in words) > 2, (
@@ -135,12 +139,15 @@ def test_texts_of_a_spec_are_texts_in_a_report(hostile: Path) -> None:
 def test_texts_of_a_spec_are_texts_in_the_site_and_the_explorer(hostile: Path) -> None:
     page = Page(hostile / "index.html")
     assert page.scripts == ["", ""], "its own two, which are files"
-    assert sum(cell.startswith(f"{HOSTILE} ") for cell in page.cells) > 2
+    marked = [cell for cell in page.cells if cell.startswith(f"{HOSTILE} ")]
+    assert len(marked) > 2
     explorer = Page(hostile / "explorer.html")
     payload, _ = explorer.scripts
-    labels = [method["label"] for method in json.loads(payload)["methods"]]
+    methods = json.loads(payload)["methods"]
+    labels = [method["label"] for method in methods]
     assert labels
-    assert all(label.startswith(f"{HOSTILE} ") for label in labels)
+    for label in labels:
+        assert label.startswith(f"{HOSTILE} ")
 
 
 def test_an_own_experiment_stands_under_its_own_heading_beside_the_one_that_ships(
@@ -160,7 +167,8 @@ def test_an_own_experiment_stands_under_its_own_heading_beside_the_one_that_ship
         "Networks and tasks": ["results/reference/first_look/index.html"],
     }
     for [place] in links.values():
-        assert "explorer.html" in Page(tmp_path / "site" / place).links, place
+        page = Page(tmp_path / "site" / place)
+        assert "explorer.html" in page.links, place
 
 
 def test_pages_may_load_the_sites_own_files_alone(pages: dict[str, Page]) -> None:
@@ -175,15 +183,19 @@ def test_pages_may_load_the_sites_own_files_alone(pages: dict[str, Page]) -> Non
 
 def test_nothing_is_written_outside_the_site(tmp_path: Path) -> None:
     """Not where a text links to a folder or a picture that is on this machine."""
-    outside, root, site = (tmp_path / name for name in ("outside", "root", "site"))
+    outside = tmp_path / "outside"
+    root = tmp_path / "root"
+    site = tmp_path / "site"
     for folder in (outside, root / "docs", site):
         folder.mkdir(parents=True)
     (outside / "a.png").touch()
     links = f"[a]({outside}/) [b]({outside}/a.png) [c](../outside/) [d](docs)"
     (root / "README.md").write_text(f"# A\n\n{links} `{outside}/a.png`\n")
     written = write_pages(root, site, [], [], [])
-    assert sorted(path.name for path in outside.iterdir()) == ["a.png"]
-    assert {path.name for path in tmp_path.iterdir()} == {"outside", "root", "site"}
+    kept = [path.name for path in outside.iterdir()]
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert kept == ["a.png"]
+    assert folders == {"outside", "root", "site"}
     assert len(written.places.missing) == 3
     assert (site / "docs" / "index.html").is_file()
     assert "a b c <a" in (site / "index.html").read_text()
@@ -213,7 +225,8 @@ def test_every_link_leads_to_a_page_and_its_part(
             if "://" in link:
                 continue
             target, _, part = link.partition("#")
-            path = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+            folder = posixpath.dirname(place)
+            path = posixpath.normpath(posixpath.join(folder, target))
             path = path if target else place
             assert (site / path).is_file(), (place, link)
             if part:
@@ -232,8 +245,10 @@ def test_nothing_is_loaded_from_a_network(site: Path, pages: dict[str, Page]) ->
                     posixpath.join(posixpath.dirname(place), address)
                 )
                 assert (site / path).is_file(), (place, address)
-    for path in (*site.glob("*.css"), *site.glob("*.js")):
-        assert not re.search(r"url\(|@import|fetch\(", path.read_text()), path
+    styles_and_scripts = (*site.glob("*.css"), *site.glob("*.js"))
+    for path in styles_and_scripts:
+        text = path.read_text()
+        assert not re.search(r"url\(|@import|fetch\(", text), path
 
 
 def test_every_page_has_a_title_one_first_heading_and_names_for_pictures(
@@ -241,8 +256,10 @@ def test_every_page_has_a_title_one_first_heading_and_names_for_pictures(
 ) -> None:
     for place, page in pages.items():
         assert page.num_titles == 1, place
-        assert page.heads.count(1) == 1 and page.heads[0] == 1, place
-        assert all(image.get("alt") for image in page.images), place
+        assert page.heads[0] == 1, place
+        assert page.heads.count(1) == 1, place
+        for image in page.images:
+            assert image.get("alt"), place
 
 
 def test_report_explorer_answers_and_methods_lead_to_each_other(
@@ -252,7 +269,8 @@ def test_report_explorer_answers_and_methods_lead_to_each_other(
     report = pages[REPORT].links
     assert {"explorer.html", "csv/accuracy.csv", "report.pdf"} <= set(report)
     assert any(link.startswith("../../answers/index.html#") for link in report)
-    assert {"index.html", "../../../experiments.html"} <= set(pages[explorer].links)
+    links = set(pages[explorer].links)
+    assert {"index.html", "../../../experiments.html"} <= links
     answers = pages["results/answers/index.html"].links
     assert f"../reference/{EXPERIMENT}/index.html" in answers
     assert f"../reference/{EXPERIMENT}/explorer.html" in answers
@@ -265,7 +283,8 @@ def test_report_explorer_answers_and_methods_lead_to_each_other(
 
 def test_every_method_says_its_source_cost_and_state(pages: dict[str, Page]) -> None:
     for method in read_methods(ROOT):
-        missing = {"update", "source", "cost", "state"} - pages[method.page].ids
+        asked = {"update", "source", "cost", "state"}
+        missing = asked - pages[method.page].ids
         assert not missing, (method.name, missing)
         assert method.formula, method.name
 
@@ -298,7 +317,8 @@ def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(
     markdown = (
         f"# A\n\nIt is 5 % of it.\n\n| a | b |\n| --- | --- |\n| short | {words}|\n"
     )
-    text = html_of(markdown, "a.md", Places(tmp_path, tmp_path / "site", {}), {})
+    places = Places(tmp_path, tmp_path / "site", {})
+    text = html_of(markdown, "a.md", places, {})
     assert text.body.count('class="long"') == 1
     assert "<td>short</td>" in text.body
     assert "5\N{NO-BREAK SPACE}% of it" in text.body

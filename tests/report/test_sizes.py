@@ -20,7 +20,10 @@ def losses_of(folder: Path) -> tuple[pd.DataFrame, str]:
     """The test loss of each planned run, with its method, size and length; and the baseline."""
     plan = json.loads((folder / "experiment.json").read_text())
     _, *packed = (folder / "runs.jsonl").read_text().splitlines()
-    results = {run["run_id"]: run["result"] for run in map(json.loads, packed)}
+    results = {}
+    for line in packed:
+        run = json.loads(line)
+        results[run["run_id"]] = run["result"]
     lines = [
         {
             "method": row["row"].partition("@")[0],
@@ -46,9 +49,10 @@ def test_each_method_has_its_drop_at_each_size_and_length(name: str) -> None:
     for (label, *at), own in losses[losses["method"] != baseline].groupby(
         ["label", *place]
     ):
-        drop = stats.ttest_ind(own["loss"], of_baseline[tuple(at)], equal_var=False)
+        reference = of_baseline[tuple(at)]
+        drop = stats.ttest_ind(own["loss"], reference, equal_var=False)
         low, high = drop.confidence_interval(0.95)
-        mean = own["loss"].mean() - of_baseline[tuple(at)].mean()
+        mean = own["loss"].mean() - reference.mean()
         expected[label, *at] = (
             len(own),
             of_baseline[tuple(at)].mean(),
@@ -66,7 +70,8 @@ def test_each_method_has_its_drop_at_each_size_and_length(name: str) -> None:
             -line.difference_high,
             -line.difference_low,
         )
-        num_runs, *others = expected[line.label, line.num_parameters, line.num_steps]
+        key = (line.label, line.num_parameters, line.num_steps)
+        num_runs, *others = expected[key]
         assert line.num_runs == num_runs
         assert numbers == pytest.approx(tuple(others), abs=1e-9)
 

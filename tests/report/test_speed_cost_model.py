@@ -139,7 +139,8 @@ def test_a_step(messages: list[Message], network: Network, milliseconds: float) 
 
 
 def test_encoding_comes_on_top() -> None:
-    seconds = step_seconds(Compute(10e-3, 30e-3, 5e-3), BUCKETS[2:] * 3, _network(8, 1))
+    passes = Compute(10e-3, 30e-3, 5e-3)
+    seconds = step_seconds(passes, BUCKETS[2:] * 3, _network(8, 1))
     assert seconds == pytest.approx(129e-3)
 
 

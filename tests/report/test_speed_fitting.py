@@ -20,11 +20,13 @@ NOISE = random.Random(1)
 
 
 def _fits(*records: dict[str, Any]) -> list[Fit]:
-    return [fit for record in records for fit in fits_of(Sweep.model_validate(record))]
+    sweeps = [Sweep.model_validate(record) for record in records]
+    return [fit for each in sweeps for fit in fits_of(each)]
 
 
 def _network(fits: list[Fit], rate: float, **given: Any) -> Network:
-    network = network_on(Fabric.model_validate(fabric(rate, **given)), fits)
+    made_up = Fabric.model_validate(fabric(rate, **given))
+    network = network_on(made_up, fits)
     assert network is not None
     return network
 
@@ -32,29 +34,32 @@ def _network(fits: list[Fit], rate: float, **given: Any) -> Network:
 def hidden(point: dict[str, Any]) -> list[float]:
     """Each hop takes the root of the sum of squares of what it would take alone for its latency and
     for its bytes."""
-    is_sum = point["collective"] == "all_reduce"
-    size, hops = (
-        (point["payload_bytes"] / 8, 14) if is_sum else (point["payload_bytes"], 7)
-    )
+    size = point["payload_bytes"]
+    hops = 7
+    if point["collective"] == "all_reduce":
+        size /= 8
+        hops = 14
     return [hops * math.hypot(ALPHA, size / RATE)]
+
+
+def as_made_up(point: dict[str, Any]) -> list[float]:
+    seconds: list[float] = point["seconds"]
+    return seconds
+
+
+def with_noise(point: dict[str, Any]) -> list[float]:
+    """By absolute errors the largest message, seconds long, would decide alone, and alpha could be
+    anything."""
+    found = []
+    for seconds in point["seconds"]:
+        noise = NOISE.uniform(-0.02, 0.02)
+        found.append(seconds * (1 + noise))
+    return found
 
 
 @pytest.mark.parametrize(
     ("seconds_of", "power", "error"),
-    [
-        (lambda point: point["seconds"], 1, 1e-6),
-        # By absolute errors the largest message, seconds long, would decide alone, and alpha could
-        # be anything.
-        (
-            lambda point: [
-                seconds * (1 + NOISE.uniform(-0.02, 0.02))
-                for seconds in point["seconds"]
-            ],
-            1,
-            0.05,
-        ),
-        (hidden, 2, 1e-6),
-    ],
+    [(as_made_up, 1, 1e-6), (with_noise, 1, 0.05), (hidden, 2, 1e-6)],
     ids=["exact", "with noise", "latency behind sending"],
 )
 def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
@@ -64,32 +69,40 @@ def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
     for point in record["points"]:
         point["seconds"] = seconds_of(point)
     reduced, gathered = _fits(record)
-    assert (reduced.collective, gathered.collective) == ("all_reduce", "all_gather")
+    assert reduced.collective == "all_reduce"
+    assert gathered.collective == "all_gather"
     for fit in (reduced, gathered):
-        assert (fit.link.alpha, fit.link.beta) == pytest.approx(
-            (ALPHA, 1 / RATE), rel=error
-        )
+        link = fit.link
+        assert link.alpha == pytest.approx(ALPHA, rel=error)
+        assert link.beta == pytest.approx(1 / RATE, rel=error)
         assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error)
         assert fit.worst < error
-        assert fit.link.hop(1e9) == pytest.approx(1e9 * fit.link.beta, rel=1e-3)
-        assert fit.link.hop(0) == pytest.approx(fit.link.alpha)
-        assert error > 1e-6 or fit.link.power == power
+        expected = pytest.approx(1e9 * link.beta, rel=1e-3)
+        assert link.hop(1e9) == expected
+        assert link.hop(0) == pytest.approx(link.alpha)
+        if error <= 1e-6:
+            assert link.power == power
 
 
 def test_no_fit_is_negative_and_one_size_alone_is_no_sweep() -> None:
     # Through (1, 1) and (10, 30) the best line falls below nothing at 0; kept at 0 it has the slope
     # 2.4 by hand: sum(y/t) / sum((y/t)^2) with y/t = 1 and 1/3 is (4/3) / (10/9) = 1.2.
-    assert fit_line([1, 1], [1, 10], [1, 30]) == pytest.approx((0.0, 1.2))
-    assert fit_line([1, 1], [1, 10], [2, 1]) == pytest.approx((1.2, 0.0))
+    rising = fit_line([1, 1], [1, 10], [1, 30])
+    falling = fit_line([1, 1], [1, 10], [2, 1])
+    assert rising == pytest.approx((0.0, 1.2))
+    assert falling == pytest.approx((1.2, 0.0))
     record = sweep(100e6)
-    assert _fits(record | {"points": record["points"][:2]}) == []
+    record["points"] = record["points"][:2]
+    assert _fits(record) == []
 
 
 def test_a_rate_that_was_not_swept_keeps_alpha_and_the_share_of_the_limit() -> None:
     fits = _fits(sweep(20e6), sweep(500e6))
     for rate in (1e6, 100e6, 10e9):
-        seconds = collective_seconds(_network(fits, rate), "all_reduce", 123_456)
-        assert seconds == pytest.approx(ring_seconds(123_456, rate), rel=1e-6)
+        network = _network(fits, rate)
+        seconds = collective_seconds(network, "all_reduce", 123_456)
+        expected = ring_seconds(123_456, rate)
+        assert seconds == pytest.approx(expected, rel=1e-6)
 
 
 def test_between_two_limits_the_share_is_in_between() -> None:
@@ -98,26 +111,27 @@ def test_between_two_limits_the_share_is_in_between() -> None:
     for point in fast["points"]:
         # Half as fast as it could be, beside the alpha: 0.45 of the limit instead of 0.9.
         hops = 14 if point["collective"] == "all_reduce" else 7
-        point["seconds"] = [2 * point["seconds"][0] - hops * ALPHA]
-    network = _network(_fits(slow, fast), math.sqrt(10e6 * 1e9))
+        first, *_ = point["seconds"]
+        point["seconds"] = [2 * first - hops * ALPHA]
+    half_way = math.sqrt(10e6 * 1e9)
+    network = _network(_fits(slow, fast), half_way)
+    link = network.links["all_reduce"].between
     # Half-way between the limits on the axis of logarithms: (0.9 + 0.45) / 2 of 100 Mb/s.
-    assert 8 / network.links["all_reduce"].between.beta == pytest.approx(
-        67.5e6, rel=1e-6
-    )
+    assert 8 / link.beta == pytest.approx(67.5e6, rel=1e-6)
 
 
 def test_other_layouts_and_dilated_networks_are_modelled_from_what_was_swept() -> None:
     fits = _fits(sweep(100e6))
-    links = _network(fits, 100e6, machines=2).links["all_reduce"]
-    assert (links.between.beta, links.inside.beta) == pytest.approx(
-        (1 / RATE, 8 / (EFFICIENCY * 1e9))
-    )
-    assert (
-        network_on(Fabric.model_validate(fabric(100e6) | {"backend": "nccl"}), fits)
-        is None
-    )
-    real, dilated = (_network(fits, 100e6, dilation=k) for k in (1.0, 20.0))
-    slow, fast = (
-        collective_seconds(each, "all_gather", 5000) for each in (real, dilated)
-    )
+    network = _network(fits, 100e6, machines=2)
+    links = network.links["all_reduce"]
+    assert links.between.beta == pytest.approx(1 / RATE)
+    inside = 8 / (EFFICIENCY * 1e9)
+    assert links.inside.beta == pytest.approx(inside)
+    record = fabric(100e6) | {"backend": "nccl"}
+    by_nccl = Fabric.model_validate(record)
+    assert network_on(by_nccl, fits) is None
+    real = _network(fits, 100e6, dilation=1.0)
+    dilated = _network(fits, 100e6, dilation=20.0)
+    slow = collective_seconds(real, "all_gather", 5000)
+    fast = collective_seconds(dilated, "all_gather", 5000)
     assert fast == pytest.approx(slow / 20)

@@ -51,13 +51,16 @@ def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, An
 
 
 def test_a_slower_device_and_its_messages_by_hand(tmp_path: Path) -> None:
-    study = read_study(write_study(tmp_path, [sweep(100e6)], [timing(20 * 100e6)]))
+    at_full_speed = timing(20 * 100e6)
+    folder = write_study(tmp_path, [sweep(100e6)], [at_full_speed])
+    study = read_study(folder)
     model = study.models["resnet50_v100"]
     bits = 20 * 100e6
     assert model.emulated_device is not None
     for slower in (1.0, 2.0):
         base = slower * 0.03 + ring_seconds(4 * NUM_PARAMETERS, 100e6) / 20
-        own = slower * 0.03 + ring_seconds(4 * NUM_PARAMETERS / 256, 100e6) / 20
+        own_bytes = 4 * NUM_PARAMETERS / 256
+        own = slower * 0.03 + ring_seconds(own_bytes, 100e6) / 20
         codecs = [
             codec_bytes()[name] * NUM_PARAMETERS / 900e9
             for name in ("all_reduce", "csea")
@@ -86,7 +89,8 @@ def test_the_model_is_off_by_what_the_report_says(
 ) -> None:
     text, frames, _ = built
     cells = frames["step_times"]
-    whole = (cells["predicted_seconds"] / cells["seconds"] - 1).abs()
+    ratios = cells["predicted_seconds"] / cells["seconds"]
+    whole = (ratios - 1).abs()
     large = cells[cells["communication_seconds"] > 0.1 * cells["compute_seconds"]]
     talk = (
         large["predicted_communication_seconds"] / large["communication_seconds"] - 1
@@ -104,7 +108,8 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
 ) -> None:
     text = built[0]
     steps = scored_steps_frame(study.sessions)
-    at_10 = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
+    is_at_10 = steps["bits_per_second"] == 10e9
+    at_10 = steps[is_at_10].set_index("method")["seconds"]
     over_ddp = at_10["ddp"] / at_10["mcser-96"]
     over_best = at_10["ddp_powersgd_1"] / at_10["mcser-96"]
     head = f"| M-CSER top-k | 96 | emulated, without encoding | {over_ddp:.2f}x | {over_best:.2f}x |"
@@ -131,7 +136,8 @@ def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     of_title = cells[is_titles].set_index("method")
     large = of_title.loc[of_title["ratio"] >= 64, "seconds"]
     assert len(large) == 19
-    assert large.max() < of_title.loc["ddp", "seconds"] / 4
+    of_ddp = of_title.loc["ddp", "seconds"]
+    assert large.max() < of_ddp / 4
 
 
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
@@ -225,7 +231,8 @@ def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_s
     heads = ["0 ms", "20 to 30 ms", "one 1.5x", "in turn 3x"]
     row = context["row"].table
     assert list(row.columns) == ["label", *heads]
-    means = [cell.partition(" (")[0] for cell in row[heads].iloc[0]]
+    cells = row[heads].iloc[0]
+    means = [cell.partition(" (")[0] for cell in cells]
     assert means == ["2,100", "100", "3,100", "1,100"]
     assert len(frames["consecutive_steps"]) == 4 * len(row)
     text = markdown_of("speed.md.j2", context)

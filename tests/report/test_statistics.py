@@ -30,7 +30,7 @@ from cser_bench.report.statistics import (
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
-SIDES = ("greater", "less")
+MARGIN = 0.005
 A = [0.873, 0.874, 0.875]
 B = [0.871, 0.8722, 0.8735]
 
@@ -42,11 +42,9 @@ def shipped() -> Frames:
 
 def test_settings_are_columns(shipped: Frames) -> None:
     row = shipped.by_row.loc["mcser-96"]
-    assert (
-        row["error_compressor.kind"],
-        row["error_compressor.ratio"],
-        row["reset_interval"],
-    ) == ("top_k", 16, 24)
+    assert row["error_compressor.kind"] == "top_k"
+    assert row["error_compressor.ratio"] == 16
+    assert row["reset_interval"] == 24
     assert math.isnan(shipped.by_row.loc["sgd", "reset_interval"])
     assert row["momentum"] == 0.9
 
@@ -56,7 +54,8 @@ def test_the_tuning_is_found_and_named_by_row(shipped: Frames) -> None:
     assert chosen["learning_rate"].nunique() >= 9
     assert chosen["score"].notna().all()
     alone = read_frames(SHIPPED.parent / "fashion_mnist_long_tuning")
-    assert alone.tuning["trial"].to_list() == alone.runs["row"].to_list()
+    trials = alone.tuning["trial"].to_list()
+    assert trials == alone.runs["row"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -73,37 +72,73 @@ def test_a_loss_beyond_a_thousand_guesses_has_diverged(
     shipped: Frames, loss: float, status: str
 ) -> None:
     """Ten classes: a constant guess loses ln 10 = 2.3026."""
-    result: Result | None = next(iter(read_runs(shipped.folder).values())).result
+    runs = read_runs(shipped.folder).values()
+    result: Result | None = next(iter(runs)).result
     assert result is not None
-    assert status_of(result.model_copy(update={"train_loss": loss})) == status
+    with_loss = result.model_copy(update={"train_loss": loss})
+    assert status_of(with_loss) == status
 
 
 def made_up(
     shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[str, str, str]
 ) -> Frames:
     """Frames of these scores; NaN is a run that diverged."""
-    declared = [
-        Contrast(row=a, reference=b, kind=kind, question="?", margin=0.005)
-        for a, b, kind in contrasts
-    ]  # type: ignore[arg-type]
+    declared = []
+    for row, reference, kind in contrasts:
+        contrast = Contrast(
+            row=row,
+            reference=reference,
+            kind=kind,  # type: ignore[arg-type]
+            question="?",
+            margin=MARGIN,
+        )
+        declared.append(contrast)
     experiment = shipped.experiment.model_copy(
         update={"baseline": "sgd", "contrasts": declared, "confidence": 0.95}
     )
-    lines = [
-        {"row": row, "seed": seed, "run_id": f"{row}{seed}", "score": score}
-        | {"status": "diverged" if math.isnan(score) else "done"}
-        for row, values in scores.items()
-        for seed, score in enumerate(values)
-    ]
-    columns = {
-        "learning_rate": 0.1,
-        "num_epochs": 1,
-        "num_steps": 1,
-        "rule": "held_out",
-        "base": None,
-    }
-    rows = pd.DataFrame([{"row": row, "label": row} | columns for row in scores])
-    return replace(shipped, experiment=experiment, rows=rows, runs=pd.DataFrame(lines))
+    rows = []
+    runs = []
+    for row, values in scores.items():
+        rows.append(
+            {
+                "row": row,
+                "label": row,
+                "learning_rate": 0.1,
+                "num_epochs": 1,
+                "num_steps": 1,
+                "rule": "held_out",
+                "base": None,
+            }
+        )
+        for seed, score in enumerate(values):
+            runs.append(
+                {
+                    "row": row,
+                    "seed": seed,
+                    "run_id": f"{row}{seed}",
+                    "score": score,
+                    "status": "diverged" if math.isnan(score) else "done",
+                }
+            )
+    return replace(
+        shipped, experiment=experiment, rows=pd.DataFrame(rows), runs=pd.DataFrame(runs)
+    )
+
+
+def p_greater(scores: list[float], others: list[float], by: float = 0.0) -> float:
+    """Of Welch's test that the mean of `scores` exceeds that of `others` by more."""
+    test = stats.ttest_ind(
+        np.subtract(scores, by), others, equal_var=False, alternative="greater"
+    )
+    return float(test.pvalue)
+
+
+def p_less(scores: list[float], others: list[float], by: float = 0.0) -> float:
+    """Of Welch's test that the mean of `scores` exceeds that of `others` by less."""
+    test = stats.ttest_ind(
+        np.subtract(scores, by), others, equal_var=False, alternative="less"
+    )
+    return float(test.pvalue)
 
 
 @pytest.mark.parametrize(
@@ -121,25 +156,22 @@ def test_each_row_has_its_own_variance_whatever_the_others_have(
     )
     first, second = (line for _, line in contrasts_frame(frames).iterrows())
     welch = stats.ttest_ind(wild, SGD, equal_var=False)
-    assert (first["p"], first["degrees"]) == pytest.approx(
-        (welch.pvalue / 2, welch.df), rel=1e-9
-    )
-    assert (first["low"], first["high"]) == pytest.approx(
-        tuple(welch.confidence_interval(0.95)), rel=1e-9
-    )
-    difference_alone = difference(frames, "a", "sgd")
-    without_b = difference(made_up(shipped, {"sgd": SGD, "a": wild}), "a", "sgd")
-    assert difference_alone == without_b
-    both = CompareMeans(DescrStatsW(calm), DescrStatsW(wild)).ttost_ind(
-        -0.005, 0.005, usevar="unequal"
-    )
-    beyond = stats.ttest_ind(
-        np.subtract(calm, 0.005), wild, equal_var=False, alternative="greater"
-    ).pvalue
-    below = stats.ttest_ind(
-        np.add(calm, 0.005), wild, equal_var=False, alternative="less"
-    ).pvalue
-    assert second["p"] == pytest.approx(min(both[0], beyond, below), rel=1e-9)
+    interval = welch.confidence_interval(0.95)
+    one_sided = welch.pvalue / 2
+    assert first["p"] == pytest.approx(one_sided, rel=1e-9)
+    assert first["degrees"] == pytest.approx(welch.df, rel=1e-9)
+    assert first["low"] == pytest.approx(interval.low, rel=1e-9)
+    assert first["high"] == pytest.approx(interval.high, rel=1e-9)
+    without_b = made_up(shipped, {"sgd": SGD, "a": wild})
+    found = difference(frames, "a", "sgd")
+    expected = difference(without_b, "a", "sgd")
+    assert found == expected
+    pair = CompareMeans(DescrStatsW(calm), DescrStatsW(wild))
+    equal, _ = pair.ttost_ind(-MARGIN, MARGIN, usevar="unequal")
+    beyond = p_greater(calm, wild, by=MARGIN)
+    below = p_less(calm, wild, by=-MARGIN)
+    smallest = min(equal, beyond, below)
+    assert second["p"] == pytest.approx(smallest, rel=1e-9)
 
 
 def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -> None:
@@ -150,30 +182,27 @@ def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -
         ("b", "sgd", "superiority"),
         ("b", "a", "equivalence"),
     )
-    frame = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": B}, *three))
-    greater, less = (
-        stats.ttest_ind(np.add(A, 0.005), SGD, equal_var=False, alternative=side).pvalue
-        for side in SIDES
-    )
-    better, worse = (
-        stats.ttest_ind(B, SGD, equal_var=False, alternative=side).pvalue
-        for side in SIDES
-    )
-    above, below = (
-        stats.ttest_ind(np.add(B, 0.005), A, equal_var=False, alternative=side).pvalue
-        for side in SIDES
-    )
-    under, beyond = (
-        stats.ttest_ind(
-            np.subtract(B, 0.005), A, equal_var=False, alternative=side
-        ).pvalue
-        for side in SIDES[::-1]
-    )
-    family = multipletests(
-        [greater, less, better, worse, max(above, under), beyond, below], method="holm"
-    )[1]
-    assert frame["p"].to_list() == pytest.approx([greater, worse, max(above, under)])
-    assert frame["p_holm"].to_list() == pytest.approx(family[[0, 3, 4]])
+    scores = {"sgd": SGD, "a": A, "b": B}
+    frames = made_up(shipped, scores, *three)
+    frame = contrasts_frame(frames)
+    # a and SGD
+    not_inferior = p_greater(A, SGD, by=-MARGIN)
+    inferior = p_less(A, SGD, by=-MARGIN)
+    # b and SGD
+    better = p_greater(B, SGD)
+    worse = p_less(B, SGD)
+    # b and a
+    above = p_greater(B, A, by=-MARGIN)
+    under = p_less(B, A, by=MARGIN)
+    equal = max(above, under)
+    below = p_less(B, A, by=-MARGIN)
+    beyond = p_greater(B, A, by=MARGIN)
+    family = [not_inferior, inferior, better, worse, equal, beyond, below]
+    _, corrected, _, _ = multipletests(family, method="holm")
+    expected = [not_inferior, worse, equal]
+    assert frame["p"].to_list() == pytest.approx(expected)
+    expected = [corrected[0], corrected[3], corrected[4]]
+    assert frame["p_holm"].to_list() == pytest.approx(expected)
     assert frame["claim"].to_list() == [
         "loses less than the margin",
         "worse",
@@ -187,37 +216,30 @@ def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(
     """By its definition: mean squares of a two-way layout, as statsmodels has them."""
     generator = np.random.default_rng(0)
     common = generator.normal(0, 0.01, 6)
-    scores = {
-        row: list(0.8 + common + generator.normal(0, 0.01, 6))
-        for row in ("a", "b", "c")
-    }
+    scores = {}
+    for row in ("a", "b", "c"):
+        own = generator.normal(0, 0.01, 6)
+        scores[row] = list(0.8 + common + own)
+    lines = []
+    for row, values in scores.items():
+        for seed, score in enumerate(values):
+            lines.append({"row": row, "seed": seed, "score": score})
+    fitted = ols("score ~ C(row) + C(seed)", pd.DataFrame(lines)).fit()
+    mean_squares = anova_lm(fitted)["mean_sq"]
+    between = mean_squares["C(seed)"]
+    within = mean_squares["Residual"]
     scores["a"].append(0.9)  # a seed that the others lack
-    frames = made_up(
-        shipped, scores, ("a", "b", "superiority"), ("c", "b", "superiority")
-    )
-    lines = [
-        (row, seed, score)
-        for row, values in scores.items()
-        for seed, score in enumerate(values[:6])
-    ]
-    table = anova_lm(
-        ols(
-            "score ~ C(row) + C(seed)",
-            pd.DataFrame(lines, columns=["row", "seed", "score"]),
-        ).fit()
-    )
-    between, within = table.loc[["C(seed)", "Residual"], "mean_sq"]
-    found = seed_correlation(frames)
+    two = (("a", "b", "superiority"), ("c", "b", "superiority"))
+    found = seed_correlation(made_up(shipped, scores, *two))
     assert found is not None
-    assert (found.num_seeds, found.num_rows) == (6, 3)
-    assert found.value == pytest.approx((between - within) / (between + 2 * within))
+    assert found.num_seeds == 6
+    assert found.num_rows == 3
+    expected = (between - within) / (between + 2 * within)
+    assert found.value == pytest.approx(expected)
     assert found.low < found.value < found.high
-    assert (
-        seed_correlation(
-            made_up(shipped, {"a": A, "b": B[:1]}, ("a", "b", "superiority"))
-        )
-        is None
-    )
+    scores = {"a": A, "b": B[:1]}
+    single = made_up(shipped, scores, ("a", "b", "superiority"))
+    assert seed_correlation(single) is None
 
 
 def test_experiments_that_share_runs_of_their_baseline_name_each_other(
@@ -231,7 +253,8 @@ def test_experiments_that_share_runs_of_their_baseline_name_each_other(
         shutil.copy(SHIPPED / name / "experiment.json", results / name)
     (results / "broken").mkdir()
     (results / "broken" / "experiment.json").write_text("{")
-    found = [sharing_baseline(read_frames(results / name)) for name in names]
+    all_frames = [read_frames(results / name) for name in names]
+    found = [sharing_baseline(each) for each in all_frames]
     assert found == [["gpt_text_methods"], ["gpt_text"], []]
 
 
@@ -253,31 +276,34 @@ def test_experiments_that_share_runs_of_their_baseline_name_each_other(
     ],
 )
 def test_words(shipped: Frames, kind: str, scores: list[float], word: str) -> None:
-    frames = made_up(shipped, {"sgd": SGD, "a": scores}, ("a", "sgd", kind))
-    assert contrasts_frame(frames)["verdict"].to_list() == [word]
+    contrast = ("a", "sgd", kind)
+    frames = made_up(shipped, {"sgd": SGD, "a": scores}, contrast)
+    verdicts = contrasts_frame(frames)["verdict"]
+    assert verdicts.to_list() == [word]
 
 
 def test_what_cannot_be_said_stays_in_its_family(shipped: Frames) -> None:
     """Else a run that diverges would make the other contrasts easier to show."""
     two = (("a", "sgd", "non-inferiority"), ("b", "sgd", "non-inferiority"))
-    broken = contrasts_frame(
-        made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two)
-    )
-    assert broken["p"][1] == 1
-    assert broken["p_holm"][0] == pytest.approx(4 * broken["p"][0])
+    scores = {"sgd": SGD, "a": A, "b": [math.nan, *B]}
+    broken = contrasts_frame(made_up(shipped, scores, *two))
+    of_a, of_b = broken["p"]
+    assert of_b == 1
+    corrected = broken["p_holm"][0]
+    assert corrected == pytest.approx(4 * of_a)
 
 
 def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(
     shipped: Frames,
 ) -> None:
-    frames = made_up(
-        shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority")
-    )
+    equal = {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}
+    frames = made_up(shipped, equal, ("a", "sgd", "non-inferiority"))
     found = difference(frames, "a", "sgd")
     assert found is not None
     assert found.p_above(-0.005) == 0
     assert found.p_below(-0.005) == 1
-    assert contrasts_frame(made_up(shipped, {"sgd": SGD})).empty
+    undeclared = made_up(shipped, {"sgd": SGD})
+    assert contrasts_frame(undeclared).empty
 
 
 @pytest.mark.parametrize(
@@ -302,22 +328,24 @@ def test_a_difference_needs_one_rate_for_both(
     shipped: Frames, scores: dict[tuple[str, float], float], expected: float
 ) -> None:
     rows = pd.DataFrame({"row": ["a", "b"], "learning_rate": [0.1, 0.01]})
-    lines = [
-        {"row": row, "kind": "test", "learning_rate": rate, "score": score}
-        for (row, rate), score in scores.items()
-    ]
+    lines = []
+    for (row, rate), score in scores.items():
+        lines.append(
+            {"row": row, "kind": "test", "learning_rate": rate, "score": score}
+        )
     rates = pd.DataFrame(lines, columns=["row", "kind", "learning_rate", "score"])
-    assert at_equal_rate(replace(shipped, rows=rows), rates, "a", "b") == pytest.approx(
-        expected, nan_ok=True
-    )
+    frames = replace(shipped, rows=rows)
+    found = at_equal_rate(frames, rates, "a", "b")
+    assert found == pytest.approx(expected, nan_ok=True)
     equal = replace(
         shipped,
         rows=rows.assign(learning_rate=0.1),
         runs=made_up(shipped, {"a": A, "b": B}).runs,
     )
-    assert at_equal_rate(equal, rates[:0], "a", "b") == pytest.approx(
-        np.mean(A) - np.mean(B)
-    )
+    no_rates = rates[:0]
+    found = at_equal_rate(equal, no_rates, "a", "b")
+    difference_of_means = np.mean(A) - np.mean(B)
+    assert found == pytest.approx(difference_of_means)
 
 
 def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:

@@ -34,8 +34,10 @@ def test_welch_alone_holds_its_level_unpaired(shipped: pd.DataFrame) -> None:
         & (shipped["noise"] == "row")
         & (shipped["correlation"] == 0)
     ]
-    assert (hard[hard["rule"] == "Welch"]["error_margin"] < 0.06).all()
-    assert (hard[hard["rule"] == "moderated, robust"]["error_margin"] > 0.08).all()
+    welch = hard[hard["rule"] == "Welch"]
+    moderated = hard[hard["rule"] == "moderated, robust"]
+    assert (welch["error_margin"] < 0.06).all()
+    assert (moderated["error_margin"] > 0.08).all()
 
 
 def test_one_family_errs_in_no_more_than_its_share() -> None:
@@ -46,7 +48,8 @@ def test_one_family_errs_in_no_more_than_its_share() -> None:
 
 def test_correlations_are_those_of_the_packs() -> None:
     recorded = pd.read_csv(SHIPPED / "correlations.csv").set_index("experiment")
-    assert set(recorded.index) == {folder.name for folder in DECLARED}
+    declared = {folder.name for folder in DECLARED}
+    assert set(recorded.index) == declared
     for folder, plan in DECLARED.items():
         seeds = {
             (row["row"], run_id): seed
@@ -59,22 +62,27 @@ def test_correlations_are_those_of_the_packs() -> None:
             for key in ("row", "reference")
         }
         runs = scores_of(folder, plan)
-        runs = runs[~runs["diverged"] & runs["row"].isin(named)]
+        is_named = runs["row"].isin(named)
+        runs = runs[~runs["diverged"] & is_named]
         runs["seed"] = [
             seeds[row, run_id]
             for row, run_id in zip(runs["row"], runs["run_id"], strict=True)
         ]
-        runs = runs[runs.groupby("seed")["row"].transform("size") == len(named)]
+        rows_at_seed = runs.groupby("seed")["row"].transform("size")
+        runs = runs[rows_at_seed == len(named)]
         table = anova_lm(ols("score ~ C(row) + C(seed)", runs).fit())
         between = table.loc["C(seed)", "mean_sq"]
         within = table.loc["Residual", "mean_sq"]
-        expected = (between - within) / (between + (len(named) - 1) * within)
-        assert recorded.loc[folder.name, "value"] == pytest.approx(expected, abs=1e-4)
+        others = len(named) - 1
+        expected = (between - within) / (between + others * within)
+        found = recorded.loc[folder.name, "value"]
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 def table_of(name: str) -> list[list[str]]:
     """Cells of a table of the page, without its head."""
-    part = PAGE.partition(f"<!-- table: {name} -->\n")[2].partition("\n\n")[0]
+    _, _, after_mark = PAGE.partition(f"<!-- table: {name} -->\n")
+    part, _, _ = after_mark.partition("\n\n")
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in part.splitlines()[2:]
@@ -107,13 +115,16 @@ def test_the_pages_errors_are_those_recorded(shipped: pd.DataFrame) -> None:
 
 
 def test_the_pages_costs_and_pairs_are_those_recorded(shipped: pd.DataFrame) -> None:
-    alike = shipped[(shipped["rows"] == 10) & (shipped["noise"] == "equal")]
+    is_equal = shipped["noise"] == "equal"
+    alike = shipped[(shipped["rows"] == 10) & is_equal]
     known = alike.set_index(["rule", "seeds", "baseline_seeds", "correlation"])
     costs = table_of("costs")
     pairs = table_of("pairing")
-    assert (len(costs), len(pairs)) == (6, 9)
+    assert len(costs) == 6
+    assert len(pairs) == 9
     for rule, count, *cells in costs:
-        line = known.loc[(rule, int(count), int(count), 0.0)]
+        num_seeds = int(count)
+        line = known.loc[(rule, num_seeds, num_seeds, 0.0)]
         assert cells == [
             f"{line['half_width']:.2f}",
             f"{100 * line['power']:.0f}",
@@ -134,7 +145,9 @@ def test_the_pages_costs_and_pairs_are_those_recorded(shipped: pd.DataFrame) -> 
 def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() -> None:
     found = pd.read_csv(SHIPPED / "correlations.csv").set_index("experiment")
     values = found["value"]
-    ends = [f"{value:+.2f}".replace("-", "−") for value in (values.min(), values.max())]
+    ends = []
+    for value in (values.min(), values.max()):
+        ends.append(f"{value:+.2f}".replace("-", "−"))
     assert (
         f"correlation is estimated at {ends[0]} to {ends[1]}, with a median of {values.median():.2f}"
         in " ".join(PAGE.split())
@@ -145,7 +158,9 @@ def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() 
     )
     above = re.search(r"above 0.3 in seven: ([^.]*)\.", PAGE)
     assert above
-    assert set(re.findall(r"`(\w+)`", above[1])) == set(values.index[values > 0.3])
-    most = pd.read_csv(SHIPPED / "families.csv")[["one_family", "two_families"]].max()
+    named = set(re.findall(r"`(\w+)`", above[1]))
+    assert named == set(values.index[values > 0.3])
+    families = pd.read_csv(SHIPPED / "families.csv")
+    most = families[["one_family", "two_families"]].max()
     assert f"at most {100 * most['one_family']:.1f} %" in PAGE
     assert f"up to {100 * most['two_families']:.1f} %" in PAGE

@@ -41,7 +41,8 @@ def test_an_interval_has_one_form_in_cells_and_one_in_prose() -> None:
     ends = (-0.0022, -0.0037, -0.0006)
     assert wording.gap_cell(*ends, "points") == "0.22 (0.06 to 0.37)"
     assert wording.gap_in_prose(*ends, "points") == "0.22 points (95 % CI 0.06 to 0.37)"
-    assert wording.gap_cell(-0.0022, NAN, NAN, "points") == "0.22", "of one run"
+    of_one_run = wording.gap_cell(-0.0022, NAN, NAN, "points")
+    assert of_one_run == "0.22"
     assert wording.gap_in_prose(-0.0022, NAN, NAN, "points") == "0.22 points"
 
 

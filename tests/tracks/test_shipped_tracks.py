@@ -26,12 +26,14 @@ FROZEN = {
 }
 """A rule that changes is another track's: what was entered was entered under these."""
 
-ENTRIES = {entry.name: entry for entry in read_entries(ROOT / "tracks", "1")}
+SHIPPED = read_entries(ROOT / "tracks", "1")
+ENTRIES = {entry.name: entry for entry in SHIPPED}
 
 
 @pytest.mark.parametrize("track", FROZEN)
 def test_rules_are_frozen(track: str) -> None:
-    found = {name: digest_of(ROOT / "tracks" / track / name) for name in FROZEN[track]}
+    folder = ROOT / "tracks" / track
+    found = {name: digest_of(folder / name) for name in FROZEN[track]}
     assert found == FROZEN[track]
 
 
@@ -60,7 +62,8 @@ def test_the_picture_has_each_entry_and_can_be_read() -> None:
         [place] = bars.lines[0].get_xydata()
         drawn.append(place)
     gaps = sorted(round(line.gap.mean, 9) for line in board.entries)
-    assert sorted(round(float(y), 9) for _, y in drawn) == gaps
+    heights = sorted(round(float(y), 9) for _, y in drawn)
+    assert heights == gaps
     for x, y in drawn:
         [entry] = [line for line in board.entries if math.isclose(line.gap.mean, y)]
         assert 0.7 < x / entry.traffic < 1.4
@@ -68,16 +71,19 @@ def test_the_picture_has_each_entry_and_can_be_read() -> None:
     pixels = axes.transData.transform(drawn)
     for one, other in combinations(pixels, 2):
         # Marks are 4 points wide.
-        assert math.dist(one, other) * 72 / figure.dpi > 4
+        inches = math.dist(one, other) / figure.dpi
+        assert 72 * inches > 4
     assert faults_of(figure) == []
 
 
 def test_the_spread_is_that_of_the_records() -> None:
     track = read_track(ROOT / "tracks", "1")
     bound = track.everything_sent
-    scores = read_frames(ROOT / bound.records).done(bound.row)
+    frames = read_frames(ROOT / bound.records)
+    scores = frames.done(bound.row)
     assert len(scores) == track.spread.num_seeds
-    assert math.isclose(scores.std(ddof=1), track.spread.deviation_nats, abs_tol=5e-5)
+    deviation = scores.std(ddof=1)
+    assert math.isclose(deviation, track.spread.deviation_nats, abs_tol=5e-5)
 
 
 def test_the_twenty_seeds_of_the_baseline_go_on_from_those_that_ship() -> None:

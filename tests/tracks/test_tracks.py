@@ -108,7 +108,8 @@ def write_track(root: Path, **changes: object) -> Path:
     """The tiny track under `root`, and the folder of tracks."""
     folder = root / "tracks" / "tiny"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "track.toml").write_text(tomli_w.dumps(TRACK | changes))
+    table = tomli_w.dumps(TRACK | changes)
+    (folder / "track.toml").write_text(table)
     return root / "tracks"
 
 
@@ -161,7 +162,8 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("entered")
     write_track(root)
     file = run_method(root, EXAMPLE, "small", tuned=True)
-    assert main(list(map(str, enter_words(root, file, "small")))) == 0
+    words = [str(word) for word in enter_words(root, file, "small")]
+    assert main(words) == 0
     return root
 
 
@@ -177,7 +179,8 @@ def test_an_entry_is_made_and_verified_by_processes_too(
 ) -> None:
     folder = entered / "tracks" / "tiny" / "entries" / "mine"
     about = read_entry(folder).about
-    assert (about.author, about.description) == ("A. N. Other", 'Says "less" and less.')
+    assert about.author == "A. N. Other"
+    assert about.description == 'Says "less" and less.'
     assert (about.algorithm, about.settings.table) == (
         "growing_local_sgd",
         {"sync_interval": 3},
@@ -201,7 +204,8 @@ def test_a_run_that_is_done_again_agrees_to_the_bit_and_the_page_says_so(
     before = leaderboard_text(copied / "tracks", "tiny")
     assert "nobody has run one again" in before
     assert "was run again on" not in before
-    assert "to the bit" in cli.out(*words_of("verify", copied, "mine", "--rerun", "2"))
+    verified = cli.out(*words_of("verify", copied, "mine", "--rerun", "2"))
+    assert "to the bit" in verified
     page = leaderboard_text(copied / "tracks", "tiny")
     [line] = [line for line in page.splitlines() if line.startswith("- `mine`")]
     assert "Seed 2 was run again on" in line
@@ -242,14 +246,16 @@ def test_a_mean_over_rows_is_caught_by_processes(
     file = run_method(tmp_path, LARGE, "small")
     capsys.readouterr()
     cli.out(*enter_words(tmp_path, file, "small"))
-    said = cli.refused(*words_of("verify", tmp_path, "mine"), code=1)
+    words = words_of("verify", tmp_path, "mine")
+    said = cli.refused(*words, code=1)
     assert "what is not sent cannot have arrived" in said
 
 
 def test_a_mean_over_rows_in_late_steps_is_caught_by_a_run_that_is_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
 ) -> None:
-    write_track(tmp_path, verification=TRACK["verification"] | {"loss_nats": 1e-5})
+    verification = TRACK["verification"] | {"loss_nats": 1e-5}
+    write_track(tmp_path, verification=verification)
     file = run_method(tmp_path, LATE, "small")
     capsys.readouterr()
     cli.out(*enter_words(tmp_path, file, "small"))
@@ -277,11 +283,13 @@ def test_a_method_that_breaks_a_promise_is_not_entered(
     write_track(tmp_path)
     file = run_method(tmp_path, source, "small")
     capsys.readouterr()
-    assert main(list(map(str, enter_words(tmp_path, file, "small")))) == 1
+    words = [str(word) for word in enter_words(tmp_path, file, "small")]
+    assert main(words) == 1
     said = capsys.readouterr()
     assert promise in said.out
     assert "breaks a promise" in said.err
-    assert list((tmp_path / "tracks" / "tiny" / "entries").iterdir()) == []
+    entries = tmp_path / "tracks" / "tiny" / "entries"
+    assert list(entries.iterdir()) == []
 
 
 def test_a_file_that_talks_by_torch_distributed_is_refused_and_leaves_nothing(
@@ -293,7 +301,8 @@ def test_a_file_that_talks_by_torch_distributed_is_refused_and_leaves_nothing(
     source = source.replace("from typing", "import torch\nfrom typing", 1)
     file = run_method(tmp_path, source, "small")
     capsys.readouterr()
-    said = cli.refused(*enter_words(tmp_path, file, "small"), code=1)
+    words = enter_words(tmp_path, file, "small")
+    said = cli.refused(*words, code=1)
     assert f"{file}, line " in said
     assert "torch.distributed" in said
     assert "not counted" in said
@@ -342,7 +351,8 @@ def _edit_source(folder: Path) -> None:
 
 def _edit_pack(folder: Path) -> None:
     path = folder / "runs.jsonl"
-    path.write_text(path.read_text().replace('"test_loss":', '"test_loss":0.', 1))
+    text = path.read_text()
+    path.write_text(text.replace('"test_loss":', '"test_loss":0.', 1))
     _state_digests(folder)
 
 
@@ -350,7 +360,8 @@ def _state_digests(folder: Path, **changes: object) -> None:
     """Let the entry say that its files are as they are."""
     about = read_entry(folder).about
     digests = {name: digest_of(folder / name) for name in about.sha256}
-    about = EntryFile.model_validate(about.model_dump() | {"sha256": digests} | changes)
+    changed = about.model_dump() | {"sha256": digests} | changes
+    about = EntryFile.model_validate(changed)
     (folder / "entry.toml").write_text(entry_text(about))
 
 
@@ -365,7 +376,8 @@ def _note_rerun(folder: Path, **changes: object) -> None:
         "git_commit": None,
         "done_at": "2027-01-01",
     }
-    (folder / "reruns.jsonl").write_text(json.dumps(line | changes) + "\n")
+    rerun = json.dumps(line | changes)
+    (folder / "reruns.jsonl").write_text(rerun + "\n")
 
 
 def _claim_another_rate(folder: Path) -> None:
@@ -374,7 +386,8 @@ def _claim_another_rate(folder: Path) -> None:
 
 def _claim_fewer_bits(folder: Path) -> None:
     """The runs' counts and closed forms say less than the settings send."""
-    runs = json.loads(json.dumps(dict(read_pack(folder))))
+    pack = dict(read_pack(folder))
+    runs = json.loads(json.dumps(pack))
     for files in runs.values():
         for key in ("traffic", "expected_traffic"):
             files["result"][key]["model"]["bits"] //= 2
@@ -445,14 +458,16 @@ def test_a_run_that_breaks_a_rule_is_refused(
 
 
 def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
-    assert "no entry" in cli.refused(*words_of("verify", entered, "other"))
+    said = cli.refused(*words_of("verify", entered, "other"))
+    assert "no entry" in said
     nowhere = ("--track", "1", "--tracks", entered / "nowhere")
     assert "has no entries, so nothing was verified" in cli.out("verify", *nowhere)
     assert "has no track 'x'" in cli.refused(
         "verify", "--track", "x", "--tracks", entered
     )
     file = entered / "small.py"
-    assert "there is an entry" in cli.refused(*enter_words(entered, file, "small"))
+    said = cli.refused(*enter_words(entered, file, "small"))
+    assert "there is an entry" in said
     about = ["--author", "A. N. Other", "--description", "No words."]
     said = cli.refused(*words_of("enter", entered, file, *about))
     assert "try_growing_local_sgd_gpt: the track takes runs of its GPT alone" in said
@@ -471,13 +486,15 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
     losses = {"first": (1.0, 1.001), "near": (0.98, 1.005), "far": (0.2, 0.201)}
     for number, (name, pair) in enumerate(losses.items(), start=1):
         shutil.copytree(entries / "mine", entries / name)
-        runs = json.loads(json.dumps(dict(read_pack(entries / name))))
+        pack = dict(read_pack(entries / name))
+        runs = json.loads(json.dumps(pack))
         for files in runs.values():
             loss = pair[files["run"]["seed"] - 1]
             files["result"]["test_loss"] = loss
             files["events"][-1]["test_loss"] = loss
             del files["result"]["sha256"]
-        (entries / name / "runs.jsonl").write_text(render_pack("small", runs))
+        text = render_pack("small", runs)
+        (entries / name / "runs.jsonl").write_text(text)
         _state_digests(entries / name, entered=f"2027-01-0{number}")
     shutil.rmtree(entries / "mine")
     shutil.move(entries / "far", copied / "far")
@@ -492,9 +509,11 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
 
 def test_a_refusal_names_folders_that_are_there(copied: Path, cli: CommandLine) -> None:
     """Trials that the experiment's choice had and that are no more."""
-    shutil.rmtree(next((copied / "results" / "small_tuning").glob("*/")))
+    results = copied / "results" / "small_tuning"
+    shutil.rmtree(next(results.glob("*/")))
     file = copied / "small.py"
-    said = cli.refused(*enter_words(copied, file, "small", "other"), code=1)
+    words = enter_words(copied, file, "small", "other")
+    said = cli.refused(*words, code=1)
     assert f"2 trials, and {copied / 'results' / 'small_tuning'} has 1" in said
 
 
