@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cser_bench.algorithms import DistributedOptimizer
+from tests.algorithms.problems import assert_expected_traffic
 
 NUM_BEFORE = 4
 NUM_STEPS = 14
@@ -38,12 +39,13 @@ def begins_anew(
     new, new_model = make()
     with torch.no_grad():
         for before, after in zip(optimizer.replicas, new.replicas, strict=True):
-            for number, each in enumerate((before, after)):
-                each.flat.parameters.copy_(
-                    torch.linspace(-1, 1, each.flat.layout.numel).sin()
-                )
-                # Worker 0's must count.
-                each.flat.parameters[int(optimizer.collectives.rank == 0) :] += number
+            numel = before.flat.layout.numel
+            numbers = torch.linspace(-1, 1, numel).sin()
+            before.flat.parameters.copy_(numbers)
+            after.flat.parameters.copy_(numbers)
+            # Worker 0's must count.
+            others = slice(int(optimizer.collectives.rank == 0), None)
+            after.flat.parameters[others] += 1
             for key in set(KEPT) & before.buffers.keys():
                 after.buffers[key].copy_(before.buffers[key])
             after.local.restore(before.local.counts())
@@ -53,14 +55,11 @@ def begins_anew(
         one_step(optimizer, model, step)
         one_step(new, new_model, step)
         for before, after in zip(optimizer.replicas, new.replicas, strict=True):
-            assert torch.equal(before.flat.parameters, after.flat.parameters), (
-                f"after step {step}"
-            )
+            expected = after.flat.parameters
+            assert torch.equal(before.flat.parameters, expected), f"after step {step}"
     held = optimizer.replicas[0].buffers
     new_held = new.replicas[0].buffers
     for key in ("anchor", "error", "outer_momentum"):
         if key in held:
             assert torch.equal(held[key], new_held[key]), key
-    assert (
-        optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()
-    )
+    assert_expected_traffic(optimizer, NUM_STEPS)

@@ -20,6 +20,7 @@ from tests.algorithms.problems import (
     NUM_WEIGHTS,
     SGD,
     SHARED,
+    assert_expected_traffic,
     batch_loss,
     flat_parameters,
     make_model,
@@ -45,17 +46,26 @@ def make_problem(common: dict[str, Any] | None = None) -> Problem:
     parameters = ordered(model)
 
     def gradient(x: Array, step: int, worker: int) -> Array:
-        torch.nn.utils.vector_to_parameters(torch.from_numpy(x), parameters)
-        gradients = torch.autograd.grad(batch_loss(model, step, worker), parameters)
-        return torch.cat([part.reshape(-1) for part in gradients]).numpy()
+        vector = torch.from_numpy(x)
+        torch.nn.utils.vector_to_parameters(vector, parameters)
+        loss = batch_loss(model, step, worker)
+        gradients = torch.autograd.grad(loss, parameters)
+        flat = torch.cat([part.reshape(-1) for part in gradients])
+        return flat.numpy()
 
     def per_coordinate(weights: float, biases: float) -> Array:
-        return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
+        is_weight = np.arange(NUM_PARAMETERS) < NUM_WEIGHTS
+        return np.where(is_weight, weights, biases)
 
     eta = per_coordinate(common["lr"], BIAS_LR)
     decay = per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY)
     problem = Problem(
-        start, gradient, NUM_WORKERS, eta, common["momentum"] or 0.0, decay
+        start=start,
+        gradient=gradient,
+        num_workers=NUM_WORKERS,
+        eta=eta,
+        beta=common["momentum"] or 0.0,
+        decay=decay,
     )
     if "local_step" in common:
         shapes = SHAPES[:2] if common["local_step"] == "muon" else []
@@ -73,7 +83,8 @@ def mask_of(compressor: SharedSupport) -> Mask:
 
     def mask(step: int, purpose: str) -> NDArray[np.bool_]:
         chosen = torch.zeros(NUM_PARAMETERS)
-        support = compressor.support(layout, Draw(SEED, step, purpose))
+        draw = Draw(SEED, step, purpose)
+        support = compressor.support(layout, draw)
         support.add_(chosen, torch.ones(support.payload_numel))
         return chosen.numpy() > 0
 
@@ -81,36 +92,40 @@ def mask_of(compressor: SharedSupport) -> Mask:
 
 
 def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
-    generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
-    return (
-        torch.empty(64, dtype=torch.float64)
-        .uniform_(generator=generator)
-        .numpy()[:NUM_PARAMETERS]
-    )
+    draw = Draw(SEED, step, purpose)
+    generator = draw.generator(torch.device("cpu"), worker)
+    padded = torch.empty(64, dtype=torch.float64)
+    padded.uniform_(generator=generator)
+    return padded.numpy()[:NUM_PARAMETERS]
 
 
 def first_q(seed: int) -> Callable[[int, int, int], Array]:
     """Where PowerSGD begins: that it is drawn rightly is tested with the draws."""
-    return lambda number, columns, rank: (
-        Draw(seed, 0, "gradient").normal((columns, rank), number).double().numpy()
-    )
+
+    def drawn(number: int, columns: int, rank: int) -> Array:
+        of_step_0 = Draw(seed, 0, "gradient")
+        q: Array = of_step_0.normal((columns, rank), number).double().numpy()
+        return q
+
+    return drawn
 
 
+INT4 = transcription.quantised_blocks(4, 16)
 ENCODED: dict[str, Compress] = {
     "top_k": transcription.top_k(5),  # 51 / 10
     "sign": transcription.quantised_blocks(1, NUM_PARAMETERS),
     "qsgd": transcription.qsgd(7, 16, qsgd_noise),
     "chunks": transcription.chunk_top_k(5, 12, 2),
-    "int4": transcription.in_two_stages(transcription.quantised_blocks(4, 16), 16),
+    "int4": transcription.in_two_stages(INT4, 16),
 }
 
 
 def compress_of(key: str, among_neighbours: bool = False) -> Compress:
     if key == "int4" and among_neighbours:
-        return transcription.quantised_blocks(4, 16)
-    return (
-        ENCODED[key] if key in ENCODED else transcription.masked(mask_of(SHARED[key]))
-    )
+        return INT4
+    if key in ENCODED:
+        return ENCODED[key]
+    return transcription.masked(mask_of(SHARED[key]))
 
 
 def rises_and_falls(step: int) -> float:
@@ -137,30 +152,29 @@ def assert_follows(
         states = []
         for step in range(1, NUM_STEPS + 1):
             if rate is not None:
-                for group, peak in zip(
-                    optimizer.param_groups, (1.0, BIAS_LR / LR), strict=True
-                ):
-                    group["lr"] = peak * rate(step)
+                weights, biases = optimizer.param_groups
+                weights["lr"] = rate(step)
+                biases["lr"] = BIAS_LR / LR * rate(step)
             train(optimizer, model, collectives.rank, [step])
-            error = (
-                None if optimizer.error is None else optimizer.error[0].numpy().copy()
-            )
-            states.append((flat_parameters(model).numpy(), error))
-        assert (
-            optimizer.traffic.training()
-            == optimizer.expected_traffic(NUM_STEPS).training()
-        )
+            error = optimizer.error
+            own_error = None if error is None else error[0].numpy().copy()
+            x = flat_parameters(model).numpy()
+            states.append((x, own_error))
+        assert_expected_traffic(optimizer, NUM_STEPS)
         return states
 
     tolerance = 1e-8 if "local_step" in common else 1e-9
-    actual = zip(*workers(work, NUM_WORKERS), strict=True)
-    for step, (states, (want_xs, want_es)) in enumerate(
-        zip(actual, expected, strict=False), start=1
-    ):
-        found = [(f"parameters after step {step}", [x for x, _ in states], want_xs)]
-        if states[0][1] is not None:
-            found.append((f"errors after step {step}", [e for _, e in states], want_es))
-        for what, vectors, wanted in found:
-            np.testing.assert_allclose(
-                vectors, wanted, rtol=tolerance, atol=tolerance, err_msg=what
-            )
+
+    def assert_near(found: list[Array], wanted: Any, what: str) -> None:
+        np.testing.assert_allclose(
+            found, wanted, rtol=tolerance, atol=tolerance, err_msg=what
+        )
+
+    by_step = zip(*workers(work, NUM_WORKERS), strict=True)
+    for step, states in enumerate(by_step, start=1):
+        wanted_xs, wanted_es = next(expected)
+        xs = [x for x, _ in states]
+        assert_near(xs, wanted_xs, f"parameters after step {step}")
+        es = [e for _, e in states if e is not None]
+        if es:
+            assert_near(es, wanted_es, f"errors after step {step}")

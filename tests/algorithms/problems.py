@@ -45,12 +45,10 @@ Types = torch.dtype | tuple[torch.dtype, torch.dtype]
 """A type for all parameters, or one for each layer."""
 
 NAMES = list(algorithms())
-JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_models]
+JOINT = [name for name in NAMES if algorithms()[name].averages_models]
 """Methods in whose result the workers have a part in common; the others need not be SGD, nor send
 anything."""
-TAKING_ADAMW = [
-    name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None
-]
+TAKING_ADAMW = [name for name in NAMES if algorithms()[name].sgd_alone is None]
 # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even.
 NUM_PARAMETERS = 51
 NUM_WEIGHTS = 42
@@ -101,9 +99,8 @@ MESSAGE_BITS = {
     # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
     "qsgd": 8 * 26 + 32 * 4,
     "int4": 4 * (32 + 4 * 16),  # 4 blocks, each with a scale, the last one filled up
-    "chunks": 8 * 6
-    + 8 * 12
-    + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
+    # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
+    "chunks": 8 * 6 + 8 * 12 + 32 * 4,
 }
 """Bits of one message of the 51 parameters in 32-bit numbers, counted by hand."""
 
@@ -127,7 +124,8 @@ def make_model(dtype: Types = torch.float64, seed: int = 0) -> nn.Sequential:
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.from_numpy(generator.normal(0, 0.5, parameter.shape)))
+            numbers = generator.normal(0, 0.5, parameter.shape)
+            parameter.copy_(torch.from_numpy(numbers))
     return model
 
 
@@ -139,14 +137,13 @@ def ordered(model: nn.Module) -> list[Parameter]:
 
 def groups(parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Two groups with learning rates and weight decays of their own, of weights and of biases."""
-    return [
-        {"params": list(parameters[::2])},
-        {
-            "params": list(parameters[1::2]),
-            "lr": BIAS_LR,
-            "weight_decay": BIAS_WEIGHT_DECAY,
-        },
-    ]
+    weights = {"params": list(parameters[::2])}
+    biases = {
+        "params": list(parameters[1::2]),
+        "lr": BIAS_LR,
+        "weight_decay": BIAS_WEIGHT_DECAY,
+    }
+    return [weights, biases]
 
 
 @cache
@@ -154,7 +151,9 @@ def batch(dtype: torch.dtype, step: int, rank: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets that each worker and step has for itself; workers' data differ in kind."""
     generator = np.random.default_rng([step, rank])
     inputs = generator.normal(0.2 * rank, 1, (8, 4))
-    targets = np.sin(inputs @ np.linspace(-1, 1, 12).reshape(4, 3) + 0.3 * rank)
+    weights = np.linspace(-1, 1, 12).reshape(4, 3)
+    noiseless = inputs @ weights + 0.3 * rank
+    targets = np.sin(noiseless)
     return torch.from_numpy(inputs).to(dtype), torch.from_numpy(targets).to(dtype)
 
 
@@ -166,13 +165,16 @@ def batch_loss(
 ) -> Tensor:
     """The loss on a worker's batch of one step, of numbers of the parameters' type or of this
     one."""
-    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else dtype
+    if isinstance(model, nn.Module):
+        dtype = next(model.parameters()).dtype
     inputs, targets = batch(dtype, step, rank)
-    return (model(inputs) - targets).square().mean()
+    errors = model(inputs) - targets
+    return errors.square().mean()
 
 
 def flat_parameters(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in ordered(model)])
+    parameters = [parameter.detach() for parameter in ordered(model)]
+    return torch.cat([parameter.reshape(-1) for parameter in parameters])
 
 
 def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
@@ -192,12 +194,12 @@ def torch_sgd(name: str, params: Any, **common: float) -> torch.optim.Optimizer:
 def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
     """The parameters after `torch_sgd` on the average gradient."""
     model = make_model()
-    optimizer = torch_sgd(name, groups(list(model.parameters())), **SGD)
+    given = groups(list(model.parameters()))
+    optimizer = torch_sgd(name, given, **SGD)
     for step in range(1, num_steps + 1):
+        losses = [batch_loss(model, step, rank) for rank in range(world_size)]
         optimizer.zero_grad()
-        torch.stack(
-            [batch_loss(model, step, rank) for rank in range(world_size)]
-        ).mean().backward()
+        torch.stack(losses).mean().backward()
         optimizer.step()
     return flat_parameters(model)
 
@@ -222,11 +224,8 @@ def own_settings(
 
 def switches(name: str) -> dict[str, bool]:
     """The algorithm's settings that are on or off, all off."""
-    return {
-        key: False
-        for key, each in algorithms()[name].declared.items()
-        if each.declared is bool
-    }
+    declared = algorithms()[name].declared
+    return {key: False for key, each in declared.items() if each.declared is bool}
 
 
 def every_switch(name: str) -> Iterator[dict[str, bool]]:
@@ -239,7 +238,8 @@ def every_switch(name: str) -> Iterator[dict[str, bool]]:
 def kinds_taken(name: str) -> list[type]:
     """The kinds of compressor that the algorithm's settings admit, one of each setting of that
     sort."""
-    declared = (each.declared for each in algorithms()[name].declared.values())
+    settings = algorithms()[name].declared.values()
+    declared = (each.declared for each in settings)
     kinds = [kind for kind in declared if isinstance(kind, type)]
     return [kind for kind in kinds if issubclass(kind, Compressor)]
 
@@ -251,14 +251,19 @@ def takes(name: str, compressor: Compressor) -> bool:
 def named_compressors(name: str, compressors: Mapping[str, Compressor]) -> list[str]:
     """Which of `compressors` to try on the algorithm: those it takes, or any one where it takes
     none."""
-    return (
-        [key for key, each in compressors.items() if takes(name, each)]
-        if kinds_taken(name)
-        else ["identity"]
-    )
+    if not kinds_taken(name):
+        return ["identity"]
+    return [key for key, each in compressors.items() if takes(name, each)]
 
 
 # Training.
+
+
+def assert_expected_traffic(optimizer: DistributedOptimizer, num_steps: int) -> None:
+    """What was counted in training is what the method says beforehand of so many steps."""
+    counted = optimizer.traffic.training()
+    expected = optimizer.expected_traffic(num_steps).training()
+    assert counted == expected
 
 
 def make_optimizer(
@@ -271,7 +276,9 @@ def make_optimizer(
 ) -> DistributedOptimizer:
     """The algorithm on the model's two groups."""
     given = groups(list(model.parameters()))
-    return algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
+    numbers = SGD | common
+    make = algorithms()[name]
+    return make(given, collectives=collectives, **own, **numbers)
 
 
 def train(
@@ -279,7 +286,8 @@ def train(
 ) -> None:
     for step in steps:
         optimizer.zero_grad()
-        batch_loss(model, step, rank).backward()
+        loss = batch_loss(model, step, rank)
+        loss.backward()
         optimizer.step()
 
 
@@ -300,9 +308,10 @@ def trained(
     0's must count."""
 
     def work(collectives: Collectives) -> Tensor:
-        model = make_model(dtype, seed=collectives.rank)
+        rank = collectives.rank
+        model = make_model(dtype, seed=rank)
         optimizer = make_optimizer(name, model, own, collectives, **common)
-        train(optimizer, model, collectives.rank, range(1, num_steps + 1))
+        train(optimizer, model, rank, range(1, num_steps + 1))
         return flat_parameters(model)
 
     return workers(work, world_size)
@@ -319,35 +328,37 @@ def stacked(
     """An optimiser whose rows are the workers, after training as `trained` does, and each worker's
     parameters."""
     model = make_model(dtype)
-    rows = {
-        key: Parameter(torch.stack([each.detach()] * num_workers))
-        for key, each in model.named_parameters()
-    }
+    rows = {}
+    for key, each in model.named_parameters():
+        of_all = torch.stack([each.detach()] * num_workers)
+        rows[key] = Parameter(of_all)
     given = groups(list(rows.values()))
+    numbers = SGD | common
     collectives = StackedCollectives(num_workers)
-    optimizer = algorithms()[name](
-        given, collectives=collectives, **own, **(SGD | common)
-    )
+    make = algorithms()[name]
+    optimizer = make(given, collectives=collectives, **own, **numbers)
     first = next(iter(rows.values())).dtype
     for step in range(1, num_steps + 1):
         optimizer.zero_grad()
         for rank in range(num_workers):
             own_rows = {key: each[rank].clone() for key, each in rows.items()}
-            batch_loss(
-                lambda inputs, own=own_rows: functional_call(model, own, inputs),
-                step,
-                rank,
-                first,
-            ).backward()
+
+            def own_model(
+                inputs: Tensor, own_rows: dict[str, Tensor] = own_rows
+            ) -> Tensor:
+                outputs: Tensor = functional_call(model, own_rows, inputs)
+                return outputs
+
+            loss = batch_loss(own_model, step, rank, first)
+            loss.backward()
         optimizer.step()
-    parameters = [
-        each.detach()
-        for each in (*list(rows.values())[::2], *list(rows.values())[1::2])
-    ]
-    return optimizer, [
-        torch.cat([each[rank].reshape(-1) for each in parameters])
-        for rank in range(num_workers)
-    ]
+    parameters = [each.detach() for each in rows.values()]
+    in_order = parameters[::2] + parameters[1::2]
+    flat = []
+    for rank in range(num_workers):
+        own_parts = [each[rank].reshape(-1) for each in in_order]
+        flat.append(torch.cat(own_parts))
+    return optimizer, flat
 
 
 def reloaded(state: Any) -> Any:
@@ -367,14 +378,11 @@ def run_processes(
     """What each of so many processes, started together, saved in its file."""
     # The fork server imports PyTorch once for all; what it starts has no thread or state of this
     # process.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["torch", "torch._dynamo"]
-    )
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch", "torch._dynamo"])
     mp.start_processes(process, (folder,), nprocs=world_size, start_method="forkserver")
-    return [
-        torch.load(folder / f"{rank}.pt", weights_only=True)
-        for rank in range(world_size)
-    ]
+    files = [folder / f"{rank}.pt" for rank in range(world_size)]
+    return [torch.load(file, weights_only=True) for file in files]
 
 
 def outcomes(cases: Mapping[Any, Callable[[], object]]) -> dict[Any, str | None]:

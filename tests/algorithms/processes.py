@@ -57,9 +57,11 @@ def runs() -> Iterator[Run]:
         for key in named_compressors(
             name, {key: COMPRESSORS[key] for key in ("blocks", "top_k")}
         ):
-            yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
+            own = own_settings(name, [COMPRESSORS[key]], 4)
+            yield name, own, {}
     for name, key in (("ef_sgd", "qsgd"), ("ef_sgd", "int4"), ("mcser", "int4")):
-        yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
+        own = own_settings(name, [COMPRESSORS[key]], 4)
+        yield name, own, {}
     yield "diloco", {"sync_interval": 6, "num_fragments": 3}, {}
     yield "local_sgd", {"sync_interval": 4}, {"communication_dtype": torch.bfloat16}
     for kind in get_args(Topology):
@@ -71,7 +73,8 @@ def final_state(collectives: Collectives, run: Run) -> tuple[Tensor, dict[str, A
     name, own, common = run
     model = make_model(torch.float32, seed=collectives.rank)
     optimizer = make_optimizer(name, model, own, collectives, **common)
-    train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
+    steps = range(1, NUM_STEPS + 1)
+    train(optimizer, model, collectives.rank, steps)
     return flat_parameters(model), optimizer.traffic.state_dict()
 
 
@@ -95,7 +98,8 @@ def missed(collectives: Collectives, kind: str) -> tuple[str, float]:
         try:
             if kind == "consensus" and collectives.rank == 0:
                 enter_together(collectives, "consensus()")
-            collectives.all_reduce_sum_(torch.ones(1, 5), Purpose.GRADIENT)
+            ones = torch.ones(1, 5)
+            collectives.all_reduce_sum_(ones, Purpose.GRADIENT)
         except CollectiveError as error:
             return str(error), time.monotonic() - started
     return "", time.monotonic() - started
@@ -135,7 +139,8 @@ def process(rank: int, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="cser_bench")
         results: dict[str, Any] = {"cases": outcomes(cases)}
-    results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
+    collectives = ProcessGroupCollectives()
+    results["runs"] = [final_state(collectives, run) for run in runs()]
     if rank < 3:
         results["left over"] = [
             final_state(ProcessGroupCollectives(trio), (name, own, {}))

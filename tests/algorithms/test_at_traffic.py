@@ -45,7 +45,8 @@ their records have."""
 
 
 def made(name: str, own: dict[str, Any], num_workers: int) -> DistributedOptimizer:
-    parameters = [nn.Parameter(torch.zeros(num_workers, NUMEL))]
+    zeros = torch.zeros(num_workers, NUMEL)
+    parameters = [nn.Parameter(zeros)]
     return algorithms()[name](
         parameters,
         lr=0.1,
@@ -80,8 +81,11 @@ def test_links_carry_that_share_within_the_rounding_of_an_integer(
                 1 + 1 / own.get("sync_interval", own.get("reset_interval"))
             )
         if "topology" in own:
-            factor = math.sqrt(1 + 1 / own["compressor"].ratio)
-        assert share / factor * 0.97 <= reached <= share * factor * 1.03, (share, own)
+            ratio = own["compressor"].ratio
+            factor = math.sqrt(1 + 1 / ratio)
+        least = 0.97 * share / factor
+        most = 1.03 * share * factor
+        assert least <= reached <= most, (share, own)
 
 
 def test_the_forms_of_the_records() -> None:
@@ -90,9 +94,12 @@ def test_the_forms_of_the_records() -> None:
     def at(name: str, share: float) -> dict[str, Any]:
         return algorithms()[name].at_traffic(share, world_size=8)
 
-    assert at("ef_sgd", 1 / 24) == at("ef21_sgdm", 1 / 24) == {"compressor": TopK(192)}
+    top_k = {"compressor": TopK(192)}
+    assert at("ef_sgd", 1 / 24) == top_k
+    assert at("ef21_sgdm", 1 / 24) == top_k
     assert at("ef_sgd", 1 / 8) == {"compressor": TopK(64)}
-    assert isinstance(at("ef_sgd", 1 / 24)["compressor"].ratio, int)
+    ratio = at("ef_sgd", 1 / 24)["compressor"].ratio
+    assert isinstance(ratio, int)
     assert at("csea", 1 / 24) == {"error_compressor": TopK(192)}
     for share, interval in ((1 / 24, 3), (1 / 8, 1), (1 / 64, 8)):
         own = {"compressor": QuantisedBlocks(4), "sync_interval": interval}
@@ -105,7 +112,8 @@ def test_the_forms_of_the_records() -> None:
     assert at("local_sgd", 1 / 24) == {"sync_interval": 24}
     assert at("diloco", 1 / 24) == {"sync_interval": 24, **outer}
     late = {"delay": 1, "bits": 4}
-    assert at("streaming_diloco", 1 / 24) == {"sync_interval": 3, **outer, **late}
+    every_third = {"sync_interval": 3, **outer, **late}
+    assert at("streaming_diloco", 1 / 24) == every_third
     assert at("noloco", 1 / 24) == {"sync_interval": 14}
     kept = at("sparse_loco", 1 / 24)["compressor"].kept
     assert at("sparse_loco", 1 / 24) == {
@@ -149,7 +157,8 @@ def test_sgd_has_all_of_ddps_traffic() -> None:
 @pytest.mark.parametrize("share", [1, 0.5, 1 / 3, 0.2, 0.1, 0.055])
 def test_powersgd_takes_the_nearest_rank(share: float) -> None:
     def reached(rank: int) -> float:
-        parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
+        zeros = [torch.zeros(shape) for shape in SHAPES]
+        parameters = [nn.Parameter(each) for each in zeros]
         optimizer = PowerSGD(
             parameters, lr=0.1, rank=rank, collectives=SoloCollectives()
         )
@@ -161,20 +170,24 @@ def test_powersgd_takes_the_nearest_rank(share: float) -> None:
     params = [torch.zeros(shape, device="meta") for shape in SHAPES]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rank = PowerSGD.at_traffic(share, world_size=8, params=params)["rank"]
-    assert off(rank) <= min(off(other) for other in range(1, 65)) + 1e-12
+        settings = PowerSGD.at_traffic(share, world_size=8, params=params)
+    rank = settings["rank"]
+    smallest = min(off(other) for other in range(1, 65))
+    assert off(rank) <= smallest + 1e-12
 
 
 def test_powersgd_cannot_send_as_little_as_one_likes() -> None:
     params = [torch.zeros(shape) for shape in SHAPES]
     sent = (64 + 48) + 64 + (32 + 144) + (10 + 64) + 10
-    least = sent / sum(map(torch.numel, params))
+    numel = sum(each.numel() for each in params)
+    least = sent / numel
     with pytest.raises(
         ValueError,
         match=rf"^powersgd: at rank 1 it sends {least:.3g} of .* more than 0.00391; ask",
     ):
         PowerSGD.at_traffic(1 / 256, world_size=8, params=params)
-    assert PowerSGD.at_traffic(least, world_size=8, params=params) == {"rank": 1}
+    at_least = PowerSGD.at_traffic(least, world_size=8, params=params)
+    assert at_least == {"rank": 1}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,8 +37,10 @@ IN_PROCESSES = list(PROMISES)[-1]
 
 def subject_of(name: str) -> Subject:
     """A method that ships, by its file."""
-    path = Path(sys.modules[algorithms()[name].__module__].__file__ or "")
-    return next(subject for subject in subjects_in(path) if subject.name == name)
+    module = sys.modules[algorithms()[name].__module__]
+    path = Path(module.__file__ or "")
+    subjects = subjects_in(path)
+    return next(subject for subject in subjects if subject.name == name)
 
 
 @pytest.mark.whole
@@ -294,7 +296,8 @@ NOT_REACHED = {
 def test_what_checks_do_not_reach_is_said(kind: str) -> None:
     source, words = NOT_REACHED[kind]
     finding = finding_of(Subject(source, "mine.py", "mine"), DESCRIBED)
-    assert finding.verdict == "FAIL" and re.search(words, finding.words), finding
+    assert finding.verdict == "FAIL", finding
+    assert re.search(words, finding.words), finding
 
 
 def test_an_optional_compressor_is_tried() -> None:

@@ -58,7 +58,8 @@ def test_torchs_local_sgd_keeps_what_it_says_by_the_command(
 ) -> None:
     assert main([str(EXAMPLE)]) == 0
     printed = capfd.readouterr().out.splitlines()
-    assert [line.split(maxsplit=1)[0] for line in printed[1:-1]] == ["ok"] * 3
+    verdicts = [line.split(maxsplit=1)[0] for line in printed[1:-1]]
+    assert verdicts == ["ok"] * 3
     assert printed[-1].startswith("3 of 3 promises are kept")
 
 

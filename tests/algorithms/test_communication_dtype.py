@@ -34,7 +34,8 @@ def test_the_release_overwrites_with_rounded_numbers(name: str) -> None:
             overwrite_master=overwrite,
         )
         (parameters,) = trained(name, own, 1, 4, communication_dtype=torch.float16)
-        assert torch.equal(parameters, parameters.half().double()) == overwrite
+        rounded = parameters.half().double()
+        assert torch.equal(parameters, rounded) == overwrite
 
 
 # One rule: numbers of 16 bits are added in 32, and the mean is rounded once.
@@ -48,25 +49,28 @@ SIZES = [2, 7, 32]
 def test_a_mean_is_rounded_once_and_overflows_only_where_it_must(
     num_workers: int, dtype: torch.dtype
 ) -> None:
-    rows = (
-        torch.randn(num_workers, 9, generator=torch.Generator().manual_seed(1))
-        .mul_(100)
-        .to(dtype)
-    )
-    rows[:, 0], rows[:, 1] = 20_000.0, 3.0
-    expected = rows.double().mean(0).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(num_workers, 9, generator=generator)
+    rows = (100 * drawn).to(dtype)
+    rows[:, 0] = 20_000.0
+    rows[:, 1] = 3.0
+    exact = rows.double().mean(0)
+    expected = exact.to(dtype)
+    tolerance = EPSILON[dtype] / 2
     stacked_rows = rows.clone()
-    StackedCollectives(num_workers).all_reduce_mean_(stacked_rows, Purpose.MODEL)
+    collectives = StackedCollectives(num_workers)
+    collectives.all_reduce_mean_(stacked_rows, Purpose.MODEL)
 
     def work(collectives: Collectives) -> Tensor:
-        own = rows[collectives.rank : collectives.rank + 1].clone()
+        rank = collectives.rank
+        own = rows[rank : rank + 1].clone()
         collectives.all_reduce_mean_(own, Purpose.MODEL)
         return own[0]
 
     assert stacked_rows.isfinite().all()
     assert torch.equal(stacked_rows[0, :2], rows[0, :2])
     for mean in (*stacked_rows, *workers(work, num_workers)):
-        torch.testing.assert_close(mean, expected, rtol=EPSILON[dtype] / 2, atol=0)
+        torch.testing.assert_close(mean, expected, rtol=tolerance, atol=0)
         assert torch.equal(mean, stacked_rows[0])
 
 
@@ -89,7 +93,8 @@ def test_equal_workers_without_gradients_stay_where_they_are(
     )
     for step in range(6):
         # Too small to change anything.
-        parameter.grad = torch.full_like(parameter, 1e-30 if step == 0 else 0.0)
+        value = 1e-30 if step == 0 else 0.0
+        parameter.grad = torch.full_like(parameter, value)
         optimizer.step()
     assert torch.equal(parameter.detach(), start)
 
@@ -116,8 +121,10 @@ def test_the_two_forms_of_cser_stay_together(
         torch.stack(stacked(name, own, num_workers, 24, **sent)[1]) for own in forms
     )
     bound = EPSILON[dtype] / 2 * held.abs().max()
-    assert (free - held).abs().max() <= (6 + num_workers) * bound
-    assert (free.mean(0) - held.mean(0)).abs().max() <= 2 * bound
+    off = (free - held).abs().max()
+    off_mean = (free.mean(0) - held.mean(0)).abs().max()
+    assert off <= (6 + num_workers) * bound
+    assert off_mean <= 2 * bound
 
 
 @pytest.mark.whole
@@ -133,8 +140,8 @@ def test_a_quantiser_under_feedback_does_not_diverge(
     generator = torch.Generator().manual_seed(0)
     a = 0.5 + torch.rand(8, 1024, generator=generator)
     b = 2.4 * torch.randn(8, 1024, generator=generator)
-    gamma = {"gamma": 0.02} if name in ("choco_sgd", "deep_squeeze") else {}
-    own = own_settings(name, [compressor], 2, **gamma)
+    settings = {"gamma": 0.02} if name in ("choco_sgd", "deep_squeeze") else {}
+    own = own_settings(name, [compressor], 2, **settings)
     parameter = nn.Parameter(torch.zeros(8, 1024))
     optimizer = algorithms()[name](
         [parameter], lr=0.05, collectives=StackedCollectives(8), **own
@@ -142,7 +149,9 @@ def test_a_quantiser_under_feedback_does_not_diverge(
     for _ in range(150):
         parameter.grad = a * (parameter.detach() - b)
         optimizer.step()
-    assert (parameter.detach() - (a * b).sum(0) / a.sum(0)).abs().max() < 30
+    best = (a * b).sum(0) / a.sum(0)
+    off = (parameter.detach() - best).abs()
+    assert off.max() < 30
 
 
 @pytest.mark.parametrize(
@@ -154,16 +163,16 @@ def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) ->
     algorithm = algorithms()[name]
     gradients = (1.003, 1.006)
     lr = 0.25
-    own: dict[str, Any] = {
-        **(algorithm.no_compression or {}),
-        "momentum": 0.5 if algorithm.without_momentum else 0.0,
-    }
-    own |= {"overwrite_master": True} if "overwrite_master" in own else {}
+    own: dict[str, Any] = dict(algorithm.no_compression or {})
+    own["momentum"] = 0.5 if algorithm.without_momentum else 0.0
+    if "overwrite_master" in own:
+        own["overwrite_master"] = True
 
     def moved(
         collectives: Collectives, communication_dtype: torch.dtype | None
     ) -> Tensor:
-        weight = nn.Parameter(torch.zeros(16, 1, dtype=torch.float64))
+        zeros = torch.zeros(16, 1, dtype=torch.float64)
+        weight = nn.Parameter(zeros)
         optimizer = algorithm(
             [weight],
             lr=lr,
@@ -173,15 +182,21 @@ def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) ->
         )
         for _ in range(64):
             optimizer.zero_grad()
-            (weight.sum() * gradients[collectives.rank]).backward()
+            loss = weight.sum() * gradients[collectives.rank]
+            loss.backward()
             optimizer.step()
         with optimizer.consensus():
             return weight.detach() / lr
 
     kinds = (torch.bfloat16, torch.float64, None)
-    (short, own_type, full), _ = workers(
-        lambda each: [moved(each, kind) for kind in kinds], 2
-    )
+
+    def moved_by_kind(collectives: Collectives) -> list[Tensor]:
+        return [moved(collectives, kind) for kind in kinds]
+
+    (short, own_type, full), _ = workers(moved_by_kind, 2)
     assert torch.equal(own_type, full), "the parameters' own type changes nothing"
     lost = float((short - full).abs().max())
-    assert lost < EPSILON[torch.bfloat16] if algorithm.keeps_rounding else lost > 0.25
+    if algorithm.keeps_rounding:
+        assert lost < EPSILON[torch.bfloat16]
+    else:
+        assert lost > 0.25

@@ -1,6 +1,5 @@
 """Compressors: what they keep, what they lose, and how many bits they send."""
 
-import itertools
 import math
 
 import numpy as np
@@ -44,11 +43,13 @@ SEEDS = st.integers(0, 2**32)
 
 
 def flat_layout(numel: int) -> Layout:
-    return Layout((Window(0, (numel,), (1,)),))
+    whole = Window(0, (numel,), (1,))
+    return Layout((whole,))
 
 
 def layout_of(*shapes: tuple[int, ...]) -> Layout:
-    return Layout.of([torch.empty(shape) for shape in shapes])
+    tensors = [torch.empty(shape) for shape in shapes]
+    return Layout.of(tensors)
 
 
 def random_vector(numel: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -76,7 +77,8 @@ def compressed(
 ) -> Tensor:
     """C(v)."""
     if isinstance(compressor, SharedSupport):
-        support = compressor.support(flat_layout(vector.numel()), draw)
+        layout = flat_layout(vector.numel())
+        support = compressor.support(layout, draw)
         result = torch.zeros_like(vector)
         support.add_(result, support.gather(vector))
         return result
@@ -98,7 +100,9 @@ def block_sparsifiers(draw: st.DrawFn, most: int = 12) -> BlockSparsifier:
 
 
 def chunk_sparsifiers(bits: st.SearchStrategy[int]) -> st.SearchStrategy[ChunkTopK]:
-    return st.builds(ChunkTopK, st.integers(1, 5), st.integers(5, 60), bits)
+    kept = st.integers(1, 5)
+    chunk_sizes = st.integers(5, 60)
+    return st.builds(ChunkTopK, kept, chunk_sizes, bits)
 
 
 RATIOS = st.floats(1, 12)
@@ -110,10 +114,12 @@ SPARSIFIERS = st.one_of(
     st.just(Identity()),
     st.just(Zero()),
 )
-QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
-CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
+BITS = st.sampled_from([2, 4, 8])
+QSGDS = st.builds(QSGD, BITS, st.integers(1, 60))
+CHUNKS = chunk_sparsifiers(BITS)
 BLOCK_SIZES = st.integers(1, 9).map(lambda count: 8 * count)
-INTEGERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), BLOCK_SIZES)
+INTEGER_BITS = st.sampled_from([1, 4, 8])
+INTEGERS = st.builds(QuantisedBlocks, INTEGER_BITS, BLOCK_SIZES)
 ENCODED = st.one_of(
     st.builds(TopK, RATIOS),
     chunk_sparsifiers(st.just(32)),
@@ -183,7 +189,8 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
             message = compressor.encode(vector, draw, 1)
             assert message.dtype == torch.uint8
             bits.append(8 * message.numel())
-    assert bits == [compressor.payload_bits(layout, draw) for draw in draws]
+    expected = [compressor.payload_bits(layout, draw) for draw in draws]
+    assert bits == expected
     whole = sum(bits)
     gathered = whole if isinstance(compressor, Gathered) else 0
     num_messages = sum(message > 0 for message in bits)
@@ -202,7 +209,8 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(
     layout = layout_of((10, 7), (9,), (4, 3, 2))
     steps = range(3000)
     root = math.sqrt(len(steps))
-    bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in steps])
+    by_step = [compressor.payload_bits(layout, draw_at(step)) for step in steps]
+    bits = np.array(by_step)
     mean = compressor.cost(layout, None, steps)
     off_bits = mean.bits - bits.sum()
     assert abs(off_bits) < 5 * bits.std() * root
@@ -210,7 +218,8 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(
     # A message is sent or not: its standard deviation is at most 1/2.
     assert abs(off_messages) < 5 * root / 2
     short = compressor.cost(layout, None, steps, 16)
-    assert short.bits == pytest.approx(mean.bits / 2, abs=1)
+    half = mean.bits / 2
+    assert short.bits == pytest.approx(half, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +324,9 @@ def ranges(
 ) -> tuple[int, int]:
     """The first and last + 1 of the places along an axis where anything is kept; they must be
     adjacent."""
-    in_rows = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1)
+    num_places = kept.shape[axis]
+    along_axis = np.moveaxis(kept, axis, 0)
+    in_rows = along_axis.reshape(num_places, -1)
     places = np.flatnonzero(in_rows.any(1))
     first = int(places[0])
     end = int(places[-1]) + 1
@@ -360,12 +371,15 @@ def test_each_tensor_keeps_an_aligned_block(
         kept = window.view(chosen).numpy() > 0
         # A vector has rows alone, a scalar neither rows nor columns.
         num_cut = min(2, kept.ndim)
+        ratios = (rows, columns)[:num_cut]
         spans = [ranges(kept, axis) for axis in range(num_cut)]
-        for span, size, ratio in zip(spans, kept.shape, (rows, columns), strict=False):
+        sizes = kept.shape[:num_cut]
+        for span, size, ratio in zip(spans, sizes, ratios, strict=True):
             assert_aligned(span, size, ratio)
         rectangle = tuple(slice(first, end) for first, end in spans)
         assert kept[rectangle].all(), "a full rectangle"
-        area = np.prod([end - first for first, end in spans])
+        lengths = [end - first for first, end in spans]
+        area = np.prod(lengths)
         rest = np.prod(kept.shape[2:])
         assert kept.sum() == area * rest
 
@@ -377,7 +391,8 @@ def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
         draw = draw_at(step)
         support = compressor.support(layout, draw)
         assert support.payload_numel * 32 == compressor.payload_bits(layout, draw)
-        assert all(window.numel for window in support.windows)
+        for window in support.windows:
+            assert window.numel
     filled = layout_of((10, 7), (9,))
     steps = range(100)
     found = compressor.cost(layout, None, steps)
@@ -400,14 +415,16 @@ def test_top_k_reaches_as_many_parameters_as_int32_counts() -> None:
 def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compress:
     def noise(step: int, purpose: str, worker: int) -> Array:
         padded = torch.empty(2 * numel + 60, dtype=dtype)
-        generator = Draw(0, step, purpose).generator(padded.device, worker)
+        draw = Draw(0, step, purpose)
+        generator = draw.generator(padded.device, worker)
         padded.uniform_(generator=generator)
         numbers: Array = padded.double().numpy()
         return numbers[:numel]
 
     match compressor:
         case TopK(ratio):
-            return transcription.top_k(max(1, math.floor(numel / ratio)))
+            count = max(1, math.floor(numel / ratio))
+            return transcription.top_k(count)
         case ChunkTopK(kept, chunk_size, bits):
             return transcription.chunk_top_k(kept, chunk_size, bits)
         case QuantisedBlocks(bits, block_size):
@@ -428,7 +445,8 @@ def test_a_message_says_what_the_definition_does(
     vectors = vector.double().numpy()[None]
     (expected,) = definition(1, "gradient", vectors)
     sent = compressed(compressor, vector, draw_at(1))
-    apart = np.abs(sent.double().numpy() - expected)
+    found = sent.double().numpy()
+    apart = np.abs(found - expected)
     largest = float(vector.abs().max())
     near = apart < 1e-6 * largest
     is_unrounded = isinstance(compressor, ChunkTopK) and compressor.bits == 32
@@ -454,17 +472,22 @@ def test_qsgd_is_unbiased(bits: int) -> None:
     compressor = QSGD(bits, 8)
     numel = 20
     draws = 1000
-    vector = torch.from_numpy(np.random.default_rng(5).normal(size=numel))
+    drawn = np.random.default_rng(5)
+    numbers = drawn.normal(size=numel)
+    vector = torch.from_numpy(numbers)
     total = torch.zeros(numel, dtype=vector.dtype)
     for step in range(draws):
         total += compressed(compressor, vector, draw_at(step))
     mean = total / draws
     # Each number's bucket of 8, the last of them of 4.
     buckets = vector.split(8)
-    norms = torch.stack([buckets[place // 8].norm() for place in range(numel)])
+    norms = torch.empty(numel)
+    for place in range(numel):
+        norms[place] = buckets[place // 8].norm()
     level = norms / LEVELS[bits]
     spread = level / 2 / math.sqrt(draws)
-    assert ((mean - vector).abs() < 4.5 * spread + 1e-6).all()
+    off = (mean - vector).abs()
+    assert (off < 4.5 * spread + 1e-6).all()
 
 
 def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
@@ -472,7 +495,7 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     compressor = QSGD(2, 40)
     ones = torch.ones(40)
     outcomes = set()
-    for step, rank in itertools.product((0, 1), repeat=2):
+    for step, rank in ((0, 0), (0, 1), (1, 0), (1, 1)):
         sent = compressed(compressor, ones, draw_at(step), rank)
         outcomes.add(tuple(sent.tolist()))
     assert len(outcomes) == 4
@@ -489,7 +512,8 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
 def test_zero_stays_zero_and_encoding_leaves_all_else_alone(
     compressor: Encoded,
 ) -> None:
-    nothing = compressed(compressor, torch.zeros(40), draw_at(0))
+    zeros = torch.zeros(40)
+    nothing = compressed(compressor, zeros, draw_at(0))
     assert nothing.tolist() == [0] * 40
     vector = random_vector(40, 1)
     before = vector.clone()
@@ -502,9 +526,7 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(
 # The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at
 # any size.
 
-QUANTISERS = st.builds(
-    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40])
-)
+QUANTISERS = st.builds(QuantisedBlocks, INTEGER_BITS, st.sampled_from([8, 16, 40]))
 
 
 def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Entry]:
@@ -513,7 +535,8 @@ def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Ent
     collectives = StackedCollectives(num_workers)
     layout = flat_layout(numel)
     sending = Sending(collectives)
-    sent = sending.exchange(vector, compressor, layout, draw_at(1), Purpose.GRADIENT)
+    draw = draw_at(1)
+    sent = sending.exchange(vector, compressor, layout, draw, Purpose.GRADIENT)
     return sent, collectives.traffic[Purpose.GRADIENT]
 
 
@@ -534,16 +557,19 @@ def test_what_all_receive_and_what_each_keeps_is_what_there_was(
     assert (sent.mean == received).all(), "all receive the same"
     once = transcription.quantised_blocks(compressor.bits, size)
     definition = transcription.in_two_stages(once, size)
-    expected = definition(1, "gradient", vector.double().numpy()).mean(axis=0)
+    vectors = vector.double().numpy()
+    expected = definition(1, "gradient", vectors)
+    expected_mean = expected.mean(axis=0)
     # Rounding may fall to the other side where a number lies half-way between two levels.
     largest = float(vector.abs().max())
-    near = abs(received.double().numpy() - expected) < 1e-5 * largest
+    off = abs(received.double().numpy() - expected_mean)
+    near = off < 1e-5 * largest
     assert near.mean() > 0.9
     kept = vector - sent.own
     received_and_kept = num_workers * received + kept.sum(dim=0)
-    torch.testing.assert_close(
-        received_and_kept, vector.sum(dim=0), rtol=0, atol=4e-6 * largest * num_workers
-    )
+    whole = vector.sum(dim=0)
+    tolerance = 4e-6 * largest * num_workers
+    torch.testing.assert_close(received_and_kept, whole, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])

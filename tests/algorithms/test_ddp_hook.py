@@ -74,7 +74,8 @@ class HalfUsed(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.ones(7, dtype=torch.float64))
+        numbers = torch.ones(7, dtype=torch.float64)
+        self.unused = nn.Parameter(numbers)
 
 
 class Autocast(Net):
@@ -150,8 +151,10 @@ def gradients(model: nn.Module) -> Gradients:
 
 def loss_of(model: nn.Module, rank: int, number: int) -> Tensor:
     """The loss of this worker's batch of this number."""
-    generator = torch.Generator().manual_seed(100 * number + rank)
-    inputs = torch.randn(6, 2, 5, 5, generator=generator, dtype=torch.float64)
+    seed = 100 * number + rank
+    generator = torch.Generator().manual_seed(seed)
+    shape = (6, 2, 5, 5)
+    inputs = torch.randn(shape, generator=generator, dtype=torch.float64)
     return model(inputs).square().mean()  # type: ignore[no-any-return]
 
 
@@ -161,7 +164,9 @@ def watching(
     """The hook, which notes each bucket's parameters."""
 
     def hook(state: ErrorFeedbackState, bucket: GradBucket) -> Future:
-        buckets[-1].append(tuple(names[parameter] for parameter in bucket.parameters()))
+        parameters = bucket.parameters()
+        own = tuple(names[parameter] for parameter in parameters)
+        buckets[-1].append(own)
         return error_feedback_hook(state, bucket)
 
     return hook
@@ -175,13 +180,15 @@ def in_ddp(
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in model.named_parameters()
     }
-    wrapper.register_comm_hook(state, watching(found.buckets, names))
+    watched = watching(found.buckets, names)
+    wrapper.register_comm_hook(state, watched)
     return wrapper, state
 
 
 def note_sent(found: Found, state: ErrorFeedbackState) -> None:
     entry = state.traffic[Purpose.GRADIENT]
-    found.sent.append((entry.bits, entry.collectives, entry.gathered_bits))
+    counted = (entry.bits, entry.collectives, entry.gathered_bits)
+    found.sent.append(counted)
     found.shares.append(state.traffic_share())
 
 
@@ -206,13 +213,16 @@ def trained(rank: int, case: Case) -> Found:
         alone = copy.deepcopy(model)
         alone.zero_grad()
         for number in numbers:
-            (scale * loss_of(alone, rank, number)).backward()
+            loss = scale * loss_of(alone, rank, number)
+            loss.backward()
         found.local.append(gradients(alone))
         optimizer.zero_grad()
         with wrapper.no_sync():
             for number in numbers[:-1]:
-                (scale * loss_of(wrapper, rank, number)).backward()
-        (scale * loss_of(wrapper, rank, numbers[-1])).backward()
+                loss = scale * loss_of(wrapper, rank, number)
+                loss.backward()
+        loss = scale * loss_of(wrapper, rank, numbers[-1])
+        loss.backward()
         found.mean.append(gradients(model))
         if step != case.overflows_at:
             optimizer.step()
@@ -247,8 +257,11 @@ def beside_efsgd(
     # Once, so that DDP has made the buckets that stay; what is not sent of it is forgotten.
     found.buckets.append([])
     loss_of(wrapper, rank, 0).backward()
-    zeros = {name: torch.zeros_like(error) for name, error in state.errors.items()}
-    state.load_state_dict({**state.state_dict(), "errors": zeros})
+    zeros = {}
+    for name, error in state.errors.items():
+        zeros[name] = torch.zeros_like(error)
+    loaded = {**state.state_dict(), "errors": zeros}
+    state.load_state_dict(loaded)
     optimizer = torch.optim.SGD(model.parameters(), **numbers)  # type: ignore[arg-type]
     found.buckets.clear()
     for step in range(1, NUM_STEPS + 1):
@@ -262,7 +275,8 @@ def beside_efsgd(
     parameters = dict(own.named_parameters())
     optimizers = []
     for names in buckets:
-        group = {"params": [parameters[name] for name in names], **numbers}
+        own_parameters = [parameters[name] for name in names]
+        group = {"params": own_parameters, **numbers}
         del group["nesterov"]
         each = EFSGD(
             [group],
@@ -279,7 +293,8 @@ def beside_efsgd(
         for each in optimizers:
             each.step()
     hooked = [flat(p) for p in model.parameters()]
-    return hooked, [flat(p) for p in own.parameters()], len(buckets)
+    unhooked = [flat(p) for p in own.parameters()]
+    return hooked, unhooked, len(buckets)
 
 
 class Watch(TorchDispatchMode):
@@ -374,7 +389,8 @@ def refusals(rank: int, world_size: int) -> dict[str, str]:
     first = next(iter(saved["errors"]))
     other = DistributedDataParallel(Net())
     other.register_comm_hook(state, error_feedback_hook)
-    embedding = DistributedDataParallel(nn.Embedding(20, 3, sparse=True))
+    layer = nn.Embedding(20, 3, sparse=True)
+    embedding = DistributedDataParallel(layer)
     embedding.register_comm_hook(
         ErrorFeedbackState(embedding, TopK(RATIO)), error_feedback_hook
     )
@@ -478,14 +494,16 @@ def workers(
 
 
 def joined(parts: Gradients, names: Iterable[str]) -> np.ndarray[Any, Any]:
-    return np.concatenate([parts[name].numpy() for name in names])
+    arrays = [parts[name].numpy() for name in names]
+    return np.concatenate(arrays)
 
 
 def definition(name: str, numel: int) -> tuple[Compress, int]:
     """C of a bucket of so many numbers, and the bits of its message."""
     if name == "top-k":
         kept = max(1, numel // RATIO)
-        return transcription.top_k(kept), kept * (32 + 32)
+        bits_of_one = 32 + 32  # a number and an index
+        return transcription.top_k(kept), kept * bits_of_one
     blocks = -(-numel // BLOCK_SIZE)
     rounded = transcription.quantised_blocks(4, BLOCK_SIZE)
     return transcription.in_two_stages(rounded, BLOCK_SIZE), blocks * (
@@ -506,8 +524,10 @@ def test_the_hook_is_its_definition_whatever_buckets_there_are(
     ]
     for step in range(NUM_STEPS):
         for names in found[0].buckets[step]:
-            e = np.array([joined(error, names) for error in errors])
-            g = np.array([joined(each.local[step], names) for each in found])
+            held = [joined(error, names) for error in errors]
+            e = np.array(held)
+            gradients = [joined(each.local[step], names) for each in found]
+            g = np.array(gradients)
             with np.errstate(invalid="ignore"):
                 sent = definition(case.compressor, e.shape[1])[0](
                     step, "gradient", e + g
@@ -531,8 +551,10 @@ def test_the_hook_is_its_definition_whatever_buckets_there_are(
     for each, error in zip(found, errors, strict=True):
         assert each.errors.keys() == error.keys()
         for key, value in error.items():
-            torch.testing.assert_close(each.errors[key], value, rtol=0, atol=1e-14)
-    assert any(float(error.abs().max()) > 1e-6 for error in found[0].errors.values())
+            own = each.errors[key]
+            torch.testing.assert_close(own, value, rtol=0, atol=1e-14)
+    largest = [float(error.abs().max()) for error in found[0].errors.values()]
+    assert max(largest) > 1e-6
 
 
 def test_buckets_are_made_anew_after_the_first_step(workers: Any) -> None:
@@ -540,10 +562,13 @@ def test_buckets_are_made_anew_after_the_first_step(workers: Any) -> None:
     first, second, *rest = workers[0]["cases"]["4 bits"].buckets
     assert first != second
     assert len(second) > 1
-    assert all(len(names) > 1 for names in second)
-    assert all(each == second for each in rest)
+    for names in second:
+        assert len(names) > 1
+    for each in rest:
+        assert each == second
     resumed = workers[0]["cases"]["resumed"].buckets
-    assert resumed[2] != resumed[3] != resumed[4]
+    assert resumed[2] != resumed[3]
+    assert resumed[3] != resumed[4]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -555,20 +580,26 @@ def test_what_is_sent_is_counted(workers: Any, name: str) -> None:
     num_workers = len(workers)
     for worker in workers:
         found: Found = worker["cases"][name]
-        numel = sum(gradient.numel() for gradient in found.local[0].values())
+        gradients = found.local[0]
+        numel = sum(gradient.numel() for gradient in gradients.values())
         for number, sent in enumerate(found.sent):
             steps = found.buckets[starts[number] : starts[number + 1]]
             buckets = [names for step in steps for names in step]
-            numels = [len(joined(found.local[0], names)) for names in buckets]
-            bits = sum(definition(case.compressor, each)[1] for each in numels)
+            numels = [len(joined(gradients, names)) for names in buckets]
+            bits = 0
+            for each in numels:
+                _, bits_of_one = definition(case.compressor, each)
+                bits += bits_of_one
             is_gathered = case.compressor == "top-k"
             assert sent == (bits, len(buckets), bits if is_gathered else 0)
             # A ring carries an all-reduce's message 2 (n - 1) / n times, a gathered one n - 1 times.
-            ddp_bits = 2 * (num_workers - 1) / num_workers * 32 * numel * len(steps)
+            models_in_ring = 2 * (num_workers - 1) / num_workers
+            ddp_bits = models_in_ring * 32 * numel * len(steps)
             times = (
                 num_workers - 1 if is_gathered else 2 * (num_workers - 1) / num_workers
             )
-            assert found.shares[number] == pytest.approx(times * bits / ddp_bits)
+            share = times * bits / ddp_bits
+            assert found.shares[number] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)

@@ -29,18 +29,17 @@ from tests.algorithms.transcription import Array
 
 # Without compression.
 
-PLAIN = [
-    *(Case("sgd", {}, by(t.sgd), momentum) for momentum in (0.0, 0.9)),
-    *(
-        Case("alone", {}, by(t.local_sgd, NUM_STEPS + 1), momentum)
-        for momentum in (0.0, 0.9)
-    ),
-    *(
-        Case("sgd_accumulate", {"accumulation_steps": h}, by(t.sgd_accumulate, h))
-        for h in (1, 7)
-    ),
-    *(Case("local_sgd", {"sync_interval": h}, by(t.local_sgd, h)) for h in (1, 7)),
-]
+PLAIN: list[Case] = []
+for momentum in (0.0, 0.9):
+    PLAIN.append(Case("sgd", {}, by(t.sgd), momentum))
+for momentum in (0.0, 0.9):
+    never_synchronised = by(t.local_sgd, NUM_STEPS + 1)
+    PLAIN.append(Case("alone", {}, never_synchronised, momentum))
+for h in (1, 7):
+    follow = by(t.sgd_accumulate, h)
+    PLAIN.append(Case("sgd_accumulate", {"accumulation_steps": h}, follow))
+for h in (1, 7):
+    PLAIN.append(Case("local_sgd", {"sync_interval": h}, by(t.local_sgd, h)))
 
 
 # Outer steps.
@@ -75,14 +74,17 @@ NOLOCO_CASES = [(1, 2, 0.7, 0.5), (5, 2, 0.7, 0.5), (3, 3, 1.0, 0.0), (4, 4, 0.5
 def diloco(values: tuple[Any, ...]) -> Case:
     settings = dict(zip(OUTER, values, strict=False))
     del settings["delay"]
-    return Case("diloco", settings, by(t.streaming_diloco, *values, 0.0))
+    follow = by(t.streaming_diloco, *values, 0.0)
+    return Case("diloco", settings, follow)
 
 
 def streaming(values: tuple[Any, ...], bits: int | None) -> Case:
     settings = dict(zip(OUTER, values, strict=True))
     if bits is None:
-        return Case("streaming_diloco", settings, by(t.streaming_diloco, *values))
-    compress = t.in_two_stages(t.quantised_blocks(bits, 256), 256)
+        follow = by(t.streaming_diloco, *values)
+        return Case("streaming_diloco", settings, follow)
+    once = t.quantised_blocks(bits, 256)
+    compress = t.in_two_stages(once, 256)
     follow = by(t.streaming_diloco, *values, compress=compress)
     return Case("streaming_diloco", settings | {"bits": bits}, follow)
 
@@ -92,33 +94,40 @@ def meetings(size: int) -> Callable[[int], list[list[int]]]:
     is drawn."""
 
     def groups(step: int) -> list[list[int]]:
-        order = np.argsort(
-            Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable"
-        ).tolist()
-        return [order[first : first + size] for first in range(0, NUM_WORKERS, size)]
+        drawn = Draw(SEED, step, "model").integers(NUM_WORKERS)
+        order = np.argsort(drawn, kind="stable").tolist()
+        firsts = range(0, NUM_WORKERS, size)
+        return [order[first : first + size] for first in firsts]
 
     return groups
 
 
 def noloco(interval: int, size: int, outer_lr: float, outer_momentum: float) -> Case:
-    keys = ("sync_interval", "group_size", "outer_lr", "outer_momentum")
-    values = (interval, size, outer_lr, outer_momentum)
-    follow = by(t.noloco, interval, meetings(size), outer_lr, outer_momentum)
-    return Case("noloco", dict(zip(keys, values, strict=True)), follow)
+    settings = {
+        "sync_interval": interval,
+        "group_size": size,
+        "outer_lr": outer_lr,
+        "outer_momentum": outer_momentum,
+    }
+    groups = meetings(size)
+    follow = by(t.noloco, interval, groups, outer_lr, outer_momentum)
+    return Case("noloco", settings, follow)
 
 
 BY_DEFAULT = (5, 1, 0, 0.7, 0.9, 0.0)
-OUTER_STEPS = [
-    *(diloco(values) for values in DILOCO_CASES),
+OUTER_STEPS = [diloco(values) for values in DILOCO_CASES]
+OUTER_STEPS += [
     Case("diloco", {"sync_interval": 5}, by(t.streaming_diloco, *BY_DEFAULT)),
     Case(
         "diloco",
         {"sync_interval": 5, "send_gradients": True},
         by(t.streaming_diloco, *BY_DEFAULT, send_gradients=True),
     ),
-    *(streaming(values, bits) for values in STREAMING_CASES for bits in (None, 4, 8)),
-    *(noloco(*values) for values in NOLOCO_CASES),
 ]
+for values, bits in itertools.product(STREAMING_CASES, (None, 4, 8)):
+    OUTER_STEPS.append(streaming(values, bits))
+for given in NOLOCO_CASES:
+    OUTER_STEPS.append(noloco(*given))
 
 
 # Error feedback, by each compressor.
@@ -127,36 +136,40 @@ OUTER_STEPS = [
 def forms(*keys: str) -> list[bool]:
     """Values of explicit_error worth a test: it changes nothing where the error must be held
     anyway."""
-    return [False, True] if all(key in SHARED for key in keys) else [False]
+    if all(key in SHARED for key in keys):
+        return [False, True]
+    return [False]
 
 
 def with_compressor(key: str) -> list[Case]:
     """Methods of one compressor, with this one."""
     compressor = COMPRESSORS[key]
     c = compress_of(key)
+    only = {"compressor": compressor}
     local = {"compressor": compressor, "sync_interval": 4}
     outer = {"outer_lr": 0.8, "error_decay": 0.9}
-    return [
-        Case("ef_sgd", {"compressor": compressor}, by(t.ef_sgd, c)),
+    sparse_loco = by(t.qsparse_local_sgd, c, 4, **outer)
+    cases = [
+        Case("ef_sgd", only, by(t.ef_sgd, c)),
         Case("qsparse_local_sgd", local, by(t.qsparse_local_sgd, c, 4)),
-        Case("ef21_sgdm", {"compressor": compressor}, by(t.ef21_sgdm, c)),
-        Case("ef21_sgdm", {"compressor": compressor}, by(t.ef21, c), momentum=0.0),
-        Case("sparse_loco", local | outer, by(t.qsparse_local_sgd, c, 4, **outer)),
-        *(cser_pl_like("csea", key, held) for held in forms(key)),
-        *(cser_pl_like("cser_pl", key, held) for held in forms(key)),
+        Case("ef21_sgdm", only, by(t.ef21_sgdm, c)),
+        Case("ef21_sgdm", only, by(t.ef21, c), momentum=0.0),
+        Case("sparse_loco", local | outer, sparse_loco),
     ]
+    for method, held in itertools.product(("csea", "cser_pl"), forms(key)):
+        cases.append(cser_pl_like(method, key, held))
+    return cases
 
 
 def cser_pl_like(method: str, key: str, held: bool) -> Case:
     """CSEA, or CSER-PL with H = 6: CSER without a gradient stage."""
-    interval = {} if method == "csea" else {"reset_interval": 6}
-    settings = {
-        "error_compressor": COMPRESSORS[key],
-        "explicit_error": held,
-        **interval,
-    }
-    h = interval.get("reset_interval", 1)
-    return Case(method, settings, by(t.cser, t.nothing, compress_of(key), h))
+    h = 1 if method == "csea" else 6
+    settings = {"error_compressor": COMPRESSORS[key], "explicit_error": held}
+    if method == "cser_pl":
+        settings["reset_interval"] = h
+    compress = compress_of(key)
+    follow = by(t.cser, t.nothing, compress, h)
+    return Case(method, settings, follow)
 
 
 def variants(key: str) -> list[Case]:
@@ -184,9 +197,12 @@ def variants(key: str) -> list[Case]:
     ]
 
 
-FED_BACK = [
-    *(case for key in COMPRESSORS for case in with_compressor(key)),
-    *(case for key in ("blocks", "top_k", "int4") for case in variants(key)),
+FED_BACK: list[Case] = []
+for key in COMPRESSORS:
+    FED_BACK += with_compressor(key)
+for key in ("blocks", "top_k", "int4"):
+    FED_BACK += variants(key)
+FED_BACK += [
     Case(
         "cser_pl",
         {"error_compressor": COMPRESSORS["random_k"], "reset_interval": 1},
@@ -226,21 +242,23 @@ ALL_OR_NONE = [(False,) * 3, (True,) * 3]
 
 
 def csers(c2: str, c1: str, interval: int) -> dict[str, Any]:
-    compressors = {
+    return {
         "gradient_compressor": COMPRESSORS[c2],
         "error_compressor": COMPRESSORS[c1],
+        "reset_interval": interval,
     }
-    return {**compressors, "reset_interval": interval}
 
 
 def cser(c2: str, c1: str, interval: int, momentum: float) -> list[Case]:
     """CSER in the forms that it has, and M-CSER, which has momentum."""
     settings = csers(c2, c1, interval)
-    follow = by(t.cser, compress_of(c2), compress_of(c1), interval)
-    cases = [
-        Case("cser", settings | {"explicit_error": held}, follow, momentum)
-        for held in forms(c2, c1)
-    ]
+    gradient_stage = compress_of(c2)
+    error_stage = compress_of(c1)
+    follow = by(t.cser, gradient_stage, error_stage, interval)
+    cases = []
+    for held in forms(c2, c1):
+        form = settings | {"explicit_error": held}
+        cases.append(Case("cser", form, follow, momentum))
     if momentum:
         cases.append(Case("mcser", settings, follow, momentum))
     return cases
@@ -248,16 +266,21 @@ def cser(c2: str, c1: str, interval: int, momentum: float) -> list[Case]:
 
 def switched_release(method: str, c2: str, chosen: tuple[bool, ...]) -> Case:
     """The release with these switches."""
-    settings = csers(c2, "block", 3) | dict(zip(RELEASED_SWITCHES, chosen, strict=True))
-    masks = mask_of(SHARED[c2]), mask_of(SHARED["block"])
-    return Case(method, settings, by(t.cser_released, *masks, 3, *chosen))
+    switches = dict(zip(RELEASED_SWITCHES, chosen, strict=True))
+    settings = csers(c2, "block", 3) | switches
+    c2_mask = mask_of(SHARED[c2])
+    c1_mask = mask_of(SHARED["block"])
+    follow = by(t.cser_released, c2_mask, c1_mask, 3, *chosen)
+    return Case(method, settings, follow)
 
 
 def released_cser(
     c2: str, c1: str, interval: int, method: str = "cser_released"
 ) -> Case:
     """The release with what need not be given, which is as its authors published it."""
-    follow = by(released.cser, mask_of(SHARED[c2]), mask_of(SHARED[c1]), interval)
+    c2_mask = mask_of(SHARED[c2])
+    c1_mask = mask_of(SHARED[c1])
+    follow = by(released.cser, c2_mask, c1_mask, interval)
     return Case(method, csers(c2, c1, interval), follow)
 
 
@@ -270,42 +293,46 @@ def released_qsparse(
         "keep_master": keep_master,
         "decay_in_momentum_only": True,
     }
-    follow = by(released.qsparse, mask_of(SHARED[key]), interval, keep_master)
+    mask = mask_of(SHARED[key])
+    follow = by(released.qsparse, mask, interval, keep_master)
     return Case("qsparse_local_sgd", settings, follow, momentum)
 
 
 def released_ef_sgd(key: str, momentum: float) -> Case:
     settings = {"compressor": SHARED[key], "decay_apart": True}
-    return Case("ef_sgd", settings, by(released.ef_sgd, mask_of(SHARED[key])), momentum)
+    follow = by(released.ef_sgd, mask_of(SHARED[key]))
+    return Case("ef_sgd", settings, follow, momentum)
 
 
 def as_released(key: str) -> list[Case]:
     """What the authors of CSER ran, with blocks of this sort."""
+    mask = mask_of(SHARED[key])
+    cser_pl = by(released.cser_pl, mask, 4)
     return [
         released_ef_sgd(key, momentum=0.9),
         released_qsparse(key, 1, keep_master=False),
         released_qsparse(key, 4, keep_master=False),
         released_qsparse(key, 4, keep_master=True),
-        Case(
-            "cser_released",
-            csers("zero", key, 4),
-            by(released.cser_pl, mask_of(SHARED[key]), 4),
-        ),
+        Case("cser_released", csers("zero", key, 4), cser_pl),
         released_cser("zero", key, 1),  # CSEA
         released_cser(key, "block", 3),
     ]
 
 
-CSER_FAMILY = [
-    *(case for values in CSER_CASES for case in cser(*values)),
-    *(switched_release("cser_released", "blocks", chosen) for chosen in EACH_CHOICE),
-    *(
-        switched_release("cser_released", "per_tensor", chosen)
-        for chosen in ALL_OR_NONE
-    ),
-    *(switched_release("mcser_released", "blocks", chosen) for chosen in ALL_OR_NONE),
-    released_cser("blocks", "block", 3, "mcser_released"),
-    *(case for key in ("per_tensor", "blocks", "zero") for case in as_released(key)),
+CSER_FAMILY: list[Case] = []
+for c2, c1, interval, momentum in CSER_CASES:
+    CSER_FAMILY += cser(c2, c1, interval, momentum)
+for method, key, choices in (
+    ("cser_released", "blocks", EACH_CHOICE),
+    ("cser_released", "per_tensor", ALL_OR_NONE),
+    ("mcser_released", "blocks", ALL_OR_NONE),
+):
+    for chosen in choices:
+        CSER_FAMILY.append(switched_release(method, key, chosen))
+CSER_FAMILY.append(released_cser("blocks", "block", 3, "mcser_released"))
+for key in ("per_tensor", "blocks", "zero"):
+    CSER_FAMILY += as_released(key)
+CSER_FAMILY += [
     released_ef_sgd("per_tensor", momentum=0.0),
     # With interval 1 a master copy's errors grow without end if momentum adds to them, and rounding
     # errors with them.
@@ -331,86 +358,99 @@ DEEP_SQUEEZE_CASES = [
 
 
 def dpsgd(order: str, kind: str, momentum: float) -> Case:
-    follow = by(t.dpsgd, WEIGHTS[kind], order == "combine_while_adapt")
-    return Case("dpsgd", {"topology": kind, "order": order}, follow, momentum)
+    settings = {"topology": kind, "order": order}
+    while_adapt = order == "combine_while_adapt"
+    follow = by(t.dpsgd, WEIGHTS[kind], while_adapt)
+    return Case("dpsgd", settings, follow, momentum)
 
 
 def choco_sgd(kind: str, key: str, gamma: float) -> Case:
     settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma}
     weights = WEIGHTS[kind](1)
-    compress = compress_of(key, True)
-    return Case("choco_sgd", settings, by(t.choco_sgd, weights, compress, gamma))
+    compress = compress_of(key, among_neighbours=True)
+    follow = by(t.choco_sgd, weights, compress, gamma)
+    return Case("choco_sgd", settings, follow)
 
 
 def deep_squeeze(kind: str, key: str) -> Case:
-    settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": 0.1}
-    follow = by(t.deep_squeeze, WEIGHTS[kind], compress_of(key, True), 0.1)
+    gamma = 0.1
+    settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma}
+    compress = compress_of(key, among_neighbours=True)
+    follow = by(t.deep_squeeze, WEIGHTS[kind], compress, gamma)
     return Case("deep_squeeze", settings, follow)
 
 
 ORDERS = ("combine_while_adapt", "adapt_then_combine")
-NEIGHBOURS = [
-    *(dpsgd(order, kind, 0.9) for order in ORDERS for kind in WEIGHTS),
-    *(dpsgd(order, "ring", 0.0) for order in ORDERS),
-    *(choco_sgd(*values) for values in CHOCO_CASES),
-    *(deep_squeeze(*values) for values in DEEP_SQUEEZE_CASES),
-]
+NEIGHBOURS: list[Case] = []
+for order, kind in itertools.product(ORDERS, WEIGHTS):
+    NEIGHBOURS.append(dpsgd(order, kind, momentum=0.9))
+for order in ORDERS:
+    NEIGHBOURS.append(dpsgd(order, "ring", momentum=0.0))
+for kind, key, gamma in CHOCO_CASES:
+    NEIGHBOURS.append(choco_sgd(kind, key, gamma))
+for kind, key in DEEP_SQUEEZE_CASES:
+    NEIGHBOURS.append(deep_squeeze(kind, key))
 
 
 # Local steps by AdamW and by Muon.
 
 
 def mcser_by_adamw(c2: str, c1: str, held: bool) -> Case:
-    follow = by(t.cser, compress_of(c2), compress_of(c1), 3)
-    return Case(
-        "mcser", csers(c2, c1, 3) | {"explicit_error": held}, follow, local=ADAMW
-    )
+    settings = csers(c2, c1, 3) | {"explicit_error": held}
+    gradient_stage = compress_of(c2)
+    error_stage = compress_of(c1)
+    follow = by(t.cser, gradient_stage, error_stage, 3)
+    return Case("mcser", settings, follow, local=ADAMW)
 
 
 def on_gradients(key: str, local: dict[str, Any]) -> Case:
     settings = {"compressor": COMPRESSORS[key], "error_feedback_on": "gradients"}
-    return Case(
-        "ef_sgd", settings, by(t.ef_on_gradients, compress_of(key)), local=local
-    )
+    follow = by(t.ef_on_gradients, compress_of(key))
+    return Case("ef_sgd", settings, follow, local=local)
 
 
 def ef_sgd(key: str, local: dict[str, Any]) -> Case:
     settings: dict[str, Compressor] = {"compressor": COMPRESSORS[key]}
-    return Case("ef_sgd", settings, by(t.ef_sgd, compress_of(key)), local=local)
+    follow = by(t.ef_sgd, compress_of(key))
+    return Case("ef_sgd", settings, follow, local=local)
 
 
-def moments(periods: tuple[int, int, int]) -> Case:
+def moments(parameters: int, first: int, second: int) -> Case:
     """Local SGD whose moments are averaged too, each in its own interval."""
-    keys = ("sync_interval", "first_moment_interval", "second_moment_interval")
-    follow = by(t.local_sgd, periods[0], periods[1:])
-    return Case("local_sgd", dict(zip(keys, periods, strict=True)), follow, local=ADAMW)
+    settings = {
+        "sync_interval": parameters,
+        "first_moment_interval": first,
+        "second_moment_interval": second,
+    }
+    follow = by(t.local_sgd, parameters, (first, second))
+    return Case("local_sgd", settings, follow, local=ADAMW)
 
 
+MUON_OUTER = {
+    "sync_interval": 6,
+    "num_fragments": 3,
+    "outer_lr": 0.7,
+    "outer_momentum": 0.9,
+}
+SENT_TO_ADAMW = ("blocks", "random_k", "top_k")
 LOCAL_STEPS = [
     mcser_by_adamw("block", "blocks", held=False),
     mcser_by_adamw("blocks", "block", held=True),
     mcser_by_adamw("top_k", "random_k", held=True),
-    *(ef_sgd(key, ADAMW) for key in ("blocks", "random_k", "top_k")),
-    *(
-        on_gradients(key, local)
-        for key in ("blocks", "random_k", "top_k")
-        for local in ({}, ADAMW)
-    ),
-    moments((1, 1, 1)),
-    moments((4, 4, 4)),  # Local Adam
-    moments((2, 6, 12)),  # DES-LOC as it is recommended
-    moments((3, 2, 5)),  # such as never meet
+]
+for key in SENT_TO_ADAMW:
+    LOCAL_STEPS.append(ef_sgd(key, ADAMW))
+for key in SENT_TO_ADAMW:
+    LOCAL_STEPS.append(on_gradients(key, {}))
+    LOCAL_STEPS.append(on_gradients(key, ADAMW))
+LOCAL_STEPS += [
+    moments(1, 1, 1),
+    moments(4, 4, 4),  # Local Adam
+    moments(2, 6, 12),  # DES-LOC as it is recommended
+    moments(3, 2, 5),  # such as never meet
     Case("local_sgd", {"sync_interval": 4}, by(t.local_sgd, 4), local=MUON),
     Case(
-        "diloco",
-        {
-            "sync_interval": 6,
-            "num_fragments": 3,
-            "outer_lr": 0.7,
-            "outer_momentum": 0.9,
-        },
-        by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0),
-        local=MUON,
+        "diloco", MUON_OUTER, by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0), local=MUON
     ),
     ef_sgd("top_k", MUON),
 ]
@@ -421,20 +461,22 @@ for definition in definitions():
     CASES += definition.CASES
 
 
+def name_of(number: int, case: Case) -> str:
+    return f"{case.method}-{number} {case.settings}"
+
+
 @pytest.mark.parametrize(
-    "case",
-    CASES,
-    ids=[
-        f"{case.method}-{number} {case.settings}" for number, case in enumerate(CASES)
-    ],
+    "case", CASES, ids=[name_of(number, case) for number, case in enumerate(CASES)]
 )
 def test_each_method_is_what_its_definition_says(case: Case) -> None:
-    common = {"momentum": case.momentum} if "local_step" not in case.local else {}
-    common |= case.local
-    problem = make_problem(
-        {key: value for key, value in common.items() if key != "rate"}
-    )
-    assert_follows(case.method, case.settings, case.definition(problem), **common)
+    common = dict(case.local)
+    if "local_step" not in case.local:
+        common["momentum"] = case.momentum
+    of_problem = common.copy()
+    of_problem.pop("rate", None)
+    problem = make_problem(of_problem)
+    expected = case.definition(problem)
+    assert_follows(case.method, case.settings, expected, **common)
 
 
 def test_every_method_has_a_definition() -> None:

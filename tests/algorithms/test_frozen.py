@@ -21,6 +21,7 @@ from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
     Types,
+    assert_expected_traffic,
     batch_loss,
     make_model,
     make_optimizer,
@@ -114,7 +115,8 @@ def one_step(
 
 
 def values(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([each.detach().double().flatten() for each in tensors])
+    flat = [each.detach().double().flatten() for each in tensors]
+    return torch.cat(flat)
 
 
 def held(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -124,9 +126,11 @@ def held(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Tensor]
         for tensor, window in zip(
             each.flat.tensors, each.flat.layout.tensors, strict=True
         ):
-            if any(tensor is frozen for frozen in parts(model)[0]):
+            frozen_parts, *_ = parts(model)
+            if any(tensor is frozen for frozen in frozen_parts):
                 for key, buffer in each.buffers.items():
-                    found.setdefault(key, []).append(window.view(buffer).clone())
+                    own = window.view(buffer).clone()
+                    found.setdefault(key, []).append(own)
     return {key: values(parts) for key, parts in found.items()}
 
 
@@ -139,7 +143,8 @@ def stays(name: str, key: str) -> bool:
         return False  # it follows the parameter
     if name == "streaming_diloco":
         return key == "anchor"  # "delayed" and "error" are about messages
-    return name not in AVERAGING or (name in ("diloco", "noloco") and key == "anchor")
+    keeps_an_anchor = name in ("diloco", "noloco") and key == "anchor"
+    return name not in AVERAGING or keeps_an_anchor
 
 
 @pytest.mark.whole
@@ -175,11 +180,10 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
         assert not changed, changed
         freeze(model, False)
         train(optimizer, model, rank, AFTER)
-        assert (
-            optimizer.traffic.training()
-            == optimizer.expected_traffic(AFTER[-1]).training()
-        )
-        return seen, others, torch.equal(values(frozen), seen[-1])
+        assert_expected_traffic(optimizer, AFTER[-1])
+        at_the_end = values(frozen)
+        is_same = torch.equal(at_the_end, seen[-1])
+        return seen, others, is_same
 
     types = dtype if isinstance(dtype, tuple) else (dtype,)
     tolerance = max(
@@ -189,9 +193,11 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
     everyones = workers(work, NUM_WORKERS)
     for seen, others, is_still_frozen in everyones:
         assert not is_still_frozen
-        assert not torch.equal(others[0], others[-1])
+        first, *_, last = others
+        assert not torch.equal(first, last)
         if name not in AVERAGING:
-            assert all(torch.equal(seen[0], each) for each in seen[1:])
+            for each in seen[1:]:
+                assert torch.equal(seen[0], each)
     means = [
         torch.stack(rows).mean(0)
         for rows in zip(*(seen for seen, *_ in everyones), strict=True)
@@ -278,17 +284,20 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
         return seen
 
     def mean(runs: list[list[Tensor]], step: int) -> Tensor:
-        return torch.stack([seen[step] for seen in runs]).mean(0)
+        at_step = [seen[step] for seen in runs]
+        return torch.stack(at_step).mean(0)
 
     late = workers(lambda collectives: work(collectives, {4, 5}), 3)
     for seen in late:
         assert torch.equal(seen[3], seen[5])
-        torch.testing.assert_close(seen[6], mean(late, 3), rtol=0, atol=1e-12)
+        expected = mean(late, 3)
+        torch.testing.assert_close(seen[6], expected, rtol=0, atol=1e-12)
     during = workers(lambda collectives: work(collectives, {6, 7}), 3)
     for seen in during:
         assert torch.equal(seen[5], seen[7])
         assert not torch.equal(seen[7], seen[8])
-        torch.testing.assert_close(seen[10], mean(during, 8), rtol=0, atol=1e-12)
+        expected = mean(during, 8)
+        torch.testing.assert_close(seen[10], expected, rtol=0, atol=1e-12)
 
 
 def test_a_master_copy_goes_on_from_what_a_parameter_was_when_it_was_frozen() -> None:

@@ -55,7 +55,8 @@ GOLDEN: dict[str, Losses] = json.loads(FILE.read_text())
 def golden_settings(name: str, compressor: Compressor) -> dict[str, object]:
     """The method's defaults for all that need not be given."""
     own = own_settings(name, [compressor], INTERVAL)
-    return {key: value for key, value in own.items() if key not in switches(name)}
+    all_switches = switches(name)
+    return {key: value for key, value in own.items() if key not in all_switches}
 
 
 def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
@@ -112,7 +113,8 @@ def test_losses_are_what_they_were(name: str) -> None:
         )
     assert now.keys() == GOLDEN[name].keys()
     for key, sequence in now.items():
-        assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key
+        expected = GOLDEN[name][key]
+        assert sequence == pytest.approx(expected, rel=1e-9), key
 
 
 def test_no_losses_of_algorithms_that_are_gone() -> None:

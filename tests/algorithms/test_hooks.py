@@ -51,9 +51,11 @@ def train(
         inputs = torch.randn(8, 20, generator=generator)
         targets = torch.randn(8, 12, generator=generator)
         optimizer.zero_grad()
-        nn.functional.mse_loss(module(inputs), targets).backward()
+        loss = nn.functional.mse_loss(module(inputs), targets)
+        loss.backward()
         optimizer.step()
-        after.append({name: p.detach().clone() for name, p in plain.named_parameters()})
+        values = {name: p.detach().clone() for name, p in plain.named_parameters()}
+        after.append(values)
     return after
 
 
@@ -101,7 +103,8 @@ def powersgd_steps(rank: int) -> tuple[Steps, Steps]:
     assert len(by_shape) == len(rights) == 2
     for right in rights:
         right.copy_(by_shape[right.shape])
-    return hooked[NUM_FULL_STEPS:], train(model, model, optimizer, rank, NUM_FULL_STEPS)
+    after = train(model, model, optimizer, rank, NUM_FULL_STEPS)
+    return hooked[NUM_FULL_STEPS:], after
 
 
 def fp16_steps(rank: int) -> tuple[Steps, Steps]:
@@ -142,12 +145,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Steps, St
 def moved(steps: Steps) -> float:
     """The largest change of a parameter in a step, by which errors are measured."""
     pairs = pairwise(steps)
-    return max(float((b[name] - a[name]).abs().max()) for a, b in pairs for name in a)
+    changes = [(b[name] - a[name]).abs() for a, b in pairs for name in a]
+    return max(float(each.max()) for each in changes)
 
 
 def apart(ours: Steps, theirs: Steps) -> float:
     pairs = zip(ours, theirs, strict=True)
-    return max(float((a[name] - b[name]).abs().max()) for a, b in pairs for name in a)
+    differences = [(a[name] - b[name]).abs() for a, b in pairs for name in a]
+    return max(float(each.max()) for each in differences)
 
 
 def test_powersgd_is_its_hook_from_where_that_compresses(
@@ -164,4 +169,5 @@ def test_sgd_with_messages_in_fp16_is_the_fp16_hook(
     """Both round each gradient to fp16 and add in fp16: a few units in the last place apart."""
     hooked, ours = found["fp16"]
     assert moved(hooked) > 0
-    assert apart(ours, hooked) < NUM_STEPS * 4 * 2**-11 * moved(hooked)
+    tolerance = NUM_STEPS * 4 * 2**-11
+    assert apart(ours, hooked) < tolerance * moved(hooked)

@@ -59,7 +59,8 @@ def test_optimisers_can_be_imported_from_the_top() -> None:
 
 def test_all_are_the_names_that_the_package_gives() -> None:
     """But for the function `algorithms`, which would hide the folder."""
-    tree = ast.parse((ROOT / "algorithms" / "__init__.py").read_text())
+    text = (ROOT / "algorithms" / "__init__.py").read_text()
+    tree = ast.parse(text)
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     given = {
         alias.asname

@@ -17,13 +17,16 @@ NUMEL = 1_300_003
 
 
 def normal(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(NUMEL, generator=torch.Generator().manual_seed(3)).to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.randn(NUMEL, generator=generator)
+    return numbers.to(dtype)
 
 
 def spoilt(value: float, count: int) -> Tensor:
     """Random numbers of which `count`, far apart, are this value."""
     numbers = normal()
-    numbers[torch.linspace(0, NUMEL - 1, count).long()] = value
+    places = torch.linspace(0, NUMEL - 1, count).long()
+    numbers[places] = value
     return numbers
 
 
@@ -66,7 +69,8 @@ def test_the_places_are_those_of_torch_topk(name: str, ratio: int) -> None:
     found = places_of_largest(numbers, count)
     assert found.dtype == expected.dtype
     assert len(found) == count
-    assert torch.equal(found.sort().values, expected.sort().values)
+    sorted_places = expected.sort().values
+    assert torch.equal(found.sort().values, sorted_places)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,8 @@ def test_a_threshold_saves_the_search_through_all(
         return topk(numbers, *arguments, **options)
 
     monkeypatch.setattr(Tensor, "topk", counted)
-    places_of_largest(VECTORS[name]().abs(), NUMEL // 192)
+    numbers = VECTORS[name]().abs()
+    places_of_largest(numbers, NUMEL // 192)
     assert sum(searched) < NUMEL / 4
 
 
@@ -92,14 +97,20 @@ def test_a_threshold_saves_the_search_through_all(
 def test_a_message_says_what_it_said(name: str) -> None:
     vector = VECTORS[name]()
     compressor = TopK(192)
-    message = compressor.encode(vector, Draw(0, 1, "gradient"), 0)
-    index = vector.abs().topk(NUMEL // 192, sorted=False).indices
-    expected = torch.zeros(NUMEL).index_copy_(0, index, vector[index])
-    assert torch.equal(compressor.decode(message, NUMEL, vector.dtype), expected)
+    draw = Draw(0, 1, "gradient")
+    message = compressor.encode(vector, draw, 0)
+    count = NUMEL // 192
+    magnitudes = vector.abs()
+    index = magnitudes.topk(count, sorted=False).indices
+    expected = torch.zeros(NUMEL)
+    expected[index] = vector[index]
+    found = compressor.decode(message, NUMEL, vector.dtype)
+    assert torch.equal(found, expected)
 
 
 def test_a_short_vector_has_the_order_of_torch_topk_too() -> None:
-    numbers = normal()[: largest.LEAST_NUMEL - 1].abs()
-    assert torch.equal(
-        places_of_largest(numbers, 1000), numbers.topk(1000, sorted=False).indices
-    )
+    last = largest.LEAST_NUMEL - 1
+    numbers = normal()[:last].abs()
+    found = places_of_largest(numbers, 1000)
+    expected = numbers.topk(1000, sorted=False).indices
+    assert torch.equal(found, expected)

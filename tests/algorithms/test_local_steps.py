@@ -50,7 +50,8 @@ class Sign(LocalStep):
 def sign_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A file more in the package."""
     (tmp_path / "sign.py").write_text(SIGN)
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    folders = [*package.__path__, str(tmp_path)]
+    monkeypatch.setattr(package, "__path__", folders)
     local_steps.cache_clear()
     yield
     local_steps.cache_clear()
@@ -59,7 +60,8 @@ def sign_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def test_scripts_have_a_local_step_by_its_file_alone(sign_step: None) -> None:
     """Two workers, of whom each steps by its own gradient, and then they average."""
-    rows = torch.nn.Parameter(torch.zeros(2, 3))
+    zeros = torch.zeros(2, 3)
+    rows = torch.nn.Parameter(zeros)
     optimizer = LocalSGD(
         [rows],
         lr=0.5,
@@ -80,8 +82,11 @@ def test_specs_and_plans_have_a_local_step_by_its_file_alone(
     table: dict[str, Any] = small_spec()
     table["rows"][0] |= {"local_step": "sign"}
     plan = make_plan(Spec.model_validate(table), tmp_path)
-    config = next(run.config for run in plan.runs if run.row == table["rows"][0]["row"])
-    assert (config.momentum, config.betas, config.eps) == (0.0, [0.9, 0.999], 1e-8)
+    row = table["rows"][0]["row"]
+    config = next(run.config for run in plan.runs if run.row == row)
+    assert config.momentum == 0.0
+    assert config.betas == [0.9, 0.999]
+    assert config.eps == 1e-8
     model = torch.nn.Linear(3, 1)
     optimizer = build_optimizer(config, model, StackedCollectives(1), 1)
     numbers = {key for group in optimizer.param_groups for key in group}
@@ -92,12 +97,15 @@ def test_specs_and_plans_have_a_local_step_by_its_file_alone(
 
 def test_each_names_numbers_that_it_reads_and_buffers_that_it_has() -> None:
     for name, step in local_steps().items():
-        x = torch.nn.Parameter(torch.ones(2, 3))
+        ones = torch.ones(2, 3)
+        x = torch.nn.Parameter(ones)
         x.grad = torch.ones(2, 3)
         optimizer = LocalSGD([x], lr=0.1, local_step=name, sync_interval=1)
         optimizer.step()
         (group,) = optimizer.param_groups
-        assert group.keys() == {"params", *step.numbers, *step.options}
+        expected = {"params", *step.numbers, *step.options}
+        assert group.keys() == expected
         held = optimizer.replicas[0].buffers.keys()
-        assert held <= {*step.moments, *step.made_later, "exp_avg", "exp_avg_sq"}
+        known = {*step.moments, *step.made_later, "exp_avg", "exp_avg_sq"}
+        assert held <= known
         assert set(step.moments) <= held

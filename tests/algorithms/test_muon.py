@@ -1,5 +1,7 @@
 """Muon as the local step: torch's own, and which tensors are matrices."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,15 @@ def test_it_is_torchs_muon_and_adamw_up_to_the_bfloat16_of_its_iteration() -> No
     muon = torch.optim.Muon(
         weights, momentum=0.9, adjust_lr_fn="match_rms_adamw", **common
     )
-    adam = torch.optim.AdamW(biases, betas=MUON["betas"], eps=MUON["eps"], **common)
+    adam_numbers = {"betas": MUON["betas"], "eps": MUON["eps"]}
+    adam = torch.optim.AdamW(biases, **adam_numbers, **common)
     expected = steps(theirs, muon, adam)
     start = flat_parameters(ours)
-    found = steps(ours, SGD(ours.parameters(), **MUON))
-    assert (found - expected).norm() < 0.05 * (expected - start).norm()
+    sgd = SGD(ours.parameters(), **MUON)
+    found = steps(ours, sgd)
+    apart = (found - expected).norm()
+    moved = (expected - start).norm()
+    assert apart < 0.05 * moved
 
 
 TYPES = {
@@ -38,8 +44,9 @@ TYPES = {
     (7, 0): torch.float16,
     (7, 5): torch.float16,
     (8, 6): torch.bfloat16,
+    (9, 0): torch.bfloat16,
+    (12, 0): torch.bfloat16,
 }
-TYPES |= {(9, 0): torch.bfloat16, (12, 0): torch.bfloat16}
 
 
 @pytest.mark.parametrize("capability", TYPES)
@@ -47,8 +54,15 @@ def test_a_gpu_iterates_in_bits_that_it_has_units_for(
     capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert iteration_type(torch.device("cuda:1"), torch.float32) == TYPES[capability]
-    assert iteration_type(torch.device("cpu"), torch.float64) == torch.float64
+    on_gpu = iteration_type(torch.device("cuda:1"), torch.float32)
+    on_cpu = iteration_type(torch.device("cpu"), torch.float64)
+    assert on_gpu == TYPES[capability]
+    assert on_cpu == torch.float64
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Columns of length 1, at right angles, that span those of the matrix."""
+    return torch.linalg.qr(matrix.double()).Q
 
 
 @pytest.mark.parametrize("condition", [10.0, 1e3])
@@ -57,17 +71,16 @@ def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -
     rows = 64
     columns = 512
     draws = torch.Generator().manual_seed(1)
-    left, right = (
-        torch.linalg.qr(torch.randn(size, rows, generator=draws).double()).Q
-        for size in (rows, columns)
-    )
-    matrix = left * condition ** -torch.linspace(0, 1, rows).double() @ right.mT
+    left = orthogonal(torch.randn(rows, rows, generator=draws))
+    right = orthogonal(torch.randn(columns, rows, generator=draws))
+    exponents = torch.linspace(0, 1, rows).double()
+    matrix = left * condition**-exponents @ right.mT
     matrix = (matrix / matrix.norm())[None]
     exact = iterated(matrix)
-    fp16, bfloat16 = (
-        (iterated(matrix.to(each)) - exact).norm()
-        for each in (torch.float16, torch.bfloat16)
-    )
+    in_fp16 = iterated(matrix.to(torch.float16))
+    in_bfloat16 = iterated(matrix.to(torch.bfloat16))
+    fp16 = (in_fp16 - exact).norm()
+    bfloat16 = (in_bfloat16 - exact).norm()
     assert fp16 < 0.5 * bfloat16
     assert bfloat16 < 0.2 * exact.norm()
 
@@ -75,52 +88,47 @@ def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -
 def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() -> None:
     """Steps of Muon have a spectral norm of about 0.2 eta sqrt(max(rows, columns)), the first of
     AdamW +- eta."""
-    parameters = [
-        nn.Parameter(torch.zeros(shape))
-        for shape in ((4, 3, 2, 2), (1, 5, 6), (7, 1), (4, 12))
-    ]
+    shapes = ((4, 3, 2, 2), (1, 5, 6), (7, 1), (4, 12))
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
     free = {"params": parameters[:3]}
     kept = {"params": parameters[3:], "muon": False}
     optimizer = SGD([free, kept], lr=0.1, local_step="muon")
     for number, each in enumerate(parameters):
-        each.grad.copy_(
-            torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
-        )  # type: ignore[union-attr]
+        generator = torch.Generator().manual_seed(number)
+        drawn = torch.randn(each.shape, generator=generator)
+        each.grad.copy_(drawn)  # type: ignore[union-attr]
     optimizer.step()
-    for each in parameters[1:]:
-        torch.testing.assert_close(
-            each.detach().abs(), torch.full_like(each, 0.1), rtol=1e-4, atol=0
-        )
-    values = torch.linalg.svdvals(parameters[0].detach().view(4, 12)) / (
-        0.1 * 0.2 * 12**0.5
-    )
+    convolution, *others = (each.detach() for each in parameters)
+    for each in others:
+        expected = torch.full_like(each, 0.1)
+        torch.testing.assert_close(each.abs(), expected, rtol=1e-4, atol=0)
+    scale = 0.1 * 0.2 * 12**0.5
+    matrix = convolution.view(4, 12)
+    values = torch.linalg.svdvals(matrix) / scale
     assert (values > 0.5).all()
     assert (values < 1.5).all()
 
 
+def by_muon(groups: list[dict[str, Any]]) -> list[bool]:
+    return [group["muon"] for group in groups]
+
+
 def test_embeddings_and_the_output_are_left_to_adamw() -> None:
     body = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)]
-    text = nn.Sequential(nn.Embedding(9, 4), *body, nn.Linear(4, 9, bias=False))
+    output = nn.Linear(4, 9, bias=False)
+    text = nn.Sequential(nn.Embedding(9, 4), *body, output)
     groups = muon_groups(text)
-    assert [each["muon"] for each in groups] == [False, True, False]
-    assert [each for group in groups for each in group["params"]] == list(
-        text.parameters()
-    )
+    assert by_muon(groups) == [False, True, False]
+    in_groups = [each for group in groups for each in group["params"]]
+    assert in_groups == list(text.parameters())
     # A matrix that is no output may have as many rows as an embedding.
-    assert [
-        each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(4, 9), *body))
-    ] == [False, True]
-    assert [len(each["params"]) for each in muon_groups(nn.Sequential(*body))] == [
-        2,
-        1,
-        1,
-    ]
-    assert [
-        each["muon"] for each in muon_groups(nn.Sequential(nn.Embedding(9, 4), *body))
-    ] == [False, True]
-    assert (
-        DiLoCo(groups, lr=0.1, sync_interval=2, local_step="muon").param_groups[1][
-            "momentum"
-        ]
-        == 0.95
-    )
+    wide = nn.Sequential(nn.Embedding(4, 9), *body)
+    assert by_muon(muon_groups(wide)) == [False, True]
+    without_text = muon_groups(nn.Sequential(*body))
+    sizes = [len(group["params"]) for group in without_text]
+    assert sizes == [2, 1, 1]
+    without_output = nn.Sequential(nn.Embedding(9, 4), *body)
+    assert by_muon(muon_groups(without_output)) == [False, True]
+    optimizer = DiLoCo(groups, lr=0.1, sync_interval=2, local_step="muon")
+    _, body_group, _ = optimizer.param_groups
+    assert body_group["momentum"] == 0.95

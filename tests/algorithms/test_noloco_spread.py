@@ -58,22 +58,29 @@ def over_all_meetings(settings: Settings) -> float:
     being as likely."""
     n, size, rate, momentum = settings
     apart = np.eye(n) - 1 / n
-    products = np.zeros((4 * n * n, 4 * n * n))
+    size_of_product = 4 * n * n
+    products = np.zeros((size_of_product, size_of_product))
     for order in itertools.permutations(range(n)):
         mean = np.zeros((n, n))
         for first in range(0, n, size):
             group = list(order[first : first + size])
             mean[np.ix_(group, group)] = 1 / len(group)
         pull = rate * (mean @ apart - apart)
-        meeting = np.block([[apart + pull, momentum * apart], [pull, momentum * apart]])
+        first_row = [apart + pull, momentum * apart]
+        second_row = [pull, momentum * apart]
+        meeting = np.block([first_row, second_row])
         products += np.kron(meeting, meeting)
-    return float(np.abs(np.linalg.eigvals(products / math.factorial(n))).max() ** 0.5)
+    mean_product = products / math.factorial(n)
+    eigenvalues = np.linalg.eigvals(mean_product)
+    largest = np.abs(eigenvalues).max()
+    return float(largest**0.5)
 
 
 def spreads(settings: Settings, seed: int, num_meetings: int) -> list[float]:
     """The squared spread of the method's own workers, which train nothing, after each meeting."""
     n, size, rate, momentum = settings
-    x = nn.Parameter(torch.zeros(n, 8, dtype=torch.float64))
+    zeros = torch.zeros(n, 8, dtype=torch.float64)
+    x = nn.Parameter(zeros)
     own = {
         "sync_interval": 1,
         "group_size": size,
@@ -89,7 +96,9 @@ def spreads(settings: Settings, seed: int, num_meetings: int) -> list[float]:
         # A first gradient takes the workers apart.
         x.grad = start if step == 0 else torch.zeros_like(x)
         optimizer.step()
-        found.append(float((x - x.mean(0)).detach().square().sum()))
+        apart = (x - x.mean(0)).detach()
+        squares = apart.square()
+        found.append(float(squares.sum()))
     return found
 
 
@@ -109,9 +118,13 @@ def test_the_closed_form_is_the_mean_over_all_meetings(settings: Settings) -> No
 def test_the_methods_own_workers_spread_by_the_closed_form(settings: Settings) -> None:
     begin = 8
     end = 18
-    runs = np.array([spreads(settings, seed, end) for seed in range(80)]).mean(0)
-    factor = (runs[end - 1] / runs[begin - 1]) ** (1 / (2 * (end - begin)))
-    assert factor == pytest.approx(spread_factor(*settings), rel=0.01)
+    by_seed = [spreads(settings, seed, end) for seed in range(80)]
+    runs = np.array(by_seed).mean(0)
+    growth = runs[end - 1] / runs[begin - 1]
+    num_meetings = end - begin
+    factor = growth ** (1 / (2 * num_meetings))
+    expected = spread_factor(*settings)
+    assert factor == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("settings", [*DRIFTING, *MEETING])

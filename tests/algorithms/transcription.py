@@ -85,47 +85,53 @@ class AdamW:
         mu: float,
         shapes: Shapes,
     ) -> None:
-        self.m, self.v, self.t, self.eps, self.shapes = (
-            zero.copy(),
-            zero.copy(),
-            0,
-            eps,
-            shapes,
-        )
-        self.b1 = np.where(
-            np.arange(zero.shape[1]) < sum(map(math.prod, shapes)), mu, betas[0]
-        )
+        num_coordinates = zero.shape[1]
+        num_in_matrices = sum(math.prod(shape) for shape in shapes)
+        in_matrix = np.arange(num_coordinates) < num_in_matrices
+        self.m = zero.copy()
+        self.v = zero.copy()
+        self.t = 0
+        self.b1 = np.where(in_matrix, mu, betas[0])
         self.b2 = betas[1]
+        self.eps = eps
+        self.shapes = shapes
 
     def updates(self, problem: Problem, gradients: Vectors, xs: Vectors) -> Vectors:
         self.t += 1
         self.m = self.b1 * self.m + (1 - self.b1) * gradients
         self.v = self.b2 * self.v + (1 - self.b2) * gradients**2
-        direction = (
-            self.m
-            / (1 - self.b1**self.t)
-            / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
-        )
+        mhat = self.m / (1 - self.b1**self.t)
+        vhat = self.v / (1 - self.b2**self.t)
+        direction = mhat / (np.sqrt(vhat) + self.eps)
         u = self.b1 * self.m + (1 - self.b1) * gradients
-        offset = 0
-        for shape in self.shapes:
-            here = slice(offset, offset + math.prod(shape))
-            for own, direction_of in zip(u[:, here], direction[:, here], strict=True):
-                direction_of[:] = (
-                    0.2 * max(shape) ** 0.5 * polar(own.reshape(shape)).reshape(-1)
-                )
-            offset = here.stop
+        for shape, here in zip(self.shapes, slices_of(self.shapes), strict=True):
+            scale = 0.2 * max(shape) ** 0.5
+            for i in range(problem.num_workers):
+                matrix = u[i, here].reshape(shape)
+                direction[i, here] = scale * polar(matrix).reshape(-1)
         return problem.eta * (problem.decay * xs + direction)
+
+
+def slices_of(shapes: Shapes) -> Iterator[slice]:
+    """The coordinates of each tensor in the vector of all."""
+    offset = 0
+    for shape in shapes:
+        end = offset + math.prod(shape)
+        yield slice(offset, end)
+        offset = end
 
 
 def polar(u: Array) -> Array:
     """O(u): X <- a X + (b A + c A^2) X, five times, A = X X^T, from u over its Frobenius norm,
     lying wide."""
-    x = (u if u.shape[0] <= u.shape[1] else u.T) / max(np.linalg.norm(u), 1e-7)
+    rows, columns = u.shape
+    if rows > columns:
+        return polar(u.T).T
+    x = u / max(np.linalg.norm(u), 1e-7)
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if u.shape[0] <= u.shape[1] else x.T
+    return x
 
 
 def released_updates(
@@ -151,7 +157,8 @@ def sgd(problem: Problem) -> Iterator[State]:
     x = problem.start.copy()
     m = problem.zeros()
     for t in count(1):
-        x = x - mean(updates(problem, m, problem.everywhere(x), t))
+        p = updates(problem, m, problem.everywhere(x), t)
+        x = x - mean(p)
         yield problem.everywhere(x), []
 
 
@@ -159,9 +166,9 @@ def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]
     """SGD on the mean of all gradients since the last step, which are all of the same x."""
     x = problem.start.copy()
     m = 0 * problem.start
-    since = []
+    since: list[Array] = []
     for t in count(1):
-        since += [problem.gradient(x, t, i) for i in range(problem.num_workers)]
+        since.extend(problem.gradients(problem.everywhere(x), t))
         if t % accumulation_steps == 0:
             g = mean(since) + problem.decay * x
             m = problem.beta * m + g
@@ -205,12 +212,9 @@ def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
         e = e + problem.gradients(problem.everywhere(x), t)
         sent = compress(t, "gradient", e)
         e = e - sent
-        x = (
-            x
-            - updates_of(
-                problem, m, problem.everywhere(x), problem.everywhere(mean(sent))
-            )[0]
-        )
+        g = problem.everywhere(mean(sent))
+        p = updates_of(problem, m, problem.everywhere(x), g)
+        x = x - mean(p)
         yield problem.everywhere(x), e
 
 
@@ -232,32 +236,23 @@ def powersgd(
     for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t)
         g = mean(gradients)
-        offset = 0
-        for number, shape in enumerate(shapes):
-            here = slice(offset, offset + math.prod(shape))
-            offset = here.stop
+        for number, here in enumerate(slices_of(shapes)):
+            shape = shapes[number]
             if len(shape) < 2:
                 continue
             rows = shape[0]
             columns = math.prod(shape[1:])
-            r = min(rank, rows, columns)
-            matrices = [
-                (gi[here] + ei[here]).reshape(rows, columns)
-                for gi, ei in zip(gradients, e, strict=True)
-            ]
-            p = gram_schmidt(
-                mean(
-                    [
-                        matrix @ q.get(number, first_q(number, columns, r))
-                        for matrix in matrices
-                    ]
-                )
-            )
+            if number not in q:
+                q[number] = first_q(number, columns, min(rank, rows, columns))
+            fed_back = gradients[:, here] + e[:, here]
+            matrices = fed_back.reshape(-1, rows, columns)
+            p = gram_schmidt(mean(matrices @ q[number]))
             own_q = [matrix.T @ p for matrix in matrices]
             q[number] = mean(own_q)
             g[here] = (p @ q[number].T).reshape(-1)
-            for ei, matrix, own in zip(e, matrices, own_q, strict=True):
-                ei[here] = (matrix - p @ own.T).reshape(-1)
+            for i, own in enumerate(own_q):
+                rest = matrices[i] - p @ own.T
+                e[i, here] = rest.reshape(-1)
         g = g + problem.decay * x
         m = problem.beta * m + g
         x = x - problem.eta * (problem.beta * m + g)
@@ -269,9 +264,10 @@ def gram_schmidt(matrix: Array) -> Array:
     done: list[Array] = []
     for column in matrix.T:
         for _ in range(2):
-            column = column - sum(
-                (np.dot(other, column) * other for other in done), np.zeros_like(column)
-            )
+            along = np.zeros_like(column)
+            for other in done:
+                along = along + np.dot(other, column) * other
+            column = column - along
         done.append(column / np.linalg.norm(column))
     return np.stack(done, axis=1)
 
@@ -285,10 +281,12 @@ def local_sgd(
     m = problem.zeros()
     for t in count(1):
         x = x - updates(problem, m, x, t)
-        moments = [] if problem.adam is None else [problem.adam.m, problem.adam.v]
-        for period, vectors in zip(
-            (interval, *moment_intervals), (x, *moments), strict=False
-        ):
+        averaged = [x]
+        if moment_intervals:
+            assert problem.adam is not None
+            averaged += [problem.adam.m, problem.adam.v]
+        intervals = [interval, *moment_intervals]
+        for period, vectors in zip(intervals, averaged, strict=True):
             if t % period == 0:
                 vectors[:] = mean(vectors)
         yield x.copy(), []
@@ -398,10 +396,15 @@ def streaming_diloco(
     under_way: dict[tuple[int, int], Array] = {}
     for t in count(1):
         p = updates(problem, m, x, t)
-        x = x - (problem.everywhere(mean(p)) if send_gradients else p)
+        if send_gradients:
+            p = problem.everywhere(mean(p))
+        x = x - p
         for f in range(num_fragments):
-            here = slice(f * d // num_fragments, (f + 1) * d // num_fragments)
-            if t % interval == (f + 1) * (interval // num_fragments) % interval:
+            first = f * d // num_fragments
+            end = (f + 1) * d // num_fragments
+            here = slice(first, end)
+            offset = (f + 1) * (interval // num_fragments)
+            if t % interval == offset % interval:
                 sent = message = theta[here] - x[:, here] + e[:, here]
                 if compress is not None:
                     sent = compress(t, "model", message)
@@ -410,9 +413,8 @@ def streaming_diloco(
             if (t, f) in under_way:
                 gradient = under_way.pop((t, f))
                 velocity[here] = outer_momentum * velocity[here] + gradient
-                theta[here] = theta[here] - outer_lr * (
-                    gradient + outer_momentum * velocity[here]
-                )
+                direction = gradient + outer_momentum * velocity[here]
+                theta[here] = theta[here] - outer_lr * direction
                 x[:, here] = merge * x[:, here] + (1 - merge) * theta[here]
         yield x.copy(), [] if compress is None else e.copy()
 
@@ -514,11 +516,8 @@ def dpsgd(
     m = problem.zeros()
     for t in count(1):
         p = updates(problem, m, x, t)
-        x = (
-            mixed(weights(t), x) - p
-            if combine_while_adapt
-            else mixed(weights(t), x - p)
-        )
+        w = weights(t)
+        x = mixed(w, x) - p if combine_while_adapt else mixed(w, x - p)
         yield x, []
 
 
@@ -554,9 +553,11 @@ def deep_squeeze(
 
 def mixed(w: Array, v: Vectors) -> Vectors:
     """sum_j w_ij v_j."""
-    return np.array(
-        [np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))]
-    )
+    result = np.zeros_like(v)
+    for i in range(len(v)):
+        for j in range(len(v)):
+            result[i] += w[i, j] * v[j]
+    return result
 
 
 def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
@@ -574,13 +575,33 @@ def circulant(n: int, distances: Sequence[int]) -> Array:
     return w / np.sum(w[0])
 
 
+def ring(n: int, step: int) -> Array:
+    return circulant(n, [1, n - 1])
+
+
+def exponential(n: int, step: int) -> Array:
+    """For n a power of two."""
+    distances = [2**k for k in range(int(np.log2(n)))]
+    return circulant(n, distances)
+
+
+def one_peer(n: int, step: int) -> Array:
+    """For n a power of two: the distances of `exponential` in turn."""
+    k = (step - 1) % int(np.log2(n))
+    return circulant(n, [2**k])
+
+
+def complete(n: int, step: int) -> Array:
+    return circulant(n, range(n))
+
+
 WEIGHTS: dict[str, Callable[[int, int], Array]] = {
-    "ring": lambda n, step: circulant(n, [1, n - 1]),
-    "exponential": lambda n, step: circulant(n, [2**k for k in range(int(np.log2(n)))]),
-    "one_peer": lambda n, step: circulant(n, [2 ** ((step - 1) % int(np.log2(n)))]),
-    "complete": lambda n, step: circulant(n, range(n)),
+    "ring": ring,
+    "exponential": exponential,
+    "one_peer": one_peer,
+    "complete": complete,
 }
-"""W of n workers at a step, counted from 1; of exponential and one_peer for n a power of two."""
+"""W of n workers at a step, counted from 1."""
 
 
 def averaged_where(x: Vectors, mask: NDArray[np.bool_]) -> Vectors:
@@ -609,16 +630,31 @@ def single(v: Array) -> Array:
     return v.astype(np.float32).astype(np.float64)
 
 
+def for_each_worker(one: Callable[[Array], Array]) -> Compress:
+    """What compresses each worker's vector by itself."""
+
+    def compress(step: int, purpose: str, v: Vectors) -> Vectors:
+        return np.array([one(vi) for vi in v])
+
+    return compress
+
+
+def largest(v: Array, k: int) -> NDArray[np.int_]:
+    """The places of the k numbers of largest magnitude, of equal ones the first."""
+    order = np.argsort(-np.abs(v), kind="stable")
+    return order[:k]
+
+
 def top_k(k: int) -> Compress:
     """The k coordinates of largest magnitude, each worker its own."""
 
     def one(v: Array) -> Array:
-        kept = np.argsort(-np.abs(v), kind="stable")[:k]
+        kept = largest(v, k)
         result = np.zeros_like(v)
         result[kept] = single(v[kept])
         return result
 
-    return lambda step, purpose, v: np.array([one(vi) for vi in v])
+    return for_each_worker(one)
 
 
 def quantised_blocks(bits: int, size: int) -> Compress:
@@ -626,19 +662,25 @@ def quantised_blocks(bits: int, size: int) -> Compress:
     2^bits - 1 multiples of a scale."""
 
     def block(part: Array) -> Array:
+        magnitudes = np.abs(part)
         if bits == 1:
-            return np.where(part >= 0, 1.0, -1.0) * single(
-                np.mean(np.abs(part), keepdims=True)
-            )
-        scale = single(np.max(np.abs(part), keepdims=True) / (2 ** (bits - 1) - 1))
-        return scale * np.rint(part / np.where(scale > 0, scale, 1.0))
+            signs = np.where(part >= 0, 1.0, -1.0)
+            return signs * single(np.mean(magnitudes, keepdims=True))
+        largest_multiple = 2 ** (bits - 1) - 1
+        scale = single(np.max(magnitudes, keepdims=True) / largest_multiple)
+        divisor = np.where(scale > 0, scale, 1.0)
+        return scale * np.rint(part / divisor)
 
     def one(v: Array) -> Array:
-        return np.concatenate(
-            [block(v[start : start + size]) for start in range(0, len(v), size)]
-        )
+        return np.concatenate([block(part) for part in parts(v, size)])
 
-    return lambda step, purpose, v: np.array([one(vi) for vi in v])
+    return for_each_worker(one)
+
+
+def parts(v: Array, size: int) -> Iterator[Array]:
+    """Views of so many numbers each; the last may be shorter."""
+    for start in range(0, len(v), size):
+        yield v[start : start + size]
 
 
 def in_two_stages(compress: Compress, size: int) -> Compress:
@@ -648,14 +690,14 @@ def in_two_stages(compress: Compress, size: int) -> Compress:
     def both(step: int, purpose: str, v: Vectors) -> Vectors:
         sent = compress(step, purpose, v)
         mean = sent.mean(axis=0)
-        added = compress(step, purpose, mean[None])[0] - mean
-        num_workers = len(v)
-        num_blocks = -(-v.shape[1] // size)
+        (again,) = compress(step, purpose, mean[None])
+        added = again - mean
+        num_workers, numel = v.shape
+        num_blocks = math.ceil(numel / size)
         for owner in range(num_workers):
-            own = slice(
-                owner * num_blocks // num_workers * size,
-                (owner + 1) * num_blocks // num_workers * size,
-            )
+            first_block = owner * num_blocks // num_workers
+            end_block = (owner + 1) * num_blocks // num_workers
+            own = slice(first_block * size, end_block * size)
             sent[owner, own] += num_workers * added[own]
         return sent
 
@@ -669,26 +711,25 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
     `noise(step, purpose, worker)` has one uniform number of [0, 1) per coordinate.
     """
 
-    def one(v: Array, uniform: Array) -> Array:
+    def rounded(part: Array, uniform: Array) -> Array:
+        norm = single(np.sqrt(np.sum(part**2, keepdims=True)))
+        if norm == 0:
+            return np.zeros_like(part)
+        exact = levels * part / norm
+        low = np.floor(exact)
+        goes_up = uniform >= 1 - (exact - low)
+        level = np.where(goes_up, low + 1, low)
+        return norm * np.clip(level, -levels, levels) / levels
+
+    def compress(step: int, purpose: str, v: Vectors) -> Vectors:
         result = np.zeros_like(v)
-        for start in range(0, len(v), bucket):
-            part = v[start : start + bucket]
-            norm = float(single(np.sqrt(np.sum(part**2, keepdims=True)))[0])
-            if norm == 0:
-                continue
-            exact = levels * part / norm
-            low = np.floor(exact)
-            level = np.where(
-                uniform[start : start + bucket] >= 1 - (exact - low), low + 1, low
-            )
-            result[start : start + bucket] = (
-                norm * np.clip(level, -levels, levels) / levels
-            )
+        for i, vi in enumerate(v):
+            uniform = noise(step, purpose, i)
+            buckets = zip(parts(vi, bucket), parts(uniform, bucket), strict=True)
+            result[i] = np.concatenate([rounded(*each) for each in buckets])
         return result
 
-    return lambda step, purpose, v: np.array(
-        [one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)]
-    )
+    return compress
 
 
 def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
@@ -698,34 +739,27 @@ def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
     The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in
     its middle. With 32 bits they stay what they are.
     """
-    bins = 2**bits if bits < 32 else 0
 
-    def one(v: Array) -> Array:
-        chunks = [
-            np.arange(start, min(start + chunk, len(v)))
-            for start in range(0, len(v), chunk)
-        ]
-        sent = np.concatenate(
-            [
-                each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]]
-                for each in chunks
-            ]
-        )
-        result = np.zeros_like(v)
-        if not bins or len(sent) == 1:
-            result[sent] = single(v[sent])
-            return result
-        values = v[sent]
-        middle = np.mean(v[sent])
-        edges = (
-            middle
-            + (np.arange(1, bins) - bins / 2 - 0.5) * 6 * np.std(values, ddof=1) / bins
-        )
-        number = np.searchsorted(edges, values, side="right")
-        for each in set(number.tolist()):
-            result[sent[number == each]] = single(
-                np.mean(values[number == each], keepdims=True)
-            )
+    def in_bins(values: Array) -> Array:
+        bins = 2**bits
+        width = 6 * np.std(values, ddof=1) / bins
+        edges = np.mean(values) + (np.arange(1, bins) - bins / 2 - 0.5) * width
+        numbers = np.searchsorted(edges, values, side="right")
+        result = np.zeros_like(values)
+        for number in np.unique(numbers):
+            in_bin = numbers == number
+            result[in_bin] = np.mean(values[in_bin])
         return result
 
-    return lambda step, purpose, v: np.array([one(vi) for vi in v])
+    def one(v: Array) -> Array:
+        chunks = enumerate(parts(v, chunk))
+        sent = [number * chunk + largest(part, kept) for number, part in chunks]
+        places = np.concatenate(sent)
+        values = v[places]
+        if bits < 32 and len(values) > 1:
+            values = in_bins(values)
+        result = np.zeros_like(v)
+        result[places] = single(values)
+        return result
+
+    return for_each_worker(one)

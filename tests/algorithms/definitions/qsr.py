@@ -28,12 +28,15 @@ def qsr(
     before = 0.0
     for t in count(1):
         if t == ends[-1] + 1:
-            rule = max(base, int(np.floor((alpha / rates(t)) ** 2)))
+            ratio = alpha / rates(t)
+            rule = max(base, int(np.floor(ratio**2)))
             interval = base if rates(t) > before else rule
             remaining = interval if total_steps is None else total_steps - ends[-1]
-            ends.append(ends[-1] + max(min(interval, remaining), 1))
+            length = max(min(interval, remaining), 1)
+            ends.append(ends[-1] + length)
             before = rates(t)
-        x = x - rates(t) / problem.eta[0] * updates(problem, m, x, t)
+        relative_rate = rates(t) / problem.eta[0]
+        x = x - relative_rate * updates(problem, m, x, t)
         if t == ends[-1]:
             x = problem.everywhere(mean(x))
         yield x, []
@@ -42,7 +45,8 @@ def qsr(
 def at_constant_rate(base: int, alpha: float) -> Case:
     """QSR at a constant rate."""
     given = {"sync_interval": base, "alpha": alpha}
-    return Case("qsr", given, by(qsr, base, alpha, lambda step: LR))
+    follow = by(qsr, base, alpha, lambda step: LR)
+    return Case("qsr", given, follow)
 
 
 def under_a_schedule(alpha: float, total_steps: int | None) -> Case:
@@ -52,7 +56,8 @@ def under_a_schedule(alpha: float, total_steps: int | None) -> Case:
     last = [] if total_steps is None else [total_steps]
     # The definition squares alpha over the rate, which an alpha of 1e200 takes beyond a float. From
     # 1e9 on every interval is longer than the run.
-    follow = by(qsr, 2, min(alpha, 1e9), rises_and_falls, *last)
+    alpha_as_large = min(alpha, 1e9)
+    follow = by(qsr, 2, alpha_as_large, rises_and_falls, *last)
     return Case("qsr", known, follow, local={"rate": rises_and_falls})
 
 
