@@ -31,6 +31,7 @@ from tests.algorithms.anew import SENT_LATE, begins_anew
 from tests.algorithms.problems import (
     ADAMW,
     MUON,
+    assert_expected_traffic,
     make_optimizer,
     own_settings,
     reloaded,
@@ -215,7 +216,8 @@ def one_step(
     num_begun = 0 if early is None else len(early._begun)
     if habit == "scaler":
         if (step, rank) in ((2, 0), (5, 1)):
-            model.conv.weight.grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
+            gradient = model.conv.weight.grad
+            gradient.view(-1)[0] = float("inf")  # type: ignore[union-attr]
         scaler.step(optimizer)
         scaler.update()
         return num_begun
@@ -248,7 +250,8 @@ def outcome(
             optimizer.load_state_dict(state[0])
             model.load_state_dict(state[1])
             schedule.optimizer = optimizer
-    flat = optimizer.state_dict()["param_groups"][0]["flat"] | dict(model.state_dict())
+    first_group = optimizer.state_dict()["param_groups"][0]
+    flat = first_group["flat"] | dict(model.state_dict())
     for other in flat.pop(OTHER_TYPES, {}).values():
         flat |= {f"other {key}": value for key, value in other.items()}
     assert not collectives.early or collectives.early.drop() == [], (
@@ -275,11 +278,13 @@ def changes_no_bit(case: Case, groups: dict[str, dist.ProcessGroup | None]) -> N
         overlapped = outcome(case, True, groups[case.group])
     assert without["vectors"].keys() == overlapped["vectors"].keys()
     for part, vector in without["vectors"].items():
-        assert torch.equal(vector, overlapped["vectors"][part]), part
+        expected = overlapped["vectors"][part]
+        assert torch.equal(vector, expected), part
     assert without["training"] == overlapped["training"]
     if case.group == "all":
         wasted = overlapped["control"] - without["control"]
-        assert (wasted > 0) == (case.habit in WASTEFUL and case.is_early), wasted
+        wastes = case.habit in WASTEFUL and case.is_early
+        assert (wasted > 0) == wastes, wasted
         assert without["begun"] == 0
         assert (overlapped["begun"] > 0) == case.is_early
     # Only in the first step, which does not know of the GradScaler.
@@ -289,10 +294,12 @@ def changes_no_bit(case: Case, groups: dict[str, dist.ProcessGroup | None]) -> N
 def after_two_steps(factor: float) -> tuple[DistributedOptimizer, Net]:
     """An optimiser before its third step, all gradients times the factor."""
     model = Net(0, torch.float32)
-    optimizer = make(Case("csea"), ProcessGroupCollectives(overlap=True), model)
+    overlapping = ProcessGroupCollectives(overlap=True)
+    optimizer = make(Case("csea"), overlapping, model)
     for step in range(1, 4):
         optimizer.zero_grad()
-        (loss_of(model, step, dist.get_rank()) * factor).backward()
+        loss = loss_of(model, step, dist.get_rank()) * factor
+        loss.backward()
         if step < 3:
             optimizer.step()
     return optimizer, model
@@ -336,7 +343,8 @@ def leaves_steps_out_and_sends_nothing_early() -> None:
     for step in (1, 2):
         optimizer.zero_grad()
         loss = loss_of(model, step, collectives.rank)
-        (loss * float("nan") if step == 2 else loss).backward()
+        spoilt = loss * float("nan") if step == 2 else loss
+        spoilt.backward()
         assert not collectives.early._begun
         with (
             nullcontext()
@@ -347,7 +355,7 @@ def leaves_steps_out_and_sends_nothing_early() -> None:
         ):
             optimizer.step()
     assert optimizer.num_steps == 1
-    assert optimizer.traffic.training() == optimizer.expected_traffic(1).training()
+    assert_expected_traffic(optimizer, 1)
 
 
 def streams_beside_the_steps() -> None:
@@ -356,7 +364,8 @@ def streams_beside_the_steps() -> None:
     go_on = threading.Event()
     was_free = list[bool]()
     model = Net(0, torch.float32)
-    optimizer = make(Case("streaming_diloco", own=STREAMING), collectives, model)
+    case = Case("streaming_diloco", own=STREAMING)
+    optimizer = make(case, collectives, model)
     for step in range(1, 6):
         if step == 4:  # What is sent here waits, and is used two steps later.
             hold = lambda: (was_free.append(go_on.wait(20)), ())[1]  # noqa: E731
@@ -367,7 +376,7 @@ def streams_beside_the_steps() -> None:
         if step == 4:
             assert not was_free
             go_on.set()
-    assert optimizer.traffic.training() == optimizer.expected_traffic(5).training()
+    assert_expected_traffic(optimizer, 5)
     assert was_free == [True]
 
 

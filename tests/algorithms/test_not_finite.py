@@ -27,6 +27,7 @@ from tests.algorithms.problems import (
     NAMES,
     SHARED,
     TAKING_ADAMW,
+    assert_expected_traffic,
     own_settings,
     workers,
 )
@@ -56,7 +57,8 @@ def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     )
     sending = Sending(StackedCollectives(2), communication_dtype)
     own, mean = sending.average(rows, Purpose.ERROR)
-    mixed, pull = sending.mix_dense(rows, rounds_of("ring", 2)[0], Purpose.ERROR)
+    ring = rounds_of("ring", 2)[0]
+    mixed, pull = sending.mix_dense(rows, ring, Purpose.ERROR)
     expected = torch.tensor([largest, -largest, 1.5], dtype=dtype)
     assert torch.equal(own[0, :3], expected)
     assert torch.equal(mixed[0, :3], expected)
@@ -64,7 +66,8 @@ def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     assert not mixed[0, 3:].isfinite().any()
     means = torch.tensor([largest / 2, -largest / 2, 2.0], dtype=dtype)
     assert torch.equal(mean[0, :3], means)
-    assert torch.equal(mixed[0, :3] + pull[0, :3], means)
+    moved = mixed[0, :3] + pull[0, :3]
+    assert torch.equal(moved, means)
     assert not mean[:, 3:].isfinite().any()
 
 
@@ -99,7 +102,8 @@ def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rou
         )
         for step in range(24):
             optimizer.zero_grad()
-            factor = 1e5 * (1 + collectives.rank) if step == 0 else 0.0
+            scale = 1e5 * (1 + collectives.rank)
+            factor = scale if step == 0 else 0.0
             (weight.sum() * factor).backward()
             optimizer.step()
         with optimizer.consensus():
@@ -131,7 +135,8 @@ def stepped(
     for step in range(1, 5):
         weight.grad = torch.ones_like(weight)
         if step == 2:
-            weight.grad[0, 3], weight.grad[2, 5] = float("nan"), float("-inf")
+            weight.grad[0, 3] = float("nan")
+            weight.grad[2, 5] = float("-inf")
         optimizer.step()
     return optimizer, weight
 
@@ -152,7 +157,8 @@ def test_finite_numbers_whose_sum_is_not_are_not_complained_of() -> None:
     optimizer = algorithms()["sgd"](
         [weight], lr=0.0, collectives=StackedCollectives(2), skip_nonfinite=True
     )
-    weight.grad = torch.tensor([[3e38, 3e38, -3e38, -3e38], [0.0, 0.0, 0.0, 0.0]])
+    large = [3e38, 3e38, -3e38, -3e38]
+    weight.grad = torch.tensor([large, [0.0, 0.0, 0.0, 0.0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
@@ -167,7 +173,8 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
 
     def state(left_out: bool) -> tuple[dict[str, Any], int]:
         first = nn.Parameter(torch.ones(2, 6))
-        second = nn.Parameter(torch.ones(2, 5, dtype=torch.float64))
+        ones = torch.ones(2, 5, dtype=torch.float64)
+        second = nn.Parameter(ones)
         optimizer = algorithms()[name](
             [first, second],
             lr=0.1,
@@ -187,7 +194,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
                 second.grad[1, 0] = float("nan")
             optimizer.step()
         assert optimizer.num_steps == 4
-        assert optimizer.traffic.training() == optimizer.expected_traffic(4).training()
+        assert_expected_traffic(optimizer, 4)
         flat = optimizer.state_dict()["param_groups"][0]["flat"]
         vectors = {
             f"{kind} {key}": value
@@ -235,11 +242,12 @@ def test_a_step_that_ddp_has_averaged_in_vain_is_control() -> None:
         wrapped = optimizer.through(model)
         for factor in (1.0, float("inf"), 1.0):
             optimizer.zero_grad()
-            (wrapped(torch.ones(1, 3)).sum() * factor).backward()
+            loss = wrapped(torch.ones(1, 3)).sum() * factor
+            loss.backward()
             optimizer.step()
         assert optimizer.num_steps == 2
         assert optimizer.traffic[Purpose.CONTROL].bits == 8 * 32
-        assert optimizer.traffic.training() == optimizer.expected_traffic(2).training()
+        assert_expected_traffic(optimizer, 2)
     finally:
         dist.destroy_process_group()
 
@@ -290,15 +298,18 @@ def test_adamw_on_parameters_in_fp16_is_that_on_fp32_but_for_their_rounding(
             nn.Parameter(torch.ones(4, 5, dtype=dtype)),
             nn.Parameter(torch.ones(5, dtype=dtype)),
         ]
-        optimizer = algorithms()[name](weights, **common, **own_settings(name))
+        numbers = common | own_settings(name)
+        optimizer = algorithms()[name](weights, **numbers)
         for step in range(8):
-            gradient = (sizes * (-1 if step > 5 else 1)).half().to(dtype)
+            sign = -1 if step > 5 else 1
+            gradient = (sign * sizes).half().to(dtype)
             for weight in weights:
                 weight.grad = (
                     None if step in (3, 4) else gradient.expand_as(weight).clone()
                 )
             optimizer.step()
-        return torch.cat([weight.detach().float().view(-1) for weight in weights])
+        flat = [weight.detach().float().view(-1) for weight in weights]
+        return torch.cat(flat)
 
     torch.testing.assert_close(
         moved(torch.float16), moved(torch.float32), rtol=0, atol=0.01

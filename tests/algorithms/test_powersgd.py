@@ -37,8 +37,10 @@ Gradient = Callable[[Array, int, int], Array]
 
 def towards_targets(x: Array, step: int, worker: int) -> Array:
     """Gradient of a squared distance to the worker's own target, with noise."""
-    target = np.random.default_rng([7, worker]).normal(0, 1, NUMEL)
-    noise: Array = np.random.default_rng([step, worker]).normal(0, 1, NUMEL)
+    own = np.random.default_rng([7, worker])
+    target = own.normal(0, 1, NUMEL)
+    of_step = np.random.default_rng([step, worker])
+    noise: Array = of_step.normal(0, 1, NUMEL)
     return x - target + noise
 
 
@@ -46,26 +48,24 @@ def states(
     num_steps: int, gradient: Gradient = towards_targets, **given: Any
 ) -> Iterator[tuple[Array, Array]]:
     """After each step all workers' parameters and errors, a row each."""
-    parts = zip(np.split(START, np.cumsum(SIZES)[:-1]), SHAPES, strict=True)
-    rows = [np.array([part.reshape(shape)] * NUM_WORKERS) for part, shape in parts]
-    parameters = [nn.Parameter(torch.from_numpy(each)) for each in rows]
-    given = {
-        "lr": 0.1,
-        "seed": SEED,
-        "collectives": StackedCollectives(NUM_WORKERS),
-        **given,
-    }
-    optimizer = PowerSGD(parameters, **given)
+    parameters = []
+    for here, shape in zip(transcription.slices_of(SHAPES), SHAPES, strict=True):
+        own = torch.from_numpy(START[here].reshape(shape))
+        of_all = torch.stack([own] * NUM_WORKERS)
+        parameters.append(nn.Parameter(of_all))
+    settings = {"lr": 0.1, "seed": SEED, "collectives": StackedCollectives(NUM_WORKERS)}
+    optimizer = PowerSGD(parameters, **(settings | given))
+    flat = optimizer.flat
     for number in range(1, num_steps + 1):
-        xs = enumerate(optimizer.flat.parameters.numpy().copy())
-        optimizer.flat.gradients.copy_(
-            torch.from_numpy(
-                np.array([gradient(x, number, worker) for worker, x in xs])
-            )
-        )
+        xs = flat.parameters.numpy().copy()
+        for worker, x in enumerate(xs):
+            found = gradient(x, number, worker)
+            flat.gradients[worker] = torch.from_numpy(found)
         optimizer.step()
-        assert optimizer.error is not None
-        yield optimizer.flat.parameters.numpy().copy(), optimizer.error.numpy().copy()
+        error = optimizer.error
+        assert error is not None
+        parameters_now = flat.parameters.numpy().copy()
+        yield parameters_now, error.numpy().copy()
 
 
 def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
@@ -79,7 +79,8 @@ def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     problem = Problem(
         START, towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones
     )
-    expected = transcription.powersgd(problem, SHAPES, rank, first_q(SEED))
+    q = first_q(SEED)
+    expected = transcription.powersgd(problem, SHAPES, rank, q)
     found = states(15, rank=rank, momentum=momentum, weight_decay=0.02)
     for own, wanted in zip(found, expected, strict=False):
         # Rounding grows as a power iteration's directions turn.
@@ -94,13 +95,11 @@ def of_rank_one(x: Array, number: int, worker: int) -> Array:
     other directions."""
     gradient = towards_targets(x, number, worker)
     if number < 4:
-        for offset, size, shape in zip(
-            np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False
-        ):
-            gradient[
-                offset + (size // shape[0] if number == 1 and shape else 0) : offset
-                + size
-            ] = 0
+        for here, shape in zip(transcription.slices_of(SHAPES), SHAPES, strict=True):
+            own = gradient[here]
+            is_first = number == 1 and len(shape) > 0
+            num_kept = len(own) // shape[0] if is_first else 0
+            own[num_kept:] = 0
     return gradient
 
 
@@ -109,15 +108,18 @@ def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     """The smaller side of the greatest matrix is 6."""
     ones = np.ones(NUMEL)
     given = {"gradient": gradient, "momentum": 0.9, "weight_decay": 0.02}
-    sgd = transcription.sgd(
-        Problem(START, gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones)
-    )
+    eta = 0.1 * ones
+    decay = 0.02 * ones
+    problem = Problem(START, gradient, NUM_WORKERS, eta, 0.9, decay)
+    sgd = transcription.sgd(problem)
     full = list(states(12, rank=6, **given))
     for (xs, es), (wanted, _) in zip(full, sgd, strict=False):
         assert_same(xs, wanted)
-        assert np.abs(transcription.mean(es)).max() < 1e-12
+        mean_error = transcription.mean(es)
+        assert np.abs(mean_error).max() < 1e-12
+    last, _ = full[-1]
     *_, (lower, _) = states(12, rank=5, **given)
-    assert np.abs(lower - full[-1][0]).max() > 1e-3
+    assert np.abs(lower - last).max() > 1e-3
 
 
 # Short numbers.
@@ -130,15 +132,18 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
     def small(x: Array, number: int, worker: int) -> Array:
         return 1e-5 * towards_targets(0 * x, 1, worker)
 
-    *_, (full, _) = states(6, small, lr=1e4, rank=1)
-    *_, (short, _) = states(6, small, lr=1e4, rank=1, communication_dtype=torch.float16)
-    assert np.linalg.norm(short - full) < 0.02 * np.linalg.norm(full - START)
+    given = {"gradient": small, "lr": 1e4, "rank": 1}
+    *_, (full, _) = states(6, **given)
+    *_, (short, _) = states(6, communication_dtype=torch.float16, **given)
+    apart = np.linalg.norm(short - full)
+    moved = np.linalg.norm(full - START)
+    assert apart < 0.02 * moved
 
 
 def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
-    *_, (xs, _) = states(
-        2,
-        lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf),
-        rank=2,
-    )
+    def not_finite(x: Array, number: int, worker: int) -> Array:
+        value = np.nan if number == 1 else np.inf
+        return np.full(NUMEL, value)
+
+    *_, (xs, _) = states(2, not_finite, rank=2)
     assert not np.isfinite(xs).any()

@@ -49,7 +49,8 @@ def test_processes_do_what_workers_of_one_process_do(
 ) -> None:
     """The stated tolerance between launchers: only the order of a sum's additions may differ."""
     for number, run in enumerate(processes.runs()):
-        here = workers(partial(processes.final_state, run=run), processes.WORLD_SIZE)
+        final_state = partial(processes.final_state, run=run)
+        here = workers(final_state, processes.WORLD_SIZE)
         for (parameters, traffic), results in zip(here, by_processes, strict=True):
             others, other_traffic = results["runs"][number]
             torch.testing.assert_close(
@@ -197,7 +198,8 @@ def test_who_failed_first_is_named_to_others(
     assert "CollectiveError" not in said.pop(rank)
     for each in said:
         assert re.search(f"CollectiveError: .*a collective failed: {words}", each), each
-        assert float(re.findall(r"([0-9.]+) seconds", each)[0]) < 60
+        seconds, *_ = re.findall(r"([0-9.]+) seconds", each)
+        assert float(seconds) < 60
 
 
 def test_time_in_collectives_is_measured() -> None:

@@ -34,7 +34,8 @@ def test_the_numbers_never_change() -> None:
     assert draw.integers(2).tolist() == INTEGERS
     assert draw.choose(1000, 3) == CHOSEN
     assert draw.choose_many(1000, 3).tolist() == CHOSEN_MANY
-    assert draw.normal((2, 2), 7).tolist() == NORMAL
+    found = draw.normal((2, 2), 7).tolist()
+    assert found == NORMAL
 
 
 def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor_move() -> (
@@ -68,7 +69,8 @@ def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor
         Draw(3, 5, "gradient"),
         Draw(35, 0, "error"),
     ]
-    found = [*map(numbers, (draw, *others)), numbers(draw, 0), numbers(draw, 1)]
+    found = [numbers(each) for each in (draw, *others)]
+    found += [numbers(draw, 0), numbers(draw, 1)]
     for kind in zip(*found, strict=True):
         assert len({str(each) for each in kind if each != []}) == len(
             [each for each in kind if each != []]
@@ -99,7 +101,8 @@ def test_workers_whose_numpy_draws_otherwise_are_told_so(
             ValueError,
             match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages",
         ):
-            SGD([nn.Parameter(torch.zeros(4))], lr=0.1, collectives=collectives)
+            parameter = nn.Parameter(torch.zeros(4))
+            SGD([parameter], lr=0.1, collectives=collectives)
 
     monkeypatch.setattr(Draw, method, drawn)
     workers(work, 3)
@@ -133,4 +136,6 @@ def test_each_is_chosen_equally_often(count: int, many: bool) -> None:
             draw.choose_many(7, count).numpy() if many else draw.choose(7, count)
         ] += 1
     share = count / 7
-    assert np.abs(counts - 1500 * share).max() < 5 * np.sqrt(1500 * share * (1 - share))
+    off = np.abs(counts - 1500 * share)
+    deviation = np.sqrt(1500 * share * (1 - share))
+    assert off.max() < 5 * deviation

@@ -84,8 +84,10 @@ def test_compressors_out_of_range(make: Callable[[], Compressor], word: str) -> 
 )
 def test_a_model_too_small_for_the_ratio(compressor: Compressor) -> None:
     with pytest.raises(ValueError, match="10"):
-        compressor.check(Layout.of([torch.empty(10)]))
-    compressor.check(Layout.of([torch.empty(11)]))
+        ten = Layout.of([torch.empty(10)])
+        compressor.check(ten)
+    eleven = Layout.of([torch.empty(11)])
+    compressor.check(eleven)
 
 
 # Methods.
@@ -244,7 +246,8 @@ def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_i
             algorithms()[name], **own_settings(name), **numbers, **momentum
         )
         with pytest.raises(ValueError, match=words):
-            make([{"params": make_model().parameters(), **group}])
+            parameters = make_model().parameters()
+            make([{"params": parameters, **group}])
         if words in ("learning rate", "momentum", "weight decay", "betas must lie in"):
             optimizer = make(make_model().parameters())
             optimizer.param_groups[0].update(group)
@@ -253,7 +256,8 @@ def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_i
 
 
 def torchs_groups(kind: str, **numbers: Any) -> list[dict[str, Any]]:
-    optimizer = getattr(torch.optim, kind)(make_model().parameters(), **numbers)
+    parameters = make_model().parameters()
+    optimizer = getattr(torch.optim, kind)(parameters, **numbers)
     return list(optimizer.param_groups)
 
 
@@ -276,15 +280,18 @@ def test_groups_of_another_rule_than_the_local_step_are_refused() -> None:
     if says_decay:
         with pytest.raises(ValueError, match=r"take the groups of torch.optim.AdamW"):
             make(torchs_groups("Adam", weight_decay=0.1))
-    for groups in (torchs_groups("Adam"), torchs_groups("AdamW", weight_decay=0.1)):
+    of_both = (torchs_groups("Adam"), torchs_groups("AdamW", weight_decay=0.1))
+    for groups in of_both:
         optimizer = make(groups)
-        assert optimizer.param_groups[0]["weight_decay"] == groups[0]["weight_decay"]
+        own_group, *_ = optimizer.param_groups
+        assert own_group["weight_decay"] == groups[0]["weight_decay"]
 
 
 def test_groups_of_torchs_sgd_are_taken_without_momentum_and_refused_by_a_method_of_momentum() -> (
     None
 ):
-    optimizer = SGD(torchs_groups("SGD", lr=0.1), lr=0.1)
+    groups = torchs_groups("SGD", lr=0.1)
+    optimizer = SGD(groups, lr=0.1)
     assert optimizer.param_groups[0]["nesterov"] is False
     with pytest.raises(ValueError, match=r"mcser: the momentum must not be 0"):
         algorithms()["mcser"](
@@ -322,7 +329,8 @@ def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(
     with pytest.raises(
         TypeError, match=r"^model must be the torch.nn.Module .* not a OrderedDict"
     ):
-        SGD(make_model().parameters(), lr=0.1, model=make_model().state_dict())  # type: ignore[arg-type]
+        state = make_model().state_dict()
+        SGD(make_model().parameters(), lr=0.1, model=state)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="explicit_error"):
         algorithms()["cser_released"](
             make_model().parameters(), lr=0.1, **own_settings("cser")
@@ -332,7 +340,8 @@ def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(
 @pytest.mark.filterwarnings("ignore:optimizer contains")
 def test_what_cannot_be_parameters() -> None:
     weight = nn.Parameter(torch.zeros(4))
-    half = nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))
+    zeros = torch.zeros(4, dtype=torch.bfloat16)
+    half = nn.Parameter(zeros)
     for tensors, words in (
         ([], "every group is empty"),
         ([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], "complex64"),
@@ -347,12 +356,14 @@ def test_what_cannot_be_parameters() -> None:
             SGD([{"params": tensors}], lr=0.1)
     with pytest.raises(ValueError, match="ddp: parameters must have one type"):
         DDP(make_model(SHORT).parameters(), lr=0.1)
-    two_types = [nn.Parameter(torch.zeros(64)), half]
+    single = nn.Parameter(torch.zeros(64))
+    two_types = [single, half]
     with pytest.raises(
         ValueError, match=r"num_fragments = 8 is more .* of type torch.bfloat16"
     ):
         DiLoCo(two_types, lr=1.0, sync_interval=8, num_fragments=8)
-    halves = [nn.Parameter(torch.zeros(64, dtype=torch.float16))]
+    zeros = torch.zeros(64, dtype=torch.float16)
+    halves = [nn.Parameter(zeros)]
     with pytest.raises(
         ValueError, match=r"second_moment_interval .* or parameters in fp16"
     ):

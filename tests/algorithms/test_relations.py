@@ -181,11 +181,13 @@ def test_one_method_is_another(relation: Relation) -> None:
             relation.exact,
         )
         atol = 0 if relation.exact else 1e-12
-        torch.testing.assert_close(found, expected(relation, rest), rtol=0, atol=atol)
+        wanted = expected(relation, rest)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
 
 
 def test_local_sgd_with_the_runs_length_is_one_average_at_the_end() -> None:
-    mean = torch.stack(trained("alone", {}, 3, RUN)).mean(0)
+    alone = trained("alone", {}, 3, RUN)
+    mean = torch.stack(alone).mean(0)
     found = trained("local_sgd", {"sync_interval": RUN}, 3, RUN)
     torch.testing.assert_close(found, [mean] * 3, rtol=0, atol=1e-12)
 

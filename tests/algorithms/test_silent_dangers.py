@@ -58,14 +58,14 @@ EACH = [
 def made(
     name: str, model: nn.Module, /, collectives: Collectives | None = None, **more: Any
 ) -> DistributedOptimizer:
-    return make_optimizer(
-        name, model, own_settings(name, [SHARED["blocks"]], 3), collectives, **more
-    )
+    own = own_settings(name, [SHARED["blocks"]], 3)
+    return make_optimizer(name, model, own, collectives, **more)
 
 
 def put(model: nn.Module, seed: int, dtype: Types = torch.float64) -> None:
     """What load_state_dict does: other weights in the same parameters."""
-    model.load_state_dict(make_model(dtype, seed).state_dict())
+    other = make_model(dtype, seed)
+    model.load_state_dict(other.state_dict())
 
 
 # Weights that are loaded late.
@@ -79,51 +79,60 @@ def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(
     0's count."""
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
-        before, late, apart = (make_model(dtype, seed) for seed in (5, 6, 7))
+        rank = collectives.rank
+        before = make_model(dtype, seed=5)
+        late = make_model(dtype, seed=6)
+        apart = make_model(dtype, seed=7)
         first = made(name, before, collectives)
         second = made(name, late, collectives)
         put(late, 5, dtype)
-        for model, optimizer in ((before, first), (late, second)):
-            train(optimizer, model, collectives.rank, range(1, 9))
+        train(first, before, rank, range(1, 9))
+        train(second, late, rank, range(1, 9))
         third = made(name, apart, collectives)
         for group in third.param_groups:
             group["lr"] = 0.0
-        put(apart, 10 + collectives.rank, dtype)
-        train(third, apart, collectives.rank, [1])
+        put(apart, 10 + rank, dtype)
+        train(third, apart, rank, [1])
         return flat_parameters(before), flat_parameters(late), flat_parameters(apart)
 
+    wanted = flat_parameters(make_model(dtype, 10))
+    tolerance = 1e-14 if dtype == torch.float64 else 1e-7
     for first, second, apart in workers(work, 2):
         assert torch.equal(first, second)
-        wanted = flat_parameters(make_model(dtype, 10))
-        torch.testing.assert_close(
-            apart, wanted, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-7
-        )
+        torch.testing.assert_close(apart, wanted, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_anchor_in_the_middle(name: str) -> None:
+    def held_by(optimizer: DistributedOptimizer) -> dict[str, Any]:
+        first_group = optimizer.state_dict()["param_groups"][0]
+        held: dict[str, Any] = first_group["flat"]
+        return held
+
     def work(collectives: Collectives) -> None:
+        rank = collectives.rank
         model = make_model()
         optimizer = made(name, model, collectives)
-        train(optimizer, model, collectives.rank, range(1, 6))
-        held = optimizer.state_dict()["param_groups"][0]["flat"]
-        momentum = held.get("momentum", torch.zeros(1)).clone()
-        put(model, 20 + collectives.rank)
+        train(optimizer, model, rank, range(1, 6))
+        no_momentum = torch.zeros(1)
+        held = held_by(optimizer)
+        momentum = held.get("momentum", no_momentum).clone()
+        put(model, 20 + rank)
         optimizer.reanchor()
         expected = flat_parameters(make_model(seed=20))
-        held = optimizer.state_dict()["param_groups"][0]["flat"]
+        held = held_by(optimizer)
         assert torch.equal(flat_parameters(model), expected)
         assert held["num_steps"] == 5
-        anchors = {"anchor", "mixed_estimates"} | (
-            {"estimate"} if name != "ef21_sgdm" else set()
-        )
+        anchors = {"anchor", "mixed_estimates"}
+        if name != "ef21_sgdm":
+            anchors.add("estimate")
         for key in anchors & held.keys():
             assert torch.equal(held[key][0], expected)
-        assert not any(
-            held[key].any() for key in {"error", "accumulated"} & held.keys()
-        )
-        assert torch.equal(held.get("momentum", torch.zeros(1)), momentum)
-        train(optimizer, model, collectives.rank, range(6, 9))
+        for key in {"error", "accumulated"} & held.keys():
+            assert not held[key].any()
+        kept = held.get("momentum", no_momentum)
+        assert torch.equal(kept, momentum)
+        train(optimizer, model, rank, range(6, 9))
 
     workers(work, 2)
 
@@ -140,24 +149,26 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
 def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(
     kind: str, common: Any, dtype: Types
 ) -> None:
-    if SENT_LATE[kind].get("bits") and "communication_dtype" in common:
-        return  # such messages have a format of their own
+    has_a_format_of_its_own = bool(SENT_LATE[kind].get("bits"))
+    if has_a_format_of_its_own and "communication_dtype" in common:
+        return
 
     def work(collectives: Collectives) -> None:
         def make() -> tuple[DistributedOptimizer, nn.Module]:
             model = make_model(dtype)
             end = copy.copy(collectives)
             end.traffic = Traffic()
-            return make_optimizer(
+            optimizer = make_optimizer(
                 "streaming_diloco", model, SENT_LATE[kind], end, **common
-            ), model
+            )
+            return optimizer, model
 
-        begins_anew(
-            make,
-            lambda optimizer, model, step: train(
-                optimizer, model, collectives.rank, [step]
-            ),
-        )
+        def train_one(
+            optimizer: DistributedOptimizer, model: nn.Module, step: int
+        ) -> None:
+            train(optimizer, model, collectives.rank, [step])
+
+        begins_anew(make, train_one)
 
     workers(work, 2)
 
@@ -173,9 +184,10 @@ def test_a_state_says_what_does_not_arrive_any_more() -> None:
     again = make_model()
     resumed = make_optimizer("streaming_diloco", again, own)
     resumed.load_state_dict(optimizer.state_dict())
-    for each, trained_model in ((optimizer, model), (resumed, again)):
-        train(each, trained_model, 0, range(6, 13))
-    assert torch.equal(flat_parameters(model), flat_parameters(again))
+    train(optimizer, model, 0, range(6, 13))
+    train(resumed, again, 0, range(6, 13))
+    expected = flat_parameters(model)
+    assert torch.equal(flat_parameters(again), expected)
 
 
 @pytest.mark.parametrize("name", ["sgd", "diloco", "mcser"])
@@ -192,11 +204,12 @@ def test_weights_that_are_loaded_in_the_middle_are_said_once(
         train(optimizer, model, 0, range(1, 4))
         with optimizer.consensus(model):
             pass
-        state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        weights = copy.deepcopy(model.state_dict())
+        state = copy.deepcopy(optimizer.state_dict())
         train(optimizer, model, 0, [4])
         # Back to a state of its own, in either order.
-        optimizer.load_state_dict(state[1])
-        model.load_state_dict(state[0])
+        optimizer.load_state_dict(state)
+        model.load_state_dict(weights)
         train(optimizer, model, 0, [4])
         put(model, 20, dtype)
         optimizer.reanchor()
@@ -208,9 +221,8 @@ def test_weights_that_are_loaded_in_the_middle_are_said_once(
         train(optimizer, model, 0, [6])
         put(model, 22, dtype)
         train(optimizer, model, 0, [7])
-    assert len(said) == 1 and said[0].filename.endswith("problems.py"), (
-        "where step() was called"
-    )
+    (warning,) = said
+    assert warning.filename.endswith("problems.py"), "where step() was called"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +243,8 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
         train(optimizer, model, collectives.rank, [1, 2])
         return str(flat_parameters(model).tolist())
 
-    assert len(set(workers(work, 2))) == 1
+    first, second = workers(work, 2)
+    assert first == second
 
 
 @pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])
@@ -250,10 +263,11 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
             seen.append(flat_parameters(model))
         return seen
 
-    by_step = zip(*workers(work, 2), strict=True)
-    are_equal = [
-        step for step, (one, two) in enumerate(by_step, 1) if torch.equal(one, two)
-    ]
+    are_equal = []
+    one, two = workers(work, 2)
+    for step, both in enumerate(zip(one, two, strict=True), 1):
+        if torch.equal(*both):
+            are_equal.append(step)
     assert are_equal == [1, 2, 3, 4, 5, 8, 12]
 
 
@@ -268,18 +282,17 @@ def test_workers_whose_learning_rates_part_are_told_so(
     """Within 22 steps, whenever it was; nobody is while they are alike."""
 
     def work(collectives: Collectives, lr_of_rank_1: float) -> None:
+        rank = collectives.rank
         model = make_model()
         optimizer = made(name, model, collectives)
-        train(optimizer, model, collectives.rank, range(1, parted_at + 1))
-        optimizer.param_groups[0]["lr"] = (
-            lr_of_rank_1 if collectives.rank == 1 else 0.01
-        )
-        train(optimizer, model, collectives.rank, range(parted_at + 1, 23))
+        train(optimizer, model, rank, range(1, parted_at + 1))
+        lr = lr_of_rank_1 if rank == 1 else 0.01
+        optimizer.param_groups[0]["lr"] = lr
+        train(optimizer, model, rank, range(parted_at + 1, 23))
 
     workers(lambda collectives: work(collectives, 0.01), 3)
-    with pytest.raises(
-        ValueError, match=r"lr of group 0 = 0.02 on rank 1[;)].*set it alike"
-    ):
+    words = r"lr of group 0 = 0.02 on rank 1[;)].*set it alike"
+    with pytest.raises(ValueError, match=words):
         workers(lambda collectives: work(collectives, 0.02), 3)
 
 
@@ -310,8 +323,11 @@ def test_parameters_that_are_replaced_are_noticed(
     for is_known in (False, True):
         with torch.device("meta"):
             model: nn.Module = nn.Linear(3, 2)
-        optimizer = SGD(model.parameters(), lr=0.1, model=model if is_known else None)
-        model.to_empty(device="cpu")(torch.ones(1, 3)).sum().backward()
+        known = model if is_known else None
+        optimizer = SGD(model.parameters(), lr=0.1, model=known)
+        materialised = model.to_empty(device="cpu")
+        outputs = materialised(torch.ones(1, 3))
+        outputs.sum().backward()
         with pytest.raises(
             RuntimeError,
             match=r"on the meta device|another Parameter in place of number 0",
@@ -320,7 +336,8 @@ def test_parameters_that_are_replaced_are_noticed(
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     optimizer = SGD(model.parameters(), lr=0.1)
     model[1] = nn.Linear(3, 5)  # type: ignore[operator]
-    model(torch.ones(1, 3)).sum().backward()
+    inputs = torch.ones(1, 3)
+    model(inputs).sum().backward()
     with pytest.warns(
         UserWarning,
         match=r"parameters 2, 3 have no gradient at the optimiser's first step",
@@ -331,7 +348,8 @@ def test_parameters_that_are_replaced_are_noticed(
     )
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
-    model.double()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    outputs = model.double()(inputs.double())
+    outputs.sum().backward()
     with pytest.warns(UserWarning, match="no parameter has a gradient"):
         optimizer.step()
 
@@ -344,9 +362,11 @@ def test_a_process_that_trains_alone_is_told_so_unless_it_says_so_itself() -> No
     assert said[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SGD(make_model().parameters(), lr=0.1, collectives=SoloCollectives())
+        parameters = make_model().parameters()
+        SGD(parameters, lr=0.1, collectives=SoloCollectives())
         with torch.device("meta"):
-            SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+            layer = nn.Linear(3, 2)
+            SGD(layer.parameters(), lr=0.1)
 
 
 # Copies, and the average.
@@ -368,7 +388,8 @@ def test_an_optimiser_is_neither_copied_nor_pickled(
         TypeError,
         match=r"DiLoCo cannot be copied or pickled, .*; save its state_dict\(\)",
     ):
-        act(DiLoCo(make_model().parameters(), lr=0.1, sync_interval=2))
+        parameters = make_model().parameters()
+        act(DiLoCo(parameters, lr=0.1, sync_interval=2))
 
 
 def test_what_would_be_thrown_away_or_saved_as_ones_own_is_refused_inside_consensus() -> (
@@ -400,9 +421,8 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
 
     def work(collectives: Collectives) -> None:
         model = make_model(torch.float32)
-        mask = torch.tensor(
-            [0.0, least, float("-inf"), 1.0 + collectives.rank], dtype=dtype
-        )
+        numbers = [0.0, least, float("-inf"), 1.0 + collectives.rank]
+        mask = torch.tensor(numbers, dtype=dtype)
         model.register_buffer("mask", mask)
         optimizer = made("local_sgd", model, collectives)
         train(optimizer, model, collectives.rank, [1])
@@ -415,16 +435,14 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
             match=r"another Parameter in place of number 0 .*averages=\[ema\]",
         ):
             optimizer.consensus(ema).__enter__()
+        averaged = [0.0, least, float("-inf"), 2.0]
         with optimizer.consensus(model, averages=[ema]):
-            assert all((parameter == 1.0).all() for parameter in ema.parameters())
-            assert (
-                model.mask.tolist()
-                == ema.mask.tolist()
-                == [0.0, least, float("-inf"), 2.0]
-            )
-        assert all(
-            (parameter == collectives.rank).all() for parameter in ema.parameters()
-        )
+            for parameter in ema.parameters():
+                assert (parameter == 1.0).all()
+            assert model.mask.tolist() == averaged
+            assert ema.mask.tolist() == averaged
+        for parameter in ema.parameters():
+            assert (parameter == collectives.rank).all()
 
     workers(work, 3)
 
@@ -433,21 +451,24 @@ def test_what_is_counted_inside_consensus_and_buffers_that_are_expanded_are_put_
     None
 ):
     def work(collectives: Collectives) -> None:
-        rank = collectives.rank
+        own_scale = 1.0 + collectives.rank
+        own = torch.full((1,), own_scale)
         model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-        model.register_buffer("scale", torch.full((1,), 1.0 + rank).expand(4))
+        model.register_buffer("scale", own.expand(4))
         optimizer = SGD(
             model.parameters(), lr=0.1, collectives=collectives, model=model
         )
         assert model.scale.tolist() == [1.0] * 4, "worker 0's"
         model(torch.ones(4, 3))
-        before = {key: value.clone() for key, value in model.state_dict().items()}
+        before = copy.deepcopy(model.state_dict())
+        inputs = [torch.randn(4, 3) for _ in range(5)]
         with optimizer.consensus(model):
-            update_bn([torch.randn(4, 3) for _ in range(5)], model)
+            update_bn(inputs, model)
             assert model[1].num_batches_tracked == 5
         assert before["1.num_batches_tracked"] == 1
-        for key, value in model.state_dict().items():
-            assert torch.equal(value, before[key]), key
+        after = model.state_dict()
+        for key, value in before.items():
+            assert torch.equal(after[key], value), key
 
     workers(work, 2)
 
@@ -461,10 +482,8 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
     numbers = {"lr": LR, "momentum": MOMENTUM}
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        (at_once, later), rank = (
-            (make_model(dtype, 2) for _ in range(2)),
-            collectives.rank,
-        )
+        at_once = make_model(dtype, 2)
+        later = make_model(dtype, 2)
         whole = made(name, at_once, collectives)
         weights, biases = groups(list(later.parameters()))
         make = algorithms()[name]
@@ -475,17 +494,18 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
             **own,
             **numbers,
         )
+        first_weight = weights["params"][0]
+        view = nn.Parameter(first_weight.detach())
         with pytest.raises(ValueError, match="share memory"):
-            optimizer.add_param_group(
-                {"params": [nn.Parameter(weights["params"][0].detach())]}
-            )
+            optimizer.add_param_group({"params": [view]})
         optimizer.add_param_group(biases)
-        for model, each in ((at_once, whole), (later, optimizer)):
-            train(each, model, rank, range(1, 8))
+        train(whole, at_once, collectives.rank, range(1, 8))
+        train(optimizer, later, collectives.rank, range(1, 8))
+        head = nn.Parameter(torch.zeros(2))
         with pytest.raises(
             ValueError, match=r"after the first step .* add it at the start, frozen"
         ):
-            optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+            optimizer.add_param_group({"params": [head]})
         return flat_parameters(at_once), flat_parameters(later)
 
     for whole, grown in workers(work, 2):
@@ -493,20 +513,15 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
 
 
 def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None:
-    small = [
-        nn.Parameter(torch.zeros(64)),
-        nn.Parameter(torch.zeros(6, dtype=torch.float64)),
-    ]
-    optimizer = EFSGD(small, lr=1.0, compressor=BlockSparsifier(8))
-    small[1].grad = torch.ones_like(small[1])
+    many = nn.Parameter(torch.zeros(64))
+    few = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    optimizer = EFSGD([many, few], lr=1.0, compressor=BlockSparsifier(8))
+    few.grad = torch.ones_like(few)
     optimizer.step()
+    assert (few == -1).all()
     sent = Entry(8 * 32 + 6 * 64, 2)
-    assert (small[1] == -1).all()
-    assert (
-        optimizer.traffic[Purpose.GRADIENT]
-        == sent
-        == optimizer.expected_traffic(1)[Purpose.GRADIENT]
-    )
+    assert optimizer.traffic[Purpose.GRADIENT] == sent
+    assert optimizer.expected_traffic(1)[Purpose.GRADIENT] == sent
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -515,29 +530,28 @@ def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(
 ) -> None:
     """As if it had been given at the start."""
     own = own_settings(name, [SHARED["blocks"]], 2)
-    declared = algorithms()[name].declared.items()
-    numbers = [
-        key
-        for key, each in declared
-        if each.declared is float and key != "outer_momentum"
-    ]
-    changed: dict[str, Any] = dict.fromkeys(numbers, 0.6)
-    changed |= {
-        key: BlockSparsifier(2)
-        for key, value in own.items()
-        if isinstance(value, BlockSparsifier)
-    }
+    changed: dict[str, Any] = {}
+    declared = algorithms()[name].declared
+    for key, each in declared.items():
+        if each.declared is float and key != "outer_momentum":
+            changed[key] = 0.6
+    for key, value in own.items():
+        if isinstance(value, BlockSparsifier):
+            changed[key] = BlockSparsifier(2)
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
-        ends = []
-        for given, later in ((own | changed, {}), (own, changed)):
+        def after_six(given: dict[str, Any], later: dict[str, Any]) -> Tensor:
+            """Parameters after six steps with settings given at once and set afterwards."""
             model = make_model(ACCURATE)
             optimizer = make_optimizer(name, model, given, collectives)
             for key, value in later.items():
                 setattr(optimizer, key, value)
             train(optimizer, model, collectives.rank, range(1, 7))
-            ends.append(flat_parameters(model))
-        return ends[0], ends[1]
+            return flat_parameters(model)
+
+        at_once = after_six(own | changed, {})
+        later = after_six(own, changed)
+        return at_once, later
 
     for at_once, later in workers(work, 2):
         assert torch.equal(at_once, later)
@@ -552,8 +566,11 @@ def test_a_group_without_momentum_keeps_its_decay_beside_one_with_momentum(
     """It steps as torch.optim.SGD does."""
     own = own_settings(name, [SHARED["identity"]], 1, decay_in_momentum_only=True)
     plain, other, ours = (nn.Parameter(torch.ones(6)) for _ in range(3))
-    given = [{"params": [ours], "momentum": 0.0}, {"params": [other], "momentum": 0.9}]
-    optimizer = algorithms()[name](given, lr=0.1, weight_decay=0.2, momentum=0.9, **own)
+    without = {"params": [ours], "momentum": 0.0}
+    with_momentum = {"params": [other], "momentum": 0.9}
+    optimizer = algorithms()[name](
+        [without, with_momentum], lr=0.1, weight_decay=0.2, momentum=0.9, **own
+    )
     reference = torch.optim.SGD([plain], lr=0.1, weight_decay=0.2)
     for step in range(1, 6):
         for parameter in (plain, other, ours):
@@ -567,8 +584,9 @@ def test_a_first_step_without_gradients_is_warned_of_after_parameters_were_assig
     None
 ):
     model = make_model()
+    other = make_model(seed=1)
     optimizer = SGD(model.parameters(), lr=0.1)
-    model.load_state_dict(make_model(seed=1).state_dict(), assign=True)
+    model.load_state_dict(other.state_dict(), assign=True)
     with pytest.warns(
         UserWarning,
         match=r"no parameter has a gradient .* load_state_dict with assign=True",
@@ -590,10 +608,11 @@ def test_frozen_layers_may_be_thawed_later() -> None:
     for step in (1, 2, 3):
         model[0].requires_grad_(step > 1)
         train(optimizer, model, 0, [step])
-        assert [
-            not torch.equal(*pair)
-            for pair in zip(model.parameters(), start, strict=True)
-        ] == [step > 1] * 2 + [True] * 2
+        moved = []
+        for parameter, before in zip(model.parameters(), start, strict=True):
+            moved.append(not torch.equal(parameter, before))
+        is_thawed = step > 1
+        assert moved == [is_thawed, is_thawed, True, True]
 
 
 # Workers that have the same parameters in another order.
@@ -604,7 +623,8 @@ class Twins(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():
@@ -613,7 +633,8 @@ class Twins(nn.Module):
         self.register_buffer("variance", torch.ones(3))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.second(self.first(inputs))
+        hidden = self.first(inputs)
+        outputs: Tensor = self.second(hidden)
         return outputs.sum()
 
     def second_first(self) -> list[tuple[str, nn.Parameter]]:
@@ -639,7 +660,9 @@ def of_torch(pairs: Any) -> list[dict[str, Any]]:
 
 def divided(model: Twins, first: int) -> list[dict[str, Any]]:
     parameters = list(model.parameters())
-    return [{"params": parameters[:first]}, {"params": parameters[first:]}]
+    first_group = {"params": parameters[:first]}
+    second_group = {"params": parameters[first:]}
+    return [first_group, second_group]
 
 
 Given = Callable[[Twins], dict[str, Any]]
@@ -694,18 +717,19 @@ def test_another_order_on_one_worker_is_told_to_all(order: str) -> None:
 
     def work(collectives: Collectives) -> str:
         model = Twins(collectives.rank)
-        given = (other if collectives.rank == 1 else usual)(model)
+        give = other if collectives.rank == 1 else usual
+        given = give(model)
         with pytest.raises(
             ValueError, match=f"optimisers differ .*{words}.*; .*same order"
         ) as told:
             SGD(lr=0.1, collectives=collectives, **given)
-        for now, before in zip(
-            model.parameters(), Twins(collectives.rank).parameters(), strict=True
-        ):
-            assert torch.equal(now, before)
+        before = Twins(collectives.rank)
+        for now, old in zip(model.parameters(), before.parameters(), strict=True):
+            assert torch.equal(now, old)
         return str(told.value)
 
-    assert len(set(workers(work, 3))) == 1
+    said = workers(work, 3)
+    assert len(set(said)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -718,7 +742,9 @@ def test_another_order_without_names_is_seen_by_equal_values(
     def work(collectives: Collectives) -> str:
         model = Twins(0).to(dtype)
         pairs = list(model.named_parameters())
-        given = unnamed(model.second_first() if collectives.rank == 1 else pairs)
+        if collectives.rank == 1:
+            pairs = model.second_first()
+        given = unnamed(pairs)
         with pytest.raises(
             ValueError,
             match=r"parameter 0 has on rank 1 the values that \w+ parameter 2 has on",
@@ -728,19 +754,22 @@ def test_another_order_without_names_is_seen_by_equal_values(
             )
         return str(told.value)
 
-    assert len(set(workers(work, 3))) == 1
+    said = workers(work, 3)
+    assert len(set(said)) == 1
 
 
 def test_layers_that_begin_by_seeds_of_rank_and_layer_are_in_one_order() -> None:
     """A worker's layer then begins as the next one of the worker before."""
 
     def work(collectives: Collectives) -> None:
-        layers = [
-            nn.Parameter(torch.full((4,), float(collectives.rank + n)))
-            for n in range(5)
-        ]
+        layers = []
+        for number in range(5):
+            value = float(collectives.rank + number)
+            numbers = torch.full((4,), value)
+            layers.append(nn.Parameter(numbers))
         SGD(layers, lr=0.1, collectives=collectives)
-        assert [layer[0].item() for layer in layers] == [0, 1, 2, 3, 4]
+        firsts = [layer[0].item() for layer in layers]
+        assert firsts == [0, 1, 2, 3, 4]
 
     workers(work, 3)
 
@@ -821,7 +850,8 @@ def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
                 loss = batch_loss(model, step, collectives.rank)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 if overflow.get(step) == collectives.rank:
-                    next(model.parameters()).grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
+                    first = next(model.parameters())
+                    first.grad.view(-1)[0] = float("inf")  # type: ignore[union-attr]
                 if clip:
                     scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), 1e9)
@@ -831,8 +861,10 @@ def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
 
         return workers(work, 2)
 
-    plain = trained(name, own_settings(name, [SHARED["blocks"]], 3), 2, 8, dtype)
-    tolerance = {torch.float64: 1e-12, ACCURATE: 1e-6}.get(dtype, 0.02)
+    own = own_settings(name, [SHARED["blocks"]], 3)
+    plain = trained(name, own, 2, 8, dtype)
+    tolerances = {torch.float64: 1e-12, ACCURATE: 1e-6}
+    tolerance = tolerances.get(dtype, 0.02)
     for (parameters, num_steps), expected in zip(scaled_steps({}), plain, strict=True):
         assert num_steps == 8
         torch.testing.assert_close(parameters, expected, rtol=0, atol=tolerance)

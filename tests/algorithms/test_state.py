@@ -38,7 +38,8 @@ from tests.algorithms.problems import (
     workers,
 )
 
-PAGE = (Path(__file__).parents[2] / "docs" / "in-your-own-script.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "in-your-own-script.md").read_text()
 WORLD_SIZE = 4
 INTERVAL = 3
 NUM_STEPS = 8
@@ -52,7 +53,8 @@ State = dict[str, Tensor]
 
 def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
     """Each worker's state when it is made, and after some steps."""
-    compressor = TopK(10) if takes(name, TopK(10)) else BlockSparsifier(4)
+    top_k = TopK(10)
+    compressor = top_k if takes(name, top_k) else BlockSparsifier(4)
 
     def held(optimizer: DistributedOptimizer) -> State:
         flat = optimizer.state_dict()["param_groups"][0]["flat"] | {
@@ -70,7 +72,8 @@ def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
             name, model, own_settings(name, [compressor], INTERVAL), collectives
         )
         begun = held(optimizer)
-        train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
+        steps = range(1, NUM_STEPS + 1)
+        train(optimizer, model, collectives.rank, steps)
         return begun, held(optimizer)
 
     begun, trained = zip(*workers(work, WORLD_SIZE), strict=True)
@@ -78,7 +81,8 @@ def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
 
 
 def is_common(states: list[State], part: str) -> bool:
-    return all(torch.equal(each[part], states[0][part]) for each in states)
+    first = states[0][part]
+    return all(torch.equal(each[part], first) for each in states)
 
 
 def beginning(begun: list[State], part: str) -> str:
@@ -129,7 +133,8 @@ def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> N
     saved, held = (
         each.state_dict()["param_groups"][0]["flat"] for each in (first, other)
     )
-    assert torch.equal(other.flat.parameters, first.flat.parameters)
+    expected = first.flat.parameters
+    assert torch.equal(other.flat.parameters, expected)
     assert saved.keys() == held.keys()
     assert all(
         torch.equal(*pair)
@@ -142,7 +147,8 @@ def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> N
         ).state_dict()
     }
     dcp.load(average, checkpoint_id=tmp_path / "step-8", no_dist=True)
-    for rows, one in zip(first.flat.tensors, average["model"].values(), strict=True):
+    averages = average["model"].values()
+    for rows, one in zip(first.flat.tensors, averages, strict=True):
         torch.testing.assert_close(one, rows.mean(0))
 
 
@@ -163,7 +169,8 @@ def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_eac
 
     states = workers(work, 2)
     common = common_state(copy.deepcopy(states))
-    optimizer = make_optimizer("mcser", make_model(ACCURATE, 3), own, **ADAMW)
+    model = make_model(ACCURATE, 3)
+    optimizer = make_optimizer("mcser", model, own, **ADAMW)
     optimizer.load_state_dict(copy.deepcopy(common))
     flats = [
         state["param_groups"][0]["flat"] for state in (*states, optimizer.state_dict())
@@ -178,7 +185,8 @@ def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_eac
             == ([5, 3] if first is flats[0] else [5, 5])
         )
         for key in ("error", "exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(mean[key], (first[key] + second[key]) / 2)
+            expected = (first[key] + second[key]) / 2
+            torch.testing.assert_close(mean[key], expected)
             assert mean[key].any()
 
 
@@ -210,9 +218,11 @@ def test_states_of_another_local_step_or_from_before_a_method_had_a_setting() ->
 def test_the_page_says_what_the_state_of_each_method_is() -> None:
     methods: dict[str, list[str]] = {}
     for name in NAMES:
-        methods.setdefault(line(name), []).append(f"`{name}`")
+        of_method = f"`{name}`"
+        methods.setdefault(line(name), []).append(of_method)
     lines = [f"- {', '.join(names)}{rest}" for rest, names in methods.items()]
-    assert re.findall(r"^- `.*", PAGE, flags=re.MULTILINE) == lines, "\n".join(lines)
+    said = re.findall(r"^- `.*", PAGE, flags=re.MULTILINE)
+    assert said == lines, "\n".join(lines)
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -229,12 +239,15 @@ def test_a_checkpoint_fits_the_model_compiled_or_not(
     def make(seed: int) -> tuple[nn.Module, DistributedOptimizer]:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-        return model, LocalSGD(model.parameters(), lr=0.1, sync_interval=2)
+        optimizer = LocalSGD(model.parameters(), lr=0.1, sync_interval=2)
+        return model, optimizer
 
     model, optimizer = make(1)
-    model(torch.randn(5, 4)).square().sum().backward()
+    outputs = model(torch.randn(5, 4))
+    outputs.square().sum().backward()
     optimizer.step()
-    before = copy.deepcopy(list(model.state_dict().values()))
+    tensors = list(model.state_dict().values())
+    before = copy.deepcopy(tensors)
     saved = compiled(model) if compiled_before else model
     consensus_checkpoint(tmp_path / "step-1", saved, optimizer)
     for going_on in (True, False):

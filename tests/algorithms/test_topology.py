@@ -26,7 +26,8 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
     if kind == "one_peer" and not (is_power and n > 1):
         return
     rounds = rounds_of(kind, n)
-    assert len(rounds) == (int(np.log2(n)) if kind == "one_peer" else 1)
+    expected = int(np.log2(n)) if kind == "one_peer" else 1
+    assert len(rounds) == expected
     num_messages = {
         "ring": min(2, n - 1),
         "exponential": int(np.log2(n)),
@@ -39,7 +40,8 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
                 mixing.matrix, transcription.WEIGHTS[kind](n, step), rtol=0, atol=1e-15
             )
             assert mixing.num_messages == num_messages[kind]
-        assert mixing.averages == (np.ptp(mixing.matrix) < 1e-12)
+        is_mean = np.ptp(mixing.matrix) < 1e-12
+        assert mixing.averages == is_mean
         sent = {
             (sender, rank)
             for rank, senders in enumerate(mixing.senders)
@@ -53,9 +55,8 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
         assert sent == {
             (j, i) for i, j in zip(*np.nonzero(mixing.matrix), strict=True) if i != j
         }
-        assert all(
-            list(row) == sorted(row) for row in (*mixing.senders, *mixing.receivers)
-        )
+        for row in (*mixing.senders, *mixing.receivers):
+            assert list(row) == sorted(row)
         for axis in (0, 1):
             np.testing.assert_allclose(
                 mixing.matrix.sum(axis=axis), 1, rtol=0, atol=1e-15
@@ -65,7 +66,8 @@ def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_r
 @pytest.mark.parametrize("n", [4, 8, 16, 32])
 def test_spectral_gaps(n: int) -> None:
     """A ring's eigenvalues are 1/3 + 2/3 cos(2 pi k / n)."""
-    ring = max(abs(1 / 3 + 2 / 3 * math.cos(2 * math.pi * k / n)) for k in range(1, n))
+    cosines = [math.cos(2 * math.pi * k / n) for k in range(1, n)]
+    ring = max(abs(1 / 3 + 2 / 3 * cosine) for cosine in cosines)
     gaps = {
         "ring": 1 - ring,
         "exponential": 2 / (1 + math.log2(n)),
@@ -73,7 +75,8 @@ def test_spectral_gaps(n: int) -> None:
         "one_peer": 1,
     }
     for kind, gap in gaps.items():
-        assert spectral_gap(rounds_of(kind, n)) == pytest.approx(gap)  # type: ignore[arg-type]
+        found = spectral_gap(rounds_of(kind, n))  # type: ignore[arg-type]
+        assert found == pytest.approx(gap)
 
 
 @pytest.mark.parametrize("name", GOSSIP)

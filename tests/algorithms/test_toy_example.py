@@ -50,7 +50,8 @@ class Problem:
 
     def batches(self, step: int) -> NDArray[np.int64]:
         """Each worker's samples at this step of all, counted from 0."""
-        return self.order[:, step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
+        first = step * BATCH_SIZE
+        return self.order[:, first : first + BATCH_SIZE]
 
 
 def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem:
@@ -65,7 +66,8 @@ def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem
         (0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32)
         for centre in centres
     ]
-    labels = np.repeat(np.arange(NUM_CLASSES), size * clusters_per_class)
+    per_class = size * clusters_per_class
+    labels = np.repeat(np.arange(NUM_CLASSES), per_class)
     of_data = random.Random(SEED)
     shards = list(range(num_samples))
     of_data.shuffle(shards)
@@ -76,23 +78,28 @@ def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem
     for first in range(0, num_samples, shard_size):
         places = list(range(shard_size))
         of_training.shuffle(places)
-        order.append([shards[first + place] for place in places])
-    return Problem(np.concatenate(clusters), labels, np.array(order), scored)
+        of_shard = shards[first : first + shard_size]
+        order.append([of_shard[place] for place in places])
+    inputs = np.concatenate(clusters)
+    return Problem(inputs, labels, np.array(order), scored)
 
 
 def initial(hidden: int) -> list[Tensor]:
     """The weights and biases of two layers, by PyTorch's default."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        layers = nn.Linear(NUM_INPUTS, hidden), nn.Linear(hidden, NUM_CLASSES)
-    return [parameter.detach() for layer in layers for parameter in layer.parameters()]
+        hidden_layer = nn.Linear(NUM_INPUTS, hidden)
+        output_layer = nn.Linear(hidden, NUM_CLASSES)
+    parameters = [*hidden_layer.parameters(), *output_layer.parameters()]
+    return [parameter.detach() for parameter in parameters]
 
 
 def learning_rates() -> Iterator[float]:
     """A cosine over all steps, but that each round's first step has the highest."""
     num_steps = NUM_ROUNDS * SYNC_INTERVAL
     for step in range(num_steps):
-        falling = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        share = step / num_steps
+        falling = 0.5 * (1 + math.cos(math.pi * share))
         is_first = step % SYNC_INTERVAL == 0
         yield LR if is_first else LOWEST_LR + (LR - LOWEST_LR) * falling
 
@@ -105,7 +112,8 @@ def scores(x: list[Vectors], inputs: Vectors) -> tuple[Vectors, Vectors]:
     units = np.maximum(inputs @ x[0].T + x[1], 0)
     logits = units @ x[2].T + x[3]
     logits -= logits.max(axis=1, keepdims=True)
-    return units, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    sums = np.exp(logits).sum(axis=1, keepdims=True)
+    return units, logits - np.log(sums)
 
 
 def gradients(
@@ -113,7 +121,8 @@ def gradients(
 ) -> list[Vectors]:
     """Gradient of the mean cross-entropy."""
     units, logarithms = scores(x, inputs)
-    wrong = (np.exp(logarithms) - np.eye(NUM_CLASSES)[labels]) / len(labels)
+    expected = np.eye(NUM_CLASSES)[labels]
+    wrong = (np.exp(logarithms) - expected) / len(labels)
     back = (wrong @ x[2]) * (units > 0)
     return [back.T @ inputs, back.sum(axis=0), wrong.T @ units, wrong.sum(axis=0)]
 
@@ -123,17 +132,20 @@ def trained_alone(
 ) -> list[Vectors]:
     """What a worker makes of the model in a round, by an AdamW whose moments begin at 0."""
     x = [vector.copy() for vector in x]
-    moments = [[np.zeros_like(vector) for vector in x] for _ in BETAS]
+    means = [np.zeros_like(vector) for vector in x]
+    squares = [np.zeros_like(vector) for vector in x]
     for count, rate in enumerate(rates, 1):
         here = problem.batches(first + count - 1)[worker]
-        found = gradients(
-            x, problem.inputs[here].astype(np.float64), problem.labels[here]
-        )
-        for vector, gradient, mean, square in zip(x, found, *moments, strict=True):
+        inputs = problem.inputs[here].astype(np.float64)
+        found = gradients(x, inputs, problem.labels[here])
+        for vector, gradient, mean, square in zip(
+            x, found, means, squares, strict=True
+        ):
             mean += (1 - BETAS[0]) * (gradient - mean)
             square += (1 - BETAS[1]) * (gradient**2 - square)
             unbiased = mean / (1 - BETAS[0] ** count)
-            scale = np.sqrt(square / (1 - BETAS[1] ** count)) + EPS
+            unbiased_square = square / (1 - BETAS[1] ** count)
+            scale = np.sqrt(unbiased_square) + EPS
             vector *= 1 - rate * WEIGHT_DECAY
             vector -= rate * unbiased / scale
     return x
@@ -141,13 +153,16 @@ def trained_alone(
 
 def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
     """Their server steps by SGD on the mean of what workers have moved by."""
-    x = [parameter.double().numpy() for parameter in initial(hidden)]
-    inputs = problem.inputs[problem.scored]
+    parameters = initial(hidden)
+    x = [parameter.double().numpy() for parameter in parameters]
+    inputs = problem.inputs[problem.scored].astype(np.float64)
     labels = problem.labels[problem.scored]
+    places = np.arange(len(labels))
 
     def loss() -> float:
-        _, logarithms = scores(x, inputs.astype(np.float64))
-        return float(-logarithms[np.arange(len(labels)), labels].mean())
+        _, logarithms = scores(x, inputs)
+        of_labels = logarithms[places, labels]
+        return float(-of_labels.mean())
 
     rates = list(learning_rates())
     found = [loss()]
@@ -158,7 +173,9 @@ def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
             for worker in range(NUM_WORKERS)
         ]
         for number, vector in enumerate(x):
-            pseudo_gradient = sum(vector - own[number] for own in moved) / NUM_WORKERS
+            pseudo_gradient = np.zeros_like(vector)
+            for own in moved:
+                pseudo_gradient += (vector - own[number]) / NUM_WORKERS
             vector -= OUTER_LR * pseudo_gradient
         found.append(loss())
     return found
@@ -170,33 +187,34 @@ def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
 def losses_by_diloco(
     problem: Problem, hidden: int, dtype: torch.dtype, device: str = "cpu"
 ) -> list[float]:
-    parameters = [
-        nn.Parameter(
-            parameter.to(device, dtype).repeat(NUM_WORKERS, *[1] * parameter.dim())
-        )
-        for parameter in initial(hidden)
-    ]
+    parameters = []
+    for parameter in initial(hidden):
+        # The same of each worker: a row each.
+        stacked = torch.stack([parameter] * NUM_WORKERS)
+        of_type = stacked.to(device, dtype)
+        parameters.append(nn.Parameter(of_type))
 
     def logits(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
         first, first_bias, second, second_bias = (
             parameter[worker] for parameter in parameters
         )
-        inputs = torch.from_numpy(problem.inputs[here]).to(device, dtype)
-        return (inputs @ first.T + first_bias).relu() @ second.T + second_bias
+        numbers = torch.from_numpy(problem.inputs[here])
+        inputs = numbers.to(device, dtype)
+        units = (inputs @ first.T + first_bias).relu()
+        return units @ second.T + second_bias
 
     def loss(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
-        labels = torch.from_numpy(problem.labels[here]).to(device)
+        own_labels = problem.labels[here]
+        labels = torch.from_numpy(own_labels).to(device)
         return cross_entropy(logits(worker, here), labels)
 
     def scored() -> float:
+        total = 0.0
         with torch.no_grad():
-            parts = [
-                problem.scored[at : at + 1000]
-                for at in range(0, len(problem.scored), 1000)
-            ]
-            return sum(float(loss(0, part)) * len(part) for part in parts) / len(
-                problem.scored
-            )
+            for at in range(0, len(problem.scored), 1000):
+                part = problem.scored[at : at + 1000]
+                total += float(loss(0, part)) * len(part)
+        return total / len(problem.scored)
 
     found = [scored()]
     rates = iter(learning_rates())
@@ -229,9 +247,8 @@ def test_diloco_has_the_losses_of_their_arithmetic() -> None:
     problem = drawn(num_samples=16_000, clusters_per_class=2, num_scored=1000)
     by_hand = losses_by_hand(problem, hidden=60)
     assert by_hand[-1] < by_hand[0] - 0.01
-    assert losses_by_diloco(problem, 60, torch.float64) == pytest.approx(
-        by_hand, rel=1e-12
-    )
+    found = losses_by_diloco(problem, 60, torch.float64)
+    assert found == pytest.approx(by_hand, rel=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="takes minutes without a GPU")

@@ -165,7 +165,8 @@ AVERAGED_AT = [2, 4, 6, 8, 10, 12, 14, 17, 20, 24, 29, 36, 48]
 
 
 def test_with_a_schedule_it_is_known_before_when_qsr_averages() -> None:
-    optimizer = make_optimizer("qsr", make_model(), {"sync_interval": 2, "alpha": 0.15})
+    own = {"sync_interval": 2, "alpha": 0.15}
+    optimizer = make_optimizer("qsr", make_model(), own)
     assert optimizer.expected_traffic(50)["model"].collectives == 25, (
         "with none, at the rate that is"
     )
@@ -174,7 +175,8 @@ def test_with_a_schedule_it_is_known_before_when_qsr_averages() -> None:
         assert optimizer.expected_traffic(step)["model"].collectives == sum(
             each <= step for each in AVERAGED_AT
         )
-    assert [step for step in range(1, 51) if optimizer.agree_after(step)] == AVERAGED_AT
+    averaged = [step for step in range(1, 51) if optimizer.agree_after(step)]
+    assert averaged == AVERAGED_AT
 
 
 def test_a_logger_gets_plain_numbers_with_their_units() -> None:
@@ -183,7 +185,8 @@ def test_a_logger_gets_plain_numbers_with_their_units() -> None:
     traffic.add(Purpose.MODEL, 64)
     traffic.add(Purpose.CONTROL, 8)
     numbers = traffic.as_dict()
-    assert all(type(number) is int for number in numbers.values())
+    for number in numbers.values():
+        assert type(number) is int
     assert json.loads(json.dumps(numbers)) == numbers
     sent = {name: number for name, number in numbers.items() if number}
     assert sent == {

@@ -53,7 +53,8 @@ def made(
 def message_bytes(compressor: Compressor) -> int:
     """The length of a real message; numbers that all workers keep alike travel bare, in 4 bytes."""
     draw = Draw(0, 1, "gradient")
-    vector = torch.randn(NUMEL, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(NUMEL, generator=generator)
     if isinstance(compressor, Encoded):
         return compressor.encode(vector, draw, 0).numel()
     assert isinstance(compressor, package.Identity | BlockSparsifier | RandomK)
@@ -106,8 +107,10 @@ def test_it_is_what_a_link_carries_over_what_it_carries_for_ddp(
         4 * NUMEL, num_workers
     )
     optimizer = made("ef_sgd", {"compressor": compressor})
-    assert optimizer.traffic_share(num_workers) == pytest.approx(expected, rel=1e-12)
-    there = made("ef_sgd", {"compressor": compressor}, StackedCollectives(num_workers))
+    share = optimizer.traffic_share(num_workers)
+    assert share == pytest.approx(expected, rel=1e-12)
+    collectives = StackedCollectives(num_workers)
+    there = made("ef_sgd", {"compressor": compressor}, collectives)
     assert there.traffic_share() == optimizer.traffic_share(num_workers)
 
 
@@ -118,11 +121,14 @@ def test_that_of_top_k_grows_with_the_workers_and_no_other_does_that_is_added_on
         optimizer = made("ef_sgd", {"compressor": compressor})
         return [optimizer.traffic_share(num_workers) for num_workers in WORKERS]
 
-    assert shares(TopK(24)) == pytest.approx([1 / 12, 1 / 6, 1 / 3, 2 / 3, 4 / 3])
-    assert shares(TopK(192)) == pytest.approx([1 / 96, 1 / 48, 1 / 24, 1 / 12, 1 / 6])
+    of_24 = [1 / 12, 1 / 6, 1 / 3, 2 / 3, 4 / 3]
+    of_192 = [1 / 96, 1 / 48, 1 / 24, 1 / 12, 1 / 6]
+    assert shares(TopK(24)) == pytest.approx(of_24)
+    assert shares(TopK(192)) == pytest.approx(of_192)
     assert shares(BlockSparsifier(24)) == pytest.approx([1 / 24] * 5)
     # A scale of 32 bits for each 256 numbers of 4.
-    assert shares(QuantisedBlocks(4)) == pytest.approx([(4 + 32 / 256) / 32] * 5)
+    of_4_bits = (4 + 32 / 256) / 32
+    assert shares(QuantisedBlocks(4)) == pytest.approx([of_4_bits] * 5)
 
 
 def test_it_is_of_all_messages_in_the_long_run() -> None:
@@ -170,14 +176,16 @@ def test_of_no_number_of_workers_it_is_refused(num_workers: Any) -> None:
     with pytest.raises(
         ValueError, match=r"^ef_sgd: world_size must be an integer from 2 up, not"
     ):
-        made("ef_sgd", {"compressor": TopK(24)}).traffic_share(num_workers)
+        optimizer = made("ef_sgd", {"compressor": TopK(24)})
+        optimizer.traffic_share(num_workers)
 
 
 def test_a_worker_alone_has_none_unless_it_says_of_how_many() -> None:
     with pytest.raises(
         ValueError, match=r"^ef_sgd: world_size must be an integer from 2 up, not 1"
     ):
-        made("ef_sgd", {"compressor": TopK(24)}).traffic_share()
+        optimizer = made("ef_sgd", {"compressor": TopK(24)})
+        optimizer.traffic_share()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,19 +202,24 @@ def test_an_optimiser_shows_it(name: str) -> None:
     (share,) = re.findall(
         r", ([\d.e-]+) of DDP's traffic in fp32, worker 0 of 8\)$", said
     )
-    assert float(share) == pytest.approx(optimizer.traffic_share(8), rel=1e-3)
+    counted = optimizer.traffic_share(8)
+    assert float(share) == pytest.approx(counted, rel=1e-3)
 
 
 def test_the_documents_have_them() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "algorithms.md").read_text()
     head = re.search(r"^\| compressor \| (.*?) \|$", page, re.MULTILINE)
     assert head is not None
-    workers = [int(word.split()[0]) for word in head[1].split(" | ")]
+    columns = head[1].split(" | ")
+    workers = [int(column.split()[0]) for column in columns]
     rows = re.findall(r"^\| `(\w+\(\d*\))` \| ([\d., /|]+) \|$", page, re.MULTILINE)
     assert len(rows) >= 4
     for words, numbers in rows:
-        optimizer = made("ef_sgd", {"compressor": eval(words, vars(package))})
-        for num_workers, number in zip(workers, numbers.split(" | "), strict=True):
+        compressor = eval(words, vars(package))
+        optimizer = made("ef_sgd", {"compressor": compressor})
+        cells = numbers.split(" | ")
+        for num_workers, number in zip(workers, cells, strict=True):
             over, _, under = number.partition("/")
             said = float(over) / float(under or 1)
             assert said == pytest.approx(

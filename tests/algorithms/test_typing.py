@@ -77,7 +77,8 @@ def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(
     told = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590
     )
-    errors = [line for line in told.stdout.splitlines() if ": error:" in line]
+    lines = told.stdout.splitlines()
+    errors = [line for line in lines if ": error:" in line]
     wrong = [
         number
         for number, line in enumerate(SCRIPT.splitlines(), 1)

@@ -32,7 +32,8 @@ def test_parameters_of_16_bits_move(name: str, dtype: torch.dtype) -> None:
         {"momentum": 0.9},
         *([{"local_step": "adamw"}] if name in TAKING_ADAMW else []),
     ):
-        parameter = nn.Parameter(torch.ones(100, dtype=dtype))
+        ones = torch.ones(100, dtype=dtype)
+        parameter = nn.Parameter(ones)
         optimizer = algorithms()[name](
             [parameter], lr=0.2, **common, **own_settings(name)
         )
@@ -76,13 +77,17 @@ def test_several_processes_without_a_group_are_refused(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_and_parameters_may_be_empty_or_have_gaps(name: str) -> None:
-    weight = nn.Parameter(torch.ones(4, 6)[:, ::2])
+    whole = torch.ones(4, 6)
+    weight = nn.Parameter(whole[:, ::2])
     empty = nn.Parameter(torch.zeros(0, 3))
     given = [{"params": []}, {"params": [weight, empty]}, {"params": []}]
-    optimizer = algorithms()[name](given, lr=0.1, momentum=0.9, **own_settings(name))
-    (weight.sum() + empty.sum()).backward()
+    own = own_settings(name)
+    optimizer = algorithms()[name](given, lr=0.1, momentum=0.9, **own)
+    loss = weight.sum() + empty.sum()
+    loss.backward()
     optimizer.step()
-    torch.testing.assert_close(weight, weight[0, 0].expand(4, 3))
+    expected = weight[0, 0].expand(4, 3)
+    torch.testing.assert_close(weight, expected)
     assert weight[0, 0] < 1
 
 
@@ -113,10 +118,10 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
                 if not own_settings(name):
                     continue
             with pytest.raises(ValueError, match=said):
-                make(model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
-        assert all(
-            torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)
-        )
+                own = own_settings(name)
+                make(model.parameters(), lr=0.1, momentum=0.9, **own)
+        for pair in zip(before, model.parameters(), strict=True):
+            assert torch.equal(*pair)
     finally:
         dist.destroy_process_group()
 
@@ -133,10 +138,12 @@ def test_sparse_gradients_count_in_full(name: str) -> None:
         )
         for _ in range(3):
             table.zero_grad()
-            table(torch.tensor([1, 4])).square().sum().backward()
+            outputs = table(torch.tensor([1, 4]))
+            outputs.square().sum().backward()
             optimizer.step()
     assert torch.equal(dense.weight, sparse.weight)
-    assert not torch.equal(dense.weight, torch.ones(6, 2))
+    ones = torch.ones(6, 2)
+    assert not torch.equal(dense.weight, ones)
 
 
 # What people read.
@@ -152,7 +159,9 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert "\n" not in said
     assert f"{type(optimizer).__name__}(" in said
     assert "d = 2,048" in said
-    assert all(f"{key}={value!r}" in said for key, value in own.items())
+    for key, value in own.items():
+        assert f"{key}={value!r}" in said
     ratio = optimizer.overall_ratio()
-    alone = name == "alone" or bool({"topology", "group_size"} & own.keys())
+    has_neighbours = bool({"topology", "group_size"} & own.keys())
+    alone = name == "alone" or has_neighbours
     assert (ratio == math.inf) == alone and ratio >= 1, "one worker has no neighbours"

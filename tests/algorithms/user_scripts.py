@@ -45,6 +45,7 @@ from tests.algorithms.problems import (
     JOINT,
     NAMES,
     assert_close,
+    assert_expected_traffic,
     kinds_taken,
     own_settings,
     reloaded,
@@ -73,10 +74,13 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
-            self.head, self.other = nn.Linear(5, 2), nn.Linear(5, 2)
+            self.conv = nn.Conv2d(3, 5, 3)
+            self.norm = nn.BatchNorm2d(5)
+            self.head = nn.Linear(5, 2)
+            self.other = nn.Linear(5, 2)
         self.to(dtype)
-        nn.ModuleList([self.head, self.other]).to(heads_dtype)
+        heads = nn.ModuleList([self.head, self.other])
+        heads.to(heads_dtype)
 
     def forward(self, images: Tensor, both: bool = True) -> Tensor:
         hidden = (
@@ -91,7 +95,8 @@ def loss_of(model: nn.Module, step: int, rank: int, both: bool = True) -> Tensor
     images = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=generator).to(
         next(model.parameters()).dtype
     )
-    return (model(images, both) - images.mean((2, 3))[:, :2]).square().mean()
+    targets = images.mean((2, 3))[:, :2]
+    return (model(images, both) - targets).square().mean()
 
 
 def make(
@@ -102,7 +107,8 @@ def make(
     compressor: Compressor = BLOCK,
     **more: Any,
 ) -> Any:
-    common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
+    usual = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    common = usual | more
     return algorithms()[name](
         model.parameters(), **own_settings(name, [compressor], interval), **common
     )
@@ -111,7 +117,8 @@ def make(
 def train(optimizer: DistributedOptimizer, model: nn.Module, steps: range) -> None:
     for step in steps:
         optimizer.zero_grad()
-        loss_of(model, step, dist.get_rank()).backward()
+        loss = loss_of(model, step, dist.get_rank())
+        loss.backward()
         optimizer.step()
 
 
@@ -129,7 +136,8 @@ def everyones(tensor: Tensor) -> list[Tensor]:
 
 def refused(kind: type[Exception], *words: str) -> Any:
     """The body must raise an error of this kind with these words in it, in this order."""
-    return pytest.raises(kind, match=".*".join(map(re.escape, words)))
+    pattern = ".*".join(re.escape(word) for word in words)
+    return pytest.raises(kind, match=pattern)
 
 
 # 1. Parameters that are moved.
@@ -156,11 +164,13 @@ def moved_parameters_are_taken_back(name: str) -> None:
     def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
         model = Net()
         # Regardless of strides.
-        optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))
+        compressor = PerTensorBlockSparsifier(2, 2, 1.2)
+        optimizer = make(name, model, compressor=compressor)
         train(optimizer, model, range(1, 5))
         optimizer.zero_grad()
         if after_backward:
-            loss_of(model, 5, dist.get_rank()).backward()
+            loss = loss_of(model, 5, dist.get_rank())
+            loss.backward()
             move(model)
             optimizer.step()
         else:
@@ -182,7 +192,8 @@ def moved_parameters_are_taken_back(name: str) -> None:
 
 def what_cannot_be_taken_back_is_refused(name: str) -> None:
     def assign(model: nn.Module) -> None:
-        model.load_state_dict(Net(3).state_dict(), assign=True)
+        other = Net(3).state_dict()
+        model.load_state_dict(other, assign=True)
 
     for change, num_steps, words in (
         (
@@ -200,7 +211,8 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
         optimizer = make(name, model, model=model)
         train(optimizer, model, range(1, num_steps + 1))
         change(model)
-        loss_of(model, 3, dist.get_rank()).backward()
+        loss = loss_of(model, 3, dist.get_rank())
+        loss.backward()
         for action in (
             optimizer.step,
             optimizer.state_dict,
@@ -271,7 +283,8 @@ def states_that_do_not_belong_together_are_refused(name: str) -> None:
     box = [state]
     dist.broadcast_object_list(box)
     if rank == 0 or algorithms()[name].state_is_common:
-        make(name, Net()).load_state_dict(box[0]["optimizer"])
+        resumed = make(name, Net())
+        resumed.load_state_dict(box[0]["optimizer"])
     else:
         optimizer = make(name, Net())
         with refused(ValueError, "worker 0's", f"worker {rank}", "file of its own"):
@@ -298,14 +311,17 @@ def a_state_of_other_settings_is_refused(name: str) -> None:
     state = make(name, Net()).state_dict()
     if kinds_taken(name):
         with refused(ValueError, "ratio=4", "ratio=2"):
-            make(name, Net(), compressor=BlockSparsifier(2)).load_state_dict(state)
+            other = make(name, Net(), compressor=BlockSparsifier(2))
+            other.load_state_dict(state)
     for key in [
         key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3
     ]:
         with refused(ValueError, f"{key} = 3", "has 5"):
-            make(name, Net(), interval=5).load_state_dict(state)
+            other = make(name, Net(), interval=5)
+            other.load_state_dict(state)
     with refused(ValueError, "communication_dtype = None", "torch.float32"):
-        make(name, Net(), communication_dtype=torch.float32).load_state_dict(state)
+        other = make(name, Net(), communication_dtype=torch.float32)
+        other.load_state_dict(state)
 
 
 def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(
@@ -337,7 +353,8 @@ def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(
 
     again = Net(7)
     resumed = make(name, again)
-    assert load_checkpoint(folder, again, resumed) == {"rank": rank, "none": {}}
+    loaded = load_checkpoint(folder, again, resumed)
+    assert loaded == {"rank": rank, "none": {}}
     train(resumed, again, range(8, 13))
     assert all(
         torch.equal(value, model.state_dict()[key])
@@ -346,20 +363,23 @@ def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(
 
     if rank < 2:
         model = Net(7)
-        fewer = make(name, model, collectives=ProcessGroupCollectives(PAIR[0]))
+        pair = ProcessGroupCollectives(PAIR[0])
+        fewer = make(name, model, collectives=pair)
         if not algorithms()[name].state_is_common:
             with refused(
                 ValueError, "4 workers'", "here are 2", "consensus_checkpoint()"
             ):
                 fewer.load_state_dict(optimizer.state_dict())
-        assert load_checkpoint(folder, model, fewer) == {"rank": 0, "none": {}}
+        loaded = load_checkpoint(folder, model, fewer)
+        assert loaded == {"rank": 0, "none": {}}
         assert_close(values(model), average)
         held = fewer.state_dict()["param_groups"][0]["flat"] | {
             "parameters": average.unsqueeze(0)
         }
         for key, mean in means.items():
             assert_close(held[key], mean)
-        assert torch.equal(model.norm.running_mean, plain["model"]["norm.running_mean"])  # type: ignore[arg-type]
+        expected = plain["model"]["norm.running_mean"]
+        assert torch.equal(model.norm.running_mean, expected)  # type: ignore[arg-type]
         train(fewer, model, range(8, 12))
         assert fewer.num_steps == 11
 
@@ -369,7 +389,8 @@ def consensus_averages_buffers_too(name: str) -> None:
     optimizer = make(name, model)
     train(optimizer, model, range(1, 6))
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    mean = sum(everyones(own["norm.running_mean"]), torch.zeros(())) / WORLD_SIZE
+    means = everyones(own["norm.running_mean"])
+    mean = torch.stack(means).mean(0)
     with optimizer.consensus():
         assert torch.equal(model.norm.running_mean, own["norm.running_mean"])  # type: ignore[arg-type]
         assert torch.is_grad_enabled()
@@ -380,8 +401,10 @@ def consensus_averages_buffers_too(name: str) -> None:
                 [value.double().reshape(-1) for value in model.state_dict().values()]
             )
         )
-        assert all(torch.equal(gathered[0], other) for other in gathered)
-    assert_close(optimizer.consensus(model)(model.norm.running_mean.clone)(), mean)  # type: ignore[operator]
+        for other in gathered:
+            assert torch.equal(gathered[0], other)
+    averaged = optimizer.consensus(model)(model.norm.running_mean.clone)()  # type: ignore[operator]
+    assert_close(averaged, mean)
     assert all(
         torch.equal(value, own[key]) for key, value in model.state_dict().items()
     )
@@ -396,7 +419,8 @@ def frozen_weights_and_buffers_start_equal(name: str) -> None:
         trained, lr=LR, momentum=MOMENTUM, model=model, **own_settings(name, [BLOCK], 3)
     )
     first = Net(0)
-    assert torch.equal(model.conv.weight, first.conv.weight)
+    expected = first.conv.weight
+    assert torch.equal(model.conv.weight, expected)
     assert not model.norm.running_mean.any()  # type: ignore[union-attr,operator]
     assert torch.equal(values(model), values(first))
 
@@ -414,17 +438,21 @@ def workers_that_differ_are_told_so(name: str) -> None:
     ):
         make(name, Net(), skip_nonfinite=rank == 1)
     with refused(ValueError, "0.05", "on ranks 0, 1, 3", "0.5", "on rank 2"):
-        make(name, Net(), lr=0.5 if rank == 2 else LR)
+        lr = 0.5 if rank == 2 else LR
+        make(name, Net(), lr=lr)
     if kinds_taken(name):
         with refused(ValueError, "ratio=4", "on ranks 0, 1, 2", "ratio=2", "on rank 3"):
-            make(name, Net(), compressor=BlockSparsifier(2) if rank == 3 else BLOCK)
+            compressor = BlockSparsifier(2) if rank == 3 else BLOCK
+            make(name, Net(), compressor=compressor)
     for key in [
         key for key, value in own_settings(name, [BLOCK], 3).items() if value == 3
     ]:
         with refused(ValueError, f"{key} = 3 on ranks 0, 1, 3", f"{key} = 5 on rank 2"):
-            make(name, Net(), interval=5 if rank == 2 else 3)
+            interval = 5 if rank == 2 else 3
+            make(name, Net(), interval=interval)
     with refused(ValueError, "float64", "float32 on cpu", "rank 1"):
-        make(name, Net(dtype=torch.float32 if rank == 1 else torch.float64))
+        dtype = torch.float32 if rank == 1 else torch.float64
+        make(name, Net(dtype=dtype))
     model = Net()
     if rank == 1:
         model.head = nn.Linear(5, 3).double()
@@ -450,7 +478,9 @@ def workers_that_differ_are_told_so(name: str) -> None:
         ValueError, f"method = {name} on ranks", f"method = {other} on rank 1"
     ):
         make(other if rank == 1 else name, Net())
-    train(make(name, model := Net()), model, range(1, 3))
+    model = Net()
+    optimizer = make(name, model)
+    train(optimizer, model, range(1, 3))
 
 
 def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
@@ -503,14 +533,16 @@ def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
             optimizer.consensus().__enter__()
 
     optimizer, model = made(skip_nonfinite=True)
-    optimizer.param_groups[0]["momentum"] = 0.8 if rank == 1 else MOMENTUM
+    momentum = 0.8 if rank == 1 else MOMENTUM
+    optimizer.param_groups[0]["momentum"] = momentum
     with refused(
         ValueError,
         "momentum of group 0 = 0.9 on ranks 0, 2, 3; momentum of group 0 = 0.8",
     ):
         optimizer.step()
     optimizer = make(name, model := Net())
-    optimizer.param_groups[0]["lr"] = 0.1 if rank == 1 else LR
+    lr = 0.1 if rank == 1 else LR
+    optimizer.param_groups[0]["lr"] = lr
     with refused(
         ValueError,
         "lr of group 0 = 0.05 on ranks 0, 2, 3; lr of group 0 = 0.1 on rank 1",
@@ -524,11 +556,13 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
     optimizer = make(name, wrapped)
     for step in (1, 2):
         optimizer.zero_grad()
-        loss_of(wrapped, step, dist.get_rank()).backward()
+        loss = loss_of(wrapped, step, dist.get_rank())
+        loss.backward()
         with refused(RuntimeError, "DistributedDataParallel", "noop_hook"):
             optimizer.step()
     optimizer.zero_grad()
-    loss_of(model, 3, dist.get_rank()).backward()
+    loss = loss_of(model, 3, dist.get_rank())
+    loss.backward()
     optimizer.step()
     same = Net()
     optimizer = make(name, same)
@@ -564,16 +598,20 @@ def what_one_worker_leaves_out_others_train(name: str) -> None:
     for step in range(1, 9):
         optimizer.zero_grad()
         if dist.get_rank() != 1 or step < 6:
-            loss_of(model, step, dist.get_rank(), both=dist.get_rank() != 1).backward()
+            rank = dist.get_rank()
+            loss = loss_of(model, step, rank, both=rank != 1)
+            loss.backward()
         optimizer.step()
     assert optimizer.num_steps == 8
-    assert optimizer.traffic.training() == optimizer.expected_traffic(8).training()
+    assert_expected_traffic(optimizer, 8)
     with optimizer.consensus():
         inside = everyones(values(model))
     common = (
         [inside] if optimizer.workers_differ else [inside, everyones(values(model))]
     )
-    assert all(torch.equal(same[0], other) for same in common for other in same)
+    for same in common:
+        for other in same:
+            assert torch.equal(same[0], other)
     assert name not in JOINT or not torch.equal(
         model.other.weight, Net(dtype=torch.float32).other.weight
     )
@@ -596,11 +634,9 @@ def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list
                 loss * float("nan") if (step, dist.get_rank()) == (2, 1) else loss
             ).backward()
             optimizer.step()
-    assert (
-        optimizer.traffic.training()
-        == optimizer.expected_traffic(optimizer.num_steps).training()
-    )
-    return optimizer, values(model), [str(each.message) for each in warned]
+    assert_expected_traffic(optimizer, optimizer.num_steps)
+    said = [str(each.message) for each in warned]
+    return optimizer, values(model), said
 
 
 def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
@@ -652,16 +688,18 @@ def saving_a_part_saves_that_part(name: str) -> None:
         torch.save(thing, file)
         return len(file.getvalue())
 
-    before = size(model[1].state_dict()), size(model.state_dict())
+    head_bytes = size(model[1].state_dict())
+    model_bytes = size(model.state_dict())
     optimizer = make(name, model)
     for after in (False, True):
         if after:
-            model(torch.ones(2, 64)).sum().backward()
+            outputs = model(torch.ones(2, 64))
+            outputs.sum().backward()
             optimizer.step()
-        assert size(model[1].state_dict()) <= before[0] + 100
-        assert size(model.state_dict()) <= before[1] + 400
-        assert size(model[1].weight) < before[0]
-        assert size(model[1].weight.grad) < before[0]
+        assert size(model[1].state_dict()) <= head_bytes + 100
+        assert size(model.state_dict()) <= model_bytes + 400
+        assert size(model[1].weight) < head_bytes
+        assert size(model[1].weight.grad) < head_bytes
 
 
 OF_EVERY_METHOD: tuple[Callable[[str], None], ...] = (
@@ -715,7 +753,8 @@ def the_guide_runs_as_it_stands() -> None:
     generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(34):
         optimizer.zero_grad()
-        model(torch.randn(4, 8, generator=generator)).square().mean().backward()
+        inputs = torch.randn(4, 8, generator=generator)
+        model(inputs).square().mean().backward()
         optimizer.step()
     names = {
         "torch": torch,
