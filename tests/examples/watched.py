@@ -42,14 +42,16 @@ def digest(state: Any) -> str:
 def bits(tensor: torch.Tensor) -> list[Any]:
     """Dtype, shape and digest of a tensor, as written numbers of it take most of a test's time."""
     flat = tensor.detach().contiguous().reshape(-1)
-    digest_of_bits = hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    as_bytes = flat.view(torch.uint8).numpy()
+    digest_of_bits = hashlib.sha256(as_bytes).hexdigest()
     return [str(tensor.dtype), list(tensor.shape), digest_of_bits]
 
 
 @contextmanager
 def watched(self: DistributedOptimizer, *given: Any, **named: Any) -> Iterator[None]:
     with consensus(self, *given, **named):
-        modules = [*given[:1], *named.get("averages", [])]
+        averages = named.get("averages", [])
+        modules = [*given[:1], *averages]
         inside = digest(
             [self.flat.parameters, *(module.state_dict() for module in modules)]
         )

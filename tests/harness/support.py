@@ -89,7 +89,8 @@ def settings_of(name: str, compressor: Table) -> Table:
     """
     method = methods()[name]
     table = Table()
-    stated = {**(method.no_compression or {}), **method.tried_with}
+    without_compression = method.no_compression or {}
+    stated = {**without_compression, **method.tried_with}
     for key, setting in method.declared.items():
         kind = setting.declared
         required = setting.is_required
@@ -177,7 +178,8 @@ class DoctoredBlobs(Blobs):
         self, data: Path | None, spec: TaskSpec, device: torch.device
     ) -> DoctoredSamples:
         samples = super().load(data, spec, device)
-        tensors = {each.name: getattr(samples, each.name) for each in fields(samples)}
+        names = [each.name for each in fields(samples)]
+        tensors = {name: getattr(samples, name) for name in names}
         return DoctoredSamples(**tensors, hook=self.hook)
 
 
@@ -413,5 +415,6 @@ def killed_at(moment: int) -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in MOMENTS:
-            patch.setattr(os, name, watched(name, getattr(os, name)))
+            call = getattr(os, name)
+            patch.setattr(os, name, watched(name, call))
         yield done

@@ -94,7 +94,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]
         name: small_config(name, table, num_workers=WORLD_SIZE)
         for name, table in CASES.items()
     }
-    whole = [job_for(config, folder / "whole") for config in configs.values()]
+    folder_of_whole = folder / "whole"
+    whole = [job_for(config, folder_of_whole) for config in configs.values()]
     broken = [
         [job_for(configs[name], folder / "broken") for _ in range(len(STOPS[name]) + 1)]
         for name in STOPS
@@ -108,7 +109,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]
         attempts = [
             attempt.resumed_from_step for attempt in read_run(last.folder).run.attempts
         ]
-        assert attempts == {"ddp": [0, 0, 13]}.get(last.run.config.algorithm, [0, 13])
+        expected = [0, 0, 13] if last.run.config.algorithm == "ddp" else [0, 13]
+        assert attempts == expected
     return (
         {job.run.config.algorithm: comparable(job.folder) for job in whole},
         {last.run.config.algorithm: comparable(last.folder) for *_, last in broken},
@@ -116,12 +118,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]
 
 
 def test_ddp_is_sgd_up_to_rounding(results: tuple[Results, Results]) -> None:
-    (ours, plain), (sgd, sgd_result) = results[0]["ddp"], results[0]["sgd"]
+    ours, plain = results[0]["ddp"]
+    sgd, sgd_result = results[0]["sgd"]
     assert len(ours) == 2
     for event, other in zip(ours, sgd, strict=True):
         for key in ("train_loss", "test_loss"):
             # Sums in another order, which momentum and batch norm magnify.
-            assert event[key] == pytest.approx(other[key], rel=1e-4)
+            expected = pytest.approx(other[key], rel=1e-4)
+            assert event[key] == expected
         assert event["bits_sent"] == other["bits_sent"]
         assert event["worker_distance"] < 1e-6
     # An example whose two best classes are level may be counted by one of them alone.
@@ -132,8 +136,10 @@ def test_ddp_is_sgd_up_to_rounding(results: tuple[Results, Results]) -> None:
 def test_a_plan_predicts_what_is_sent(
     name: str, results: tuple[Results, Results]
 ) -> None:
-    foreseen = footprint_of(small_config(name, CASES[name], num_workers=WORLD_SIZE))
-    assert results[0][name][1]["traffic"]["gradient"]["bits"] == foreseen.bits
+    config = small_config(name, CASES[name], num_workers=WORLD_SIZE)
+    foreseen = footprint_of(config)
+    _, result = results[0][name]
+    assert result["traffic"]["gradient"]["bits"] == foreseen.bits
     assert not foreseen.final_exchange
 
 
@@ -173,7 +179,8 @@ def group(tmp_path: Path) -> Iterator[None]:
 
 def trainee_of(name: str, table: Table | None = None, **changes: Any) -> DryTraining:
     config = small_config(name, table, num_workers=1, **changes)
-    model = build_model(config.model, find_task("blobs"), 1, torch.device("cpu"))
+    task = find_task("blobs")
+    model = build_model(config.model, task, 1, torch.device("cpu"))
     return DryTraining(config, model, ProcessGroupCollectives())
 
 
@@ -185,14 +192,17 @@ def test_the_count_is_what_torch_distributed_is_given(
     bits = list[int]()
 
     def all_reduce(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        bits.append(8 * tensor.numel() * tensor.element_size())
+        num_bytes = tensor.numel() * tensor.element_size()
+        bits.append(8 * num_bytes)
         return original(tensor, *rest, **options)
 
-    trainee = trainee_of(name, {"rank": 2} if name == "ddp_powersgd" else None)
+    settings = {"rank": 2} if name == "ddp_powersgd" else None
+    trainee = trainee_of(name, settings)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
     for _ in range(5):
         trainee.step()
-    assert trainee.optimizer.traffic[Purpose.GRADIENT].bits == sum(bits) > 0
+    assert sum(bits) > 0
+    assert trainee.optimizer.traffic[Purpose.GRADIENT].bits == sum(bits)
     assert (
         trainee.optimizer.traffic.training()
         == trainee.optimizer.expected_traffic(5).training()
@@ -211,7 +221,8 @@ def test_a_step_that_is_skipped_is_none_of_the_methods_cost(group: None) -> None
         trainee.optimizer.traffic.training()
         == trainee.optimizer.expected_traffic(1).training()
     )
-    assert trainee.optimizer.traffic[Purpose.CONTROL].bits >= before + 32 * NUMEL
+    control = trainee.optimizer.traffic[Purpose.CONTROL]
+    assert control.bits >= before + 32 * NUMEL
 
 
 def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
@@ -234,14 +245,17 @@ def spec_with(algorithm: str, table: Table, **training: Any) -> Spec:
         "ratio": 1,
         "learning_rate": 0.05,
     }
-    spec["rows"] = [spec["rows"][0], row | {"settings": table}]
+    own_row = row | {"settings": table}
+    spec["rows"] = [spec["rows"][0], own_row]
     spec["statistics"]["seeds"] = [1]
-    return Spec.model_validate(spec | {"training": spec["training"] | training})
+    own_training = spec["training"] | training
+    return Spec.model_validate(spec | {"training": own_training})
 
 
 def test_a_launch_starts_processes_for_a_baseline_alone(tmp_path: Path) -> None:
     plan = make_plan(spec_with("ddp", {}), tmp_path)
-    assert launch(plan, launch_options(tmp_path, "stacked", jobs=1), Quiet()) == 0
+    options = launch_options(tmp_path, "stacked", jobs=1)
+    assert launch(plan, options, Quiet()) == 0
     launched = {
         run.row: read_run(tmp_path / "small" / run.run_id).run.attempts[0].launch
         for run in plan.runs

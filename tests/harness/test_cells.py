@@ -78,23 +78,29 @@ def plan_after(
     monkeypatch.setattr(tuning, "read_result", result)
     while True:
         trials = make_plan(spec, folder, tuning=True)
-        asked = {
-            run.run_id: run for run in trials.runs if not run.row.startswith(untuned)
-        }
-        if asked.keys() <= scores.keys():
+        asked = [run for run in trials.runs if not run.row.startswith(untuned)]
+        left = [run for run in asked if run.run_id not in scores]
+        if not left:
             return trials, make_plan(spec, folder)
-        for run in asked.values():
-            apart = math.log(
-                run.config.learning_rate / best(run.row.partition("@")[0], run.config)
-            )
+        for run in left:
+            row, _, _ = run.row.partition("@")
+            ratio = run.config.learning_rate / best(row, run.config)
+            apart = math.log(ratio)
             scores[run.run_id] = 1 - abs(apart) / 100
+
+
+def rates_of(plan: Plan) -> dict[str, float | None]:
+    """Learning rates by row."""
+    return {row.row: row.learning_rate for row in plan.experiment.rows}
 
 
 def by_law(row: str, config: RunConfig) -> float:
     """A best rate that is a power of the length on each network, and not the same one."""
-    wide = config.model.options == WIDE
-    steps = (config.num_steps or 0) / 10
-    return (0.1 if row == "sgd" else 0.2) * (0.2 * steps**-0.5 if wide else steps**-1.0)
+    assert config.num_steps is not None
+    steps = config.num_steps / 10
+    rate = 0.1 if row == "sgd" else 0.2
+    is_wide = config.model.options == WIDE
+    return rate * 0.2 * steps**-0.5 if is_wide else rate / steps
 
 
 def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
@@ -103,19 +109,24 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
     table = gridded()
     _, plan = plan_after(table, tmp_path, monkeypatch, by_law)
     rows = {row.row: row for row in plan.experiment.rows}
-    assert rows.keys() == {
-        *("sgd", "cser", "ef_sgd", "ef_sgd@wide-10"),
-        *(f"{row}@{cell['cell']}" for row in ("sgd", "cser") for cell in CELLS),
-    }
-    assert [
-        rows[name].repeats for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")
-    ] == [None, "sgd", "ef_sgd"]
-    sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
-    assert (sizes["sgd"], sizes["sgd@narrow-20"]) == ((742, 30), (742, 20))
-    assert (
-        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
-    )
-    assert sizes["sgd@wide-10"][1] == 10
+    in_cells = set()
+    for cell in CELLS:
+        in_cells |= {f"sgd@{cell['cell']}", f"cser@{cell['cell']}"}
+    assert rows.keys() == in_cells | {"sgd", "cser", "ef_sgd", "ef_sgd@wide-10"}
+    assert rows["sgd"].repeats is None
+    assert rows["sgd@wide-40"].repeats == "sgd"
+    assert rows["ef_sgd@wide-10"].repeats == "ef_sgd"
+    sizes = {name: row.num_parameters for name, row in rows.items()}
+    lengths = {name: row.num_steps for name, row in rows.items()}
+    assert sizes["sgd"] == 742
+    assert lengths["sgd"] == 30
+    assert sizes["sgd@narrow-20"] == 742
+    assert lengths["sgd@narrow-20"] == 20
+    assert sizes["cser@wide-40"] == sizes["sgd@wide-10"]
+    assert sizes["sgd@wide-40"] == sizes["sgd@wide-10"]
+    assert lengths["cser@wide-40"] == 40
+    assert lengths["sgd@wide-40"] == 40
+    assert lengths["sgd@wide-10"] == 10
     configs = {run.row: run.config for run in plan.runs}
     assert configs["sgd@wide-10"].model.options == WIDE
     assert configs["sgd"].model.options == NARROW
@@ -134,39 +145,40 @@ def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
         "model_options": {"widths": [6, 12]},
         "num_steps": 20,
     }
-    trials, plan = plan_after(
-        gridded(cells=[*CELLS, middle]), tmp_path, monkeypatch, by_law
-    )
+    table = gridded(cells=[*CELLS, middle])
+    trials, plan = plan_after(table, tmp_path, monkeypatch, by_law)
     sizes = {row.row: row.num_parameters for row in plan.experiment.rows}
-    narrow, inside, wide = (
-        sizes[f"sgd@{cell}"] for cell in ("narrow-10", "middle-20", "wide-10")
-    )
-    share = math.log(inside / narrow) / math.log(wide / narrow)
+    narrow = sizes["sgd@narrow-10"]
+    inside = sizes["sgd@middle-20"]
+    wide = sizes["sgd@wide-10"]
+    log_inside = math.log(inside / narrow)
+    log_wide = math.log(wide / narrow)
+    share = log_inside / log_wide
     assert 0.2 < share < 0.8
-    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
-    tried = {row.row.partition("_lr")[0] for row in trials.experiment.rows}
-    assert tried == {f"{row}@{corner}" for row in ("sgd", "cser") for corner in CORNERS}
-    first = [
-        row.learning_rate
-        for row in trials.experiment.rows
-        if row.tunes == "sgd@wide-10"
-    ][:2]
-    assert first == [0.02, 0.2], "a cell's own rates to begin with"
+    rates = rates_of(plan)
+    rows = trials.experiment.rows
+    tried = {row.row.partition("_lr")[0] for row in rows}
+    of_sgd = {f"sgd@{corner}" for corner in CORNERS}
+    of_cser = {f"cser@{corner}" for corner in CORNERS}
+    assert tried == of_sgd | of_cser
+    of_wide_10 = [row.learning_rate for row in rows if row.tunes == "sgd@wide-10"]
+    assert of_wide_10[:2] == [0.02, 0.2], "a cell's own rates to begin with"
     for row in ("sgd", "cser"):
         corner = {name: rates[f"{row}@{name}"] for name in CORNERS}
         between = math.sqrt(corner["narrow-10"] * corner["narrow-40"])
         assert rates[f"{row}@narrow-20"] == pytest.approx(between, rel=0.01)
         of_wide = math.sqrt(corner["wide-10"] * corner["wide-40"])
-        assert rates[f"{row}@middle-20"] == pytest.approx(
-            between ** (1 - share) * of_wide**share, rel=0.01
-        )
+        at_middle = between ** (1 - share) * of_wide**share
+        assert rates[f"{row}@middle-20"] == pytest.approx(at_middle, rel=0.01)
         own = math.log(30 / 10) / math.log(40 / 10)
         between = corner["narrow-10"] ** (1 - own) * corner["narrow-40"] ** own
         assert rates[row] == pytest.approx(between, rel=0.01)
     assert rates["ef_sgd@wide-10"] == 0.05, "a rate that is given holds everywhere"
-    assert plan.experiment.tuning is not None
-    assert plan.experiment.tuning.choices.keys() == tried
-    assert not any(choice.at_end for choice in plan.experiment.tuning.choices.values())
+    searched = plan.experiment.tuning
+    assert searched is not None
+    assert searched.choices.keys() == tried
+    for name, choice in searched.choices.items():
+        assert not choice.at_end, name
 
 
 @pytest.mark.parametrize("steps", [5, 25, 80])
@@ -175,21 +187,24 @@ def test_rates_go_on_beyond_the_corners_as_between_them(
 ) -> None:
     """Two corners that differ in length alone, 10 and 40 steps, whose best rates are 0.1 and
     0.01."""
-    table = gridded(
-        cells=[*CELLS, {"cell": "other", "num_steps": steps}],
-        rows=small_spec()["rows"][:1],
-    )
-    del table["rows"][0]["learning_rate"]
-    table["rows"][0] |= {"corners": ["narrow-10", "narrow-40"]}
-    _, plan = plan_after(
-        table,
-        tmp_path,
-        monkeypatch,
-        lambda row, config: 0.1 if config.num_steps == 10 else 0.01,
-    )
-    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
+    table = sgd_alone(steps, corners=["narrow-10", "narrow-40"])
+
+    def best(row: str, config: RunConfig) -> float:
+        return 0.1 if config.num_steps == 10 else 0.01
+
+    _, plan = plan_after(table, tmp_path, monkeypatch, best)
     power = math.log(steps / 10) / math.log(40 / 10)
-    assert rates["sgd@other"] == pytest.approx(0.1 * 10**-power, rel=0.01)
+    expected = 0.1 * 10**-power
+    found = rates_of(plan)["sgd@other"]
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+def sgd_alone(steps: int, **row: object) -> Table:
+    """One row with these fields, tuned in corners, and a cell of so many steps."""
+    other = {"cell": "other", "num_steps": steps}
+    sgd = small_spec()["rows"][0] | row
+    del sgd["learning_rate"]
+    return gridded(cells=[*CELLS, other], rows=[sgd])
 
 
 @pytest.mark.parametrize(
@@ -205,21 +220,17 @@ def test_between_three_lengths_the_two_nearest_give_the_rate(
     14 lies half-way from 10 to 20 on a logarithmic scale, 28 half-way from 20 to 40, and 80 as far
     beyond 40.
     """
-    table = gridded(
-        cells=[*CELLS, {"cell": "other", "num_steps": steps}],
-        rows=small_spec()["rows"][:1],
-    )
-    del table["rows"][0]["learning_rate"]
-    table["rows"][0] |= {
-        "corners": ["narrow-10", "narrow-20", "narrow-40"],
-        "learning_rates": [0.02, 0.04],
-    }
-    best = {10: 0.08, 20: 0.02, 40: 0.04}
-    _, plan = plan_after(
-        table, tmp_path, monkeypatch, lambda row, config: best[config.num_steps or 0]
-    )
-    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
-    assert rates["sgd@other"] == pytest.approx(expected, rel=0.03)
+    corners = ["narrow-10", "narrow-20", "narrow-40"]
+    table = sgd_alone(steps, corners=corners, learning_rates=[0.02, 0.04])
+    by_length = {10: 0.08, 20: 0.02, 40: 0.04}
+
+    def best(row: str, config: RunConfig) -> float:
+        assert config.num_steps is not None
+        return by_length[config.num_steps]
+
+    _, plan = plan_after(table, tmp_path, monkeypatch, best)
+    found = rates_of(plan)["sgd@other"]
+    assert found == pytest.approx(expected, rel=0.03)
 
 
 def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_are(
@@ -232,11 +243,13 @@ def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_ar
 
     _, without = plan_after(gridded(), tmp_path, monkeypatch, best)
     far = {"cell": "far", "num_steps": 60, "learning_rates": [0.35, 0.7], "tuned": True}
-    trials, plan = plan_after(gridded(cells=[*CELLS, far]), tmp_path, monkeypatch, best)
-    before = {row.row: row.learning_rate for row in without.experiment.rows}
-    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
-    assert {row: rates[row] for row in before} == before
-    assert rates["sgd@far"] == rates["cser@far"] == 0.7
+    table = gridded(cells=[*CELLS, far])
+    trials, plan = plan_after(table, tmp_path, monkeypatch, best)
+    before = rates_of(without)
+    rates = rates_of(plan)
+    assert before.items() <= rates.items()
+    assert rates["sgd@far"] == 0.7
+    assert rates["cser@far"] == 0.7
     tried = {row.tunes for row in trials.experiment.rows}
     assert {"sgd@far", "cser@far"} <= tried
     assert "sgd" not in tried
@@ -247,10 +260,10 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
 ) -> None:
     table = gridded()
     settings = table["rows"][1].pop("settings")
-    table["rows"][1] |= {
-        "candidates": [settings | {"reset_interval": interval} for interval in (2, 5)]
-    }
-    table["tuning"] |= {"num_trials": None, "corners": ["narrow-10", "narrow-40"]}
+    shorter = settings | {"reset_interval": 2}
+    longer = settings | {"reset_interval": 5}
+    table["rows"][1]["candidates"] = [shorter, longer]
+    table["tuning"]["corners"] = ["narrow-10", "narrow-40"]
     del table["tuning"]["num_trials"]
     table["cells"] = [
         CELLS[0],
@@ -261,17 +274,17 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
     table["rows"] = table["rows"][:2]
 
     def best(row: str, config: RunConfig) -> float:
-        fits = config.settings.table.get("reset_interval") in (
-            None,
-            2 if config.num_steps == 10 else 5,
-        )
-        return 0.1 if fits else 0.0001
+        interval = config.settings.table.get("reset_interval")
+        fitting = 2 if config.num_steps == 10 else 5
+        return 0.1 if interval in (None, fitting) else 0.0001
 
     _, plan = plan_after(table, tmp_path, monkeypatch, best)
-    intervals = {
-        row.row: row.settings.get("reset_interval") for row in plan.experiment.rows
-    }
-    assert [intervals[f"cser@narrow-{steps}"] for steps in (10, 15, 40)] == [2, 2, 5]
+    intervals = {}
+    for row in plan.experiment.rows:
+        intervals[row.row] = row.settings.get("reset_interval")
+    assert intervals["cser@narrow-10"] == 2
+    assert intervals["cser@narrow-15"] == 2
+    assert intervals["cser@narrow-40"] == 5
 
 
 def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
@@ -279,14 +292,14 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
 ) -> None:
     table = gridded()
     table["statistics"]["floor"] = "cser"
-    _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned=("cser",))
-    assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {
-        "sgd",
-        "ef_sgd",
-    }
+    untuned = ("cser",)
+    _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned)
+    rows = plan.experiment.rows
+    bases = {row.row.partition("@")[0] for row in rows}
+    assert bases == {"sgd", "ef_sgd"}
     assert plan.experiment.floor is None
-    assert len(plan.left_out) == 1
-    assert plan.left_out[0].startswith("cser is left out: row 'cser@narrow-10'")
+    (left_out,) = plan.left_out
+    assert left_out.startswith("cser is left out: row 'cser@narrow-10'")
     table["statistics"]["declared"] = "before all"
     contrast = {
         "row": "cser",
@@ -294,16 +307,10 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
         "kind": "superiority",
         "question": "?",
     }
-    with pytest.raises(
-        SpecError, match=r"row 'cser@narrow-10' has no learning_rate, and the tuning"
-    ):
-        plan_after(
-            table | {"contrasts": [contrast]},
-            tmp_path,
-            monkeypatch,
-            by_law,
-            untuned=("cser",),
-        )
+    table["contrasts"] = [contrast]
+    words = r"row 'cser@narrow-10' has no learning_rate, and the tuning"
+    with pytest.raises(SpecError, match=words):
+        plan_after(table, tmp_path, monkeypatch, by_law, untuned)
 
 
 @pytest.mark.parametrize("corners", [CORNERS[:3], CORNERS[:1], [*CORNERS, "narrow-20"]])
@@ -311,10 +318,8 @@ def test_corners_that_are_no_grid_are_refused(
     corners: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = changed(gridded(), "tuning.corners", corners)
-    with pytest.raises(
-        SpecError,
-        match=r"row 'sgd' needs a learning rate from tuning.corners, of which it is in \d",
-    ):
+    words = r"row 'sgd' needs a learning rate from tuning.corners, of which it is in \d"
+    with pytest.raises(SpecError, match=words):
         plan_after(table, tmp_path, monkeypatch, by_law)
 
 
@@ -322,10 +327,11 @@ def test_a_star_chooses_a_row_in_all_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, plan = plan_after(gridded(), tmp_path, monkeypatch, by_law)
-    assert {run.row for run in plan.only(["cser@*"], []).runs} == {
-        f"cser@{cell['cell']}" for cell in CELLS
-    }
-    assert {run.row for run in plan.only(["sgd"], []).runs} == {"sgd"}
+    of_cser = plan.only(["cser@*"], []).runs
+    expected = {f"cser@{cell['cell']}" for cell in CELLS}
+    assert {run.row for run in of_cser} == expected
+    without_star = plan.only(["sgd"], []).runs
+    assert {run.row for run in without_star} == {"sgd"}
     of_sgd = trials.only(["sgd@*"], []).runs
     assert of_sgd
     assert all(run.row.startswith("sgd@") for run in of_sgd)

@@ -83,7 +83,8 @@ def load(folder: Path, world_size: int = 2) -> tuple[int, float] | None:
         if found is None:
             return None
         assert found[1]["value"][1] == collectives.rank
-        return found[0], float(found[1]["value"][0])
+        step, state, *_ = found
+        return step, float(state["value"][0])
 
     (found,) = set(run_workers(work, world_size))
     return found
@@ -160,7 +161,8 @@ def flip(path: Path) -> None:
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | changes))
 
 
 SPOILS: dict[str, Callable[[Path], None]] = {
@@ -216,7 +218,8 @@ def test_checkpoints_of_two_attempts_at_once_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(SupersededError):
         save(tmp_path, 10, attempt="old", value=100.0, allowed=False)
     # Both have written their files for step 10 when the new one publishes its own.
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010.old.tmp"]
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == ["step-000000010.old.tmp"]
     save(tmp_path, 10, attempt="new", value=200.0)
     assert load(tmp_path) == (10, 200.0)
     with pytest.raises(SupersededError):
@@ -233,7 +236,8 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
     monkeypatch.setattr("cser_bench.algorithms.core.worker_files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 5)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not files
 
 
 @pytest.mark.parametrize("before", [[], [5, 10], [5, 10, 20]])
@@ -259,11 +263,13 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(
         assert load(folder) == (15, 15.0)
         (folder / "step-000000015" / "rank-0.pt").unlink()
         assert load(folder) == old
-        assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+        unfinished = [path for path in folder.iterdir() if path.suffix == ".tmp"]
+        assert not unfinished
     # Two workers write in an order of their own, so the same moment may be one worker's or the
     # other's.
     assert len(found) > 10
-    assert (found[0], found[-1]) == (old, (15, 15.0))
+    assert found[0] == old
+    assert found[-1] == (15, 15.0)
 
 
 # Killed at any moment
@@ -308,7 +314,8 @@ def launched(
 def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
     tmp_path: Path,
 ) -> None:
-    spec = changed(only(small_spec(), "cser"), "evaluation.per_epoch", 10)
+    spec = only(small_spec(), "cser")
+    spec = changed(spec, "evaluation.per_epoch", 10)
     plan = make_plan(
         load_spec(write_spec(tmp_path, changed(spec, "training.num_epochs", 4))),
         tmp_path,
@@ -323,7 +330,8 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
         assert "was killed" in failure.message
         assert "batch" in failure.message
     assert launched(plan, tmp_path) == (0, {"cser 1": None})
-    resumed = [attempt.resumed_from_step for attempt in read_run(folder).run.attempts]
+    attempts = read_run(folder).run.attempts
+    resumed = [attempt.resumed_from_step for attempt in attempts]
     assert resumed == sorted(resumed)
     assert resumed[-1] >= 60
     whole = done(run.config, tmp_path / "whole", checkpoint_minutes=60.0)
@@ -356,5 +364,6 @@ def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(
             moment,
             changes[moment],
         )
-        assert not [path.name for path in broken.folder.rglob(".*")]
+        hidden = [path.name for path in broken.folder.rglob(".*")]
+        assert not hidden
         shutil.rmtree(broken.folder)

@@ -52,7 +52,8 @@ def test_run_report_and_status_agree_with_the_raw_records(
     assert sorted(said for _, said in ended) == sorted(
         f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2)
     )
-    assert [number for number, _ in ended] == [f"[{number}/6" for number in range(1, 7)]
+    numbers = [number for number, _ in ended]
+    assert numbers == [f"[{number}/6" for number in range(1, 7)]
     cli.out("report", path, "--results", results)
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     page = (folder / "report.md").read_text()
@@ -60,7 +61,8 @@ def test_run_report_and_status_agree_with_the_raw_records(
         table = {line["run_id"]: line for line in csv.DictReader(file)}
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
     for place in folder.glob("*/result.json"):
-        run = json.loads(place.with_name("run.json").read_text())
+        place_of_run = place.with_name("run.json")
+        run = json.loads(place_of_run.read_text())
         result = json.loads(place.read_text())
         training = {
             key: result["traffic"][key] for key in ("gradient", "error", "model")
@@ -78,7 +80,8 @@ def test_run_report_and_status_agree_with_the_raw_records(
         assert float(reported["score"]) == pytest.approx(
             result["test_accuracy"], rel=1e-12
         )
-        scores[run["row"]].append(100 * result["test_correct"] / result["test_count"])
+        share = result["test_correct"] / result["test_count"]
+        scores[run["row"]].append(100 * share)
     for row, label in ROWS.items():
         assert label in page
         assert len(scores[row]) == 2
@@ -91,7 +94,8 @@ def test_run_report_and_status_agree_with_the_raw_records(
 def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
     tmp_path: Path, cli: CommandLine
 ) -> None:
-    output = cli.out("plan", write_spec(tmp_path, small_spec()))
+    path = write_spec(tmp_path, small_spec())
+    output = cli.out("plan", path)
     lines = {
         words[0]: words
         for words in map(str.split, output.splitlines())
@@ -112,13 +116,16 @@ def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
             "40",
             f"{4 * count / 1e6:.3f}",
         ]
-    assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
-    path = write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist"))
+    ratios = [lines[row][2] for row in ROWS]
+    assert ratios == ["1", "4.8", "4"]
+    spec = changed(small_spec(), "task.name", "fashion_mnist")
+    path = write_spec(tmp_path, spec)
     assert "6 runs" in output
     assert "6 runs" in cli.out("plan", path, "--results", tmp_path / "results")
     assert "gradient compressor: block (ratio 8)" in output
     assert "reset interval: 3" in output
-    assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
+    names = [each.name for each in tmp_path.iterdir()]
+    assert names == ["spec.toml"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -176,7 +183,8 @@ def test_report_of_nothing_says_how_to_begin_and_where_runs_ship(
     shipped = results / "reference" / "small"
     shipped.mkdir(parents=True)
     (shipped / "runs.jsonl").touch()
-    assert str(shipped) in cli.refused("report", path, "--results", results)
+    said = cli.refused("report", path, "--results", results)
+    assert str(shipped) in said
 
 
 def test_status_knows_that_runs_ship(
@@ -292,7 +300,8 @@ def test_help_says_where_measurements_go_that_git_ignores(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = capsys.readouterr().out
+    said = " ".join(output.split())
     (path,) = re.findall(r"\(default: (results/\S+), which git ignores\)", said)
     done = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
     assert done.returncode == 0, path
@@ -424,7 +433,8 @@ def test_mistakes_in_what_a_command_is_given_exit_with_2_and_a_sentence(
     words: tuple[str, ...], places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def seen() -> list[Path]:
-        return sorted(path for path in places.rglob("*") if path.suffix != ".lock")
+        paths = places.rglob("*")
+        return sorted(path for path in paths if path.suffix != ".lock")
 
     before = seen()
     ended = main(list(words))
@@ -449,14 +459,16 @@ def test_two_specs_of_one_name_in_one_folder_are_refused(
     spec = only(small_spec(), "sgd")
     begin(first, spec)
     written = (results / "small" / "experiment.json").read_bytes()
-    second.write_text(tomli_w.dumps(only(small_spec(), "ef_sgd")))
+    table = only(small_spec(), "ef_sgd")
+    second.write_text(tomli_w.dumps(table))
     said = cli.refused("run", second, "--results", results)
     assert str(first) in said
     assert "another name" in said
     assert (results / "small" / "experiment.json").read_bytes() == written
     # The same experiment by another path is the same, and a file may change.
     begin(second, spec)
-    begin(second, changed(spec, "statistics.seeds", [1, 2]))
+    two_seeds = changed(spec, "statistics.seeds", [1, 2])
+    begin(second, two_seeds)
     assert (results / "small" / "experiment.json").read_bytes() != written
 
 
@@ -476,7 +488,8 @@ sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
     assert unread.stdout is not None
     assert unread.stderr is not None
     unread.stdout.close()
-    assert (unread.wait(100), unread.stderr.read()) == (141, b"")
+    assert unread.wait(100) == 141
+    assert unread.stderr.read() == b""
 
 
 def test_ctrl_c_while_a_command_still_loads_is_one_line(tmp_path: Path) -> None:
@@ -502,7 +515,8 @@ def test_ctrl_c_while_a_command_still_loads_is_one_line(tmp_path: Path) -> None:
 def test_a_shell_can_complete_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-completion", "bash"]) == 0
     script = capsys.readouterr().out
-    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    checked = subprocess.run(["bash", "-n"], input=script, text=True)
+    assert checked.returncode == 0
     assert " cser-harness\n" in script
 
 

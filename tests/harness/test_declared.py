@@ -44,7 +44,8 @@ def with_contrasts(*contrasts: Table, **changes: Any) -> Table:
     spec = small_spec()
     spec["statistics"] |= {"declared": "some day"}
     for row in spec["rows"]:
-        row["row"] = changes.get(row["row"], row["row"])
+        old = row["row"]
+        row["row"] = changes.get(old, old)
     return spec | {"contrasts": list(contrasts)}
 
 
@@ -147,7 +148,8 @@ def test_the_dates_that_ship_are_those_of_commits_with_the_contrast(
 
 def planned(spec: Path, *contrasts: Table, **names: str) -> Path:
     """Write the spec and its plan, as `harness run` does, and return the experiment's folder."""
-    spec.write_text(tomli_w.dumps(with_contrasts(*contrasts, **names)))
+    table = with_contrasts(*contrasts, **names)
+    spec.write_text(tomli_w.dumps(table))
     results = spec.parents[1] / "results"
     return write_experiment(plan_experiment(str(spec), results), results)
 
@@ -183,7 +185,8 @@ def test_a_plan_declares_what_its_record_did_not_have_and_the_first_record_stand
     )
     clock.append(at(14))
     planned(spec, CONTRAST | {"question": "Is it?"}, other)
-    assert [time for time, _ in declared(folder)] == [at(12), at(8)]
+    times = [time for time, _ in declared(folder)]
+    assert times == [at(12), at(8)]
     assert capsys.readouterr().out == ""
 
 
@@ -197,7 +200,8 @@ def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(
     for change in ({"margin": 0.0123}, {"margin": 0.0123, "kind": "equivalence"}):
         clock.append(at(len(clock) + 12))
         planned(spec, CONTRAST | change)
-        assert declared(folder)[0][0] == clock[-1]
+        (time, _), *_ = declared(folder)
+        assert time == clock[-1]
 
 
 def test_a_contrast_of_a_record_without_dates_stays_without_one(
@@ -206,7 +210,8 @@ def test_a_contrast_of_a_record_without_dates_stays_without_one(
     spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST)))
     folder, _ = recorded(spec)
     planned(spec, CONTRAST, CONTRAST | {"row": "ef_sgd"})
-    assert [time for time, _ in declared(folder)] == [None, at(8)]
+    times = [time for time, _ in declared(folder)]
+    assert times == [None, at(8)]
 
 
 def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(
@@ -218,5 +223,6 @@ def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(
         "is_verdict_kept",
     }
     for key, value in (("declared_at", at(1)), ("is_verdict_kept", True)):
-        spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST | {key: value})))
+        changed = CONTRAST | {key: value}
+        spec.write_text(tomli_w.dumps(with_contrasts(changed)))
         assert key in cli.refused("plan", spec)

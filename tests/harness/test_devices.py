@@ -63,7 +63,8 @@ def test_what_a_process_of_another_launcher_has_and_what_auto_means(
         "cuda:1",
         "cuda:2",
     ]
-    assert [own_gpu(local_rank, 1) for local_rank in range(2)] == ["cuda:0", "cuda:0"]
+    gpus = [own_gpu(local_rank, 1) for local_rank in range(2)]
+    assert gpus == ["cuda:0", "cuda:0"]
     config = small_config(num_workers=8)
     for device, num_gpus, workers in (
         ("cuda", 8, "processes"),
@@ -108,9 +109,8 @@ def test_ranks_of_a_group_tell_each_other_what_they_have(
         ]
         ends = [rank.result() for rank in ranks]
     if same:
-        assert all(
-            end.startswith("ranks 0 and 1 both have GPU a of x, ") for end in ends
-        )
+        for end in ends:
+            assert end.startswith("ranks 0 and 1 both have GPU a of x, ")
     else:
         assert ends == ["rank 0", "rank 1"]
 
@@ -164,7 +164,8 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(
         row: footprint.checkpoint_bytes for row, footprint in plan.footprints.items()
     }
     assert expected.keys() == taken.keys()
-    assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
+    for row, each in expected.items():
+        assert 1.0 <= taken[row] / each < 1.1, row
 
     # Two runs of two workers at once, with one generation being written and two that stay.
     needed = 2 * 2 * 3 * max(expected.values())
@@ -187,7 +188,8 @@ def test_a_disk_that_cannot_be_written_to_is_one_sentence(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
+    spec = load_spec(write_spec(tmp_path, small_spec()))
+    plan = make_plan(spec, tmp_path)
     for check in (
         check_writable("scratch", tmp_path),
         check_results(plan, tmp_path, jobs=1),

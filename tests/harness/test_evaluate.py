@@ -26,7 +26,8 @@ from cser_bench.harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
 
 CPU = torch.device("cpu")
-SAMPLES = TASK.load(None, TaskSpec(name="blobs"), CPU)
+BLOBS = TaskSpec(name="blobs")
+SAMPLES = TASK.load(None, BLOBS, CPU)
 PLAIN = MixedPrecision("fp32", CPU)
 Workers = tuple[RunConfig, list[nn.Module], DistributedOptimizer]
 
@@ -45,7 +46,8 @@ class Counted(TensorSamples):
 
 
 def batches_of(rank: int, num_workers: int, num_steps: int) -> list[Batch]:
-    indices = worker_batches(1, 1600, rank, num_workers, 20, range(num_steps))
+    steps = range(num_steps)
+    indices = worker_batches(1, 1600, rank, num_workers, 20, steps)
     return list(SAMPLES.training_batches(indices, 1, rank, 0))
 
 
@@ -62,7 +64,8 @@ def trained(
     model = build_model(config.model, TASK, config.seed, CPU)
     collectives = StackedCollectives(num_workers)
     models, optimizer = local_workers(config, model, collectives, 40)
-    of_workers = [batches_of(rank, num_workers, 7) for rank in range(num_workers)]
+    ranks = range(num_workers)
+    of_workers = [batches_of(rank, num_workers, 7) for rank in ranks]
     for batches in zip(*of_workers, strict=True):
         optimizer.zero_grad()
         for own, (inputs, labels) in zip(models, batches, strict=True):
@@ -84,7 +87,8 @@ def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tens
     kept: list[Tensor] = []
     for model in models:
         kept += model.state_dict().values()
-        kept += [torch.tensor(layer.momentum) for layer in batch_norms(model)]
+        for layer in batch_norms(model):
+            kept.append(torch.tensor(layer.momentum))
         kept.append(torch.tensor(model.training))
     kept += optimizer.replicas[0].buffers.values()
     kept.append(optimizer.flat.gradients)
@@ -98,8 +102,10 @@ def average_of(models: list[nn.Module]) -> nn.Module:
     states = [model.state_dict() for model in models]
     means = {}
     for key, first in states[0].items():
-        values = torch.stack([each[key].double() for each in states])
-        means[key] = values.mean(0).to(first.dtype)
+        of_workers = [each[key].double() for each in states]
+        values = torch.stack(of_workers)
+        mean = values.mean(0)
+        means[key] = mean.to(first.dtype)
     average.load_state_dict(means)
     return average
 
@@ -174,9 +180,11 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
     # The workers themselves differ, so that the comparison says something.
     own_losses = {direct_score(model)[1] for model in models}
     assert len(own_losses) == num_workers
-    expected = [direct_score(model) for model in scored_models(policy, models)]
+    scored = scored_models(policy, models)
+    expected = [direct_score(model) for model in scored]
     num_models = len(expected)
-    assert sorted(samples.scored) == sorted(list(range(500)) * num_models)
+    once = list(range(500))
+    assert sorted(samples.scored) == sorted(once * num_models)
     count = 500 * num_models
     correct = sum(number for number, _ in expected)
     assert score.correct == correct
@@ -206,7 +214,8 @@ def test_worker_distance_and_error_norm_are_roots_of_mean_squares(
     assert error.any(1).all()
     score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     distance = root_of_mean_square(parameters - parameters.mean(0))
-    assert score.worker_distance == pytest.approx(distance, rel=1e-4, abs=1e-6)
+    expected = pytest.approx(distance, rel=1e-4, abs=1e-6)
+    assert score.worker_distance == expected
     are_apart = score.worker_distance > 0
     assert are_apart == (num_workers > 1)
     norm = root_of_mean_square(error.double())
@@ -255,4 +264,5 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
     assert score.accuracy == expected
     assert accuracy == expected
     plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
-    assert abs(plain.loss - score.loss) > 1e-5 * score.loss
+    change = abs(plain.loss - score.loss)
+    assert change > 1e-5 * score.loss

@@ -66,14 +66,16 @@ SHRUNKEN: dict[str, Table] = {
 def shrunken(name: str) -> Spec:
     """The experiment with a row a method, one seed, few samples at a time and a small model; all
     else as shipped."""
-    spec = load_spec(EXPERIMENTS / f"{name}.toml").model_copy(update={"cells": []})
+    whole = load_spec(EXPERIMENTS / f"{name}.toml")
+    spec = whole.model_copy(update={"cells": []})
     small: Table = {
         "num_workers": NUM_WORKERS,
         "batch_size": BATCH_SIZE,
         "num_steps": None,
     }
     small["num_epochs"] = NUM_EPOCHS[spec.training.precision]
-    options = SHRUNKEN.get(name, SHRUNKEN[spec.task.name])
+    of_task = SHRUNKEN[spec.task.name]
+    options = SHRUNKEN.get(name, of_task)
     # In fp16 so small a network could overflow at every scale.
     slower = 10 if spec.training.precision == "fp16" else 1
     rows = [
@@ -135,7 +137,8 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
     if name == "gcide":
         dictionary(folder, 1, 40)
         return replace(gcide.TASK, **own, length=8, num_test_entries=8, sha256=None)
-    num_slots, _ = (bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1))
+    both = [bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1)]
+    num_slots, _ = both
     own |= {"num_test_chapters": 3, "num_slots": num_slots, "sha256": None}
     return replace(kjv_es.TASK, **own, vocabulary=300, positions=64)
 
@@ -211,7 +214,8 @@ def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
         assert [sum(counts) for counts in result.class_counts] == [
             NUM_TRAIN // NUM_WORKERS
         ] * NUM_WORKERS
-    sent = sum(result.traffic[key].bits for key in result.expected_traffic)
+    traffic = result.traffic
+    sent = sum(traffic[key].bits for key in result.expected_traffic)
     if config.precision == "fp16":  # loss scaling skips some steps, but not all
         assert sent > 0 or config.algorithm != "sgd"
     elif "per_tensor_block" not in str(config.settings):

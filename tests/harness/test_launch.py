@@ -55,7 +55,8 @@ def test_a_run_needs_no_system_that_binds_processes(
         len({core for place in places_of_runs for core in place.cores})
         == os.cpu_count()
     )
-    assert done(plan.runs[0].config, tmp_path).folder.is_dir()
+    run = done(plan.runs[0].config, tmp_path)
+    assert run.folder.is_dir()
 
 
 # Processes
@@ -88,9 +89,11 @@ def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     for one, other in zip(
         [*events, result], [*stacked_events, stacked_result], strict=True
     ):
-        assert one == {key: close_to(value) for key, value in other.items()}
+        expected = {key: close_to(value) for key, value in other.items()}
+        assert one == expected
     (attempt,) = read_run(folder).run.attempts
-    assert (attempt.launch, attempt.backend) == ("processes", "gloo")
+    assert attempt.launch == "processes"
+    assert attempt.backend == "gloo"
 
 
 @pytest.mark.whole
@@ -120,7 +123,8 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
             done(run.config, tmp_path / "stacked").folder
         )
         (attempt,) = read_run(folder).run.attempts
-        assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
+        assert attempt.launch == "torchrun"
+        assert attempt.backend == "gloo"
 
 
 @pytest.mark.parametrize("name", ["run", "time"])
@@ -193,7 +197,8 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(
     (folder / "events.jsonl").mkdir(parents=True)
     display = Quiet()
     assert launch(plan, launch_options(tmp_path), display) == 1
-    assert [name for name, failure in display.ends.items() if failure] == ["cser 1"]
+    failed = [name for name, failure in display.ends.items() if failure]
+    assert failed == ["cser 1"]
     assert len(display.ends) == len(plan.runs)
     failure = read_record(folder / "failure.json", Failure)
     assert failure.kind == "bug"
@@ -215,13 +220,17 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(
 def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the_command(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = small_spec() | {"rows": small_spec()["rows"][:1]}
+    first_row = small_spec()["rows"][:1]
+    spec = small_spec() | {"rows": first_row}
     plan = planned(tmp_path, spec)
     folder = tmp_path / "small" / plan.runs[0].run_id
     folder.mkdir(parents=True)
-    job_for(plan.runs[0].config, tmp_path / "small").recorder().begin(0)
+    config = plan.runs[0].config
+    job = job_for(config, tmp_path / "small")
+    job.recorder().begin(0)
     (folder / name).write_text('{"version": 1, "run_\n{}\n')
-    options = [str(write_spec(tmp_path, spec)), "--results", str(tmp_path)]
+    path = write_spec(tmp_path, spec)
+    options = [str(path), "--results", str(tmp_path)]
     assert main(["run", *options, "--jobs", "1"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("error: ")
@@ -281,7 +290,8 @@ def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothin
         said = cli.out("run", path, "--results", tmp_path)
     assert "sgd seed 1: skipped: another process is at this run" in said
     assert "1 runs were skipped, as another command is at them" in said
-    assert {path.name for path in folder.iterdir()} == {"owner.lock", "log.txt"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"owner.lock", "log.txt"}
     assert "sgd seed 1: done" in cli.out("run", path, "--results", tmp_path)
 
 

@@ -65,7 +65,8 @@ class Overflows:
         ) -> Tensor:
             value = loss(precision, model, inputs, labels)
             place = divmod(len(self.losses), 2)
-            if (place[1], first + place[0]) in forced:
+            at = (place[1], first + place[0])
+            if at in forced:
                 if of_loss:
                     value = value * INFINITY
                 else:
@@ -126,7 +127,8 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
         for changed in overflows.changed
         if changed
     )
-    assert (result.status, result.num_steps) == ("done", 40)
+    assert result.status == "done"
+    assert result.num_steps == 40
     if name == "sgd":
         assert result.traffic["gradient"].collectives == 40 - len(skipped)
 
@@ -143,7 +145,8 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
 def test_interrupted_equals_uninterrupted_in_half_precision(
     name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(name, settings_of(name, BLOCK), precision=precision)
+    settings = settings_of(name, BLOCK)
+    config = small_config(name, settings, precision=precision)
     states = []
     for place, attempts in (
         ("whole", {None: 0}),
@@ -151,18 +154,21 @@ def test_interrupted_equals_uninterrupted_in_half_precision(
     ):
         for stop, first in attempts.items():
             with monkeypatch.context() as patch, kept_checkpoints():
-                Overflows(patch, FORCED if precision == "fp16" else set(), first=first)
+                forced = FORCED if precision == "fp16" else set()
+                Overflows(patch, forced, first=first)
                 patch.setattr(
                     blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, stop))
                 )
                 job = job_for(config, tmp_path / place)
                 assert attempt_stacked(job) == (stop is None)
         saved = job.folder / "checkpoint" / "step-000000025" / "rank-0.pt"
-        states.append(torch.load(saved, weights_only=True)["precision"])
+        checkpoint = torch.load(saved, weights_only=True)
+        states.append(checkpoint["precision"])
     assert [
         attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts
     ] == [0, 0, 20, 25]
-    assert comparable(job.folder) == comparable(tmp_path / "whole" / job.folder.name)
+    whole = tmp_path / "whole" / job.folder.name
+    assert comparable(job.folder) == comparable(whole)
     assert states[0] == states[1]
     assert precision != "fp16" or (
         states[0]["scale"] < 2.0**16 and states[0]["_growth_tracker"] > 0
@@ -179,7 +185,8 @@ def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(
     first = [loss for loss in overflows.losses[:40] if math.isfinite(loss)]
     assert len(first) == 39
     assert record.result.status == "done"
-    assert record.events[0].train_loss == pytest.approx(math.fsum(first) / 39, rel=1e-6)
+    mean = math.fsum(first) / 39
+    assert record.events[0].train_loss == pytest.approx(mean, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -189,7 +196,8 @@ def test_without_loss_scaling_an_infinite_gradient_is_divergence(
     overflows = Overflows(monkeypatch, {(1, 5)})
     result = trained(tmp_path, precision=precision).result
     assert overflows.skipped() == set()
-    assert (result.status, result.diverged_at_step) == ("diverged", 20)
+    assert result.status == "diverged"
+    assert result.diverged_at_step == 20
 
 
 # Workers in one process
@@ -205,14 +213,16 @@ def test_batched_passes_are_those_of_one_after_the_other_up_to_rounding(
         **own,
         model={"name": "mlp", "options": {"hidden": 9}},
     )
-    (events, result) = comparable(done(config, tmp_path / "at once").folder)
+    at_once = done(config, tmp_path / "at once")
+    (events, result) = comparable(at_once.folder)
     found: list[object] = []
     monkeypatch.setattr(
         training,
         "batched_backward",
         lambda *arguments: found.append(batched_backward(*arguments)),
     )
-    (others, other) = comparable(done(config, tmp_path / "one by one").folder)
+    one_by_one = done(config, tmp_path / "one by one")
+    (others, other) = comparable(one_by_one.folder)
     assert [event["test_loss"] for event in events] == pytest.approx(
         [each["test_loss"] for each in others], rel=1e-4
     )
@@ -232,7 +242,8 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(
     job = job_for(small_config("cser", CSER), tmp_path)
     with monkeypatch.context() as here:
         here.setattr(build, "lay_out", as_on_a_gpu)
-        here.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, 30)))
+        stopping = DoctoredBlobs(hook=partial(stop_before, 30))
+        here.setattr(blobs, "TASK", stopping)
         assert not attempt_stacked(job)
     assert not attempt_stacked(job_for(job.run.config, tmp_path))
     failure = read_record(job.folder / "failure.json", Failure)
@@ -260,9 +271,11 @@ def test_a_step_reads_no_number_of_a_tensor_and_mixes_no_devices(
     if kind == "top_k" and "released" in name:
         pytest.skip("takes blocks alone")
     monkeypatch.setattr(FirstStep, "check", lambda *_: False)
-    model = build_model(small_config().model, blobs.TASK, 1, torch.device("meta"))
+    spec = small_config().model
+    model = build_model(spec, blobs.TASK, 1, torch.device("meta"))
     table = settings_of(name, {"kind": kind, "ratio": 4})
-    optimizer = build_optimizer(small_config(name, table), model, SoloCollectives(), 40)
+    config = small_config(name, table)
+    optimizer = build_optimizer(config, model, SoloCollectives(), 40)
     for _ in range(4):  # with a reset, or an exchange, among them
         optimizer.zero_grad()
         for parameter in optimizer.flat.tensors:

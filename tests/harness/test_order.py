@@ -50,21 +50,25 @@ LABELS = torch.arange(1_600) % CLASSES
 def shards_of(
     labels: Tensor = LABELS, num_workers: int = 8, seed: int = 1, **spec: Any
 ) -> list[list[int]]:
-    shards = worker_shards(PartitionSpec(**spec), labels, num_workers, seed)
+    partition = PartitionSpec(**spec)
+    shards = worker_shards(partition, labels, num_workers, seed)
     assert shards is not None
     return [shard.tolist() for shard in shards]
 
 
+def dirichlet(alpha: float) -> Table:
+    return {"kind": "dirichlet", "alpha": alpha}
+
+
+def class_shards(number: int) -> Table:
+    return {"kind": "class_shards", "shards_per_worker": number}
+
+
+ALPHAS = st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9])
 SPECS = st.one_of(
     st.just({"kind": "contiguous"}),
-    st.builds(
-        lambda alpha: {"kind": "dirichlet", "alpha": alpha},
-        st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9]),
-    ),
-    st.builds(
-        lambda number: {"kind": "class_shards", "shards_per_worker": number},
-        st.integers(1, 4),
-    ),
+    st.builds(dirichlet, ALPHAS),
+    st.builds(class_shards, st.integers(1, 4)),
 )
 
 
@@ -95,7 +99,8 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
         assert held == list(range(len(held)))
     num_left_out = num_samples - len(held)
     assert num_left_out < num_stretches
-    counts = class_counts([torch.tensor(shard) for shard in shards], classes, 7)
+    indices = [torch.tensor(shard) for shard in shards]
+    counts = class_counts(indices, classes, 7)
     for row, shard in zip(counts, shards, strict=True):
         recount = Counter(labels[sample] for sample in shard)
         assert row == [recount[each] for each in range(7)]
@@ -127,20 +132,26 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
     deviation_of_mean = squares.std() / 10
-    assert abs(squares.mean() - expected) < 4 * deviation_of_mean
+    off_mean = abs(squares.mean() - expected)
+    assert off_mean < 4 * deviation_of_mean
     sizes = torch.tensor([2_000, 6_000, 12_000])
     unequal = torch.repeat_interleave(torch.arange(3), sizes)
-    mean_shares = first_shares(unequal, alpha=1.0).mean(axis=0)
+    shares_of_unequal = first_shares(unequal, alpha=1.0)
+    mean_shares = shares_of_unequal.mean(axis=0)
     off_shares = mean_shares - [0.1, 0.3, 0.6]
     assert abs(off_shares).max() < 0.08
 
 
 def test_class_shards_give_a_worker_few_classes_at_random() -> None:
     shards = shards_of(num_workers=10, **FIXED["class_shards"])
-    sets = [set(LABELS[shard].tolist()) for shard in shards]
+    sets = []
+    for shard in shards:
+        labels = LABELS[shard]
+        sets.append(set(labels.tolist()))
     assert max(map(len, sets)) == 2
     pairs = [each for each in sets if len(each) == 2]
-    assert any(max(pair) - min(pair) > 1 for pair in pairs), "not neighbours alone"
+    are_apart = [max(pair) - min(pair) > 1 for pair in pairs]
+    assert any(are_apart), "not neighbours alone"
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "class_shards"])
@@ -190,7 +201,8 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
         return torch.stack(list(found))
 
     found = [batches(rank) for rank in range(num_workers)]
-    assert {own.shape for own in found} == {(num_steps, batch_size)}
+    shapes = {own.shape for own in found}
+    assert shapes == {(num_steps, batch_size)}
     epochs = []
     for start in range(0, num_steps, per_epoch):
         steps = slice(start, start + per_epoch)
@@ -201,7 +213,9 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
         for each, shard in zip(seen, shards, strict=True):
             assert len(set(each)) == len(each)
             assert set(each) <= set(shard)
-    assert epochs[0] != epochs[1] != epochs[2]
+    first_epoch, second_epoch, third_epoch = epochs
+    assert first_epoch != second_epoch
+    assert second_epoch != third_epoch
     torch.manual_seed(first)  # The global generator has no say.
     resumed = batches(0, first)
     assert torch.equal(resumed, found[0][first:])
@@ -234,7 +248,8 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
     first = [seen[rank][:400] for rank in range(4)]
     second = [seen[rank][400:800] for rank in range(4)]
     for epoch in (first, second):
-        assert sorted(itertools.chain(*epoch)) == list(range(1_600))
+        both = sorted(itertools.chain(*epoch))
+        assert both == list(range(1_600))
     if kind == "reshuffled":
         assert result.class_counts is None
         # By chance a quarter of 400 is seen by the same worker again.
@@ -250,7 +265,8 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
         counts = []
         for own in first:
             labels = Counter(LABELS[own].tolist())
-            counts.append([labels[each] for each in range(CLASSES)])
+            counts_of_worker = [labels[each] for each in range(CLASSES)]
+            counts.append(counts_of_worker)
         assert result.class_counts == counts
 
 
@@ -287,8 +303,10 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
     assert len(seen) == 24 + 80
     # The last steps before the scores are 5 and 11; 3 steps warm up, 9 follow the cosine.
     shares = [(step - 3) / 9 for step in (5, 11)]
-    rates = [0.05 * (1 + math.cos(math.pi * share)) / 2 for share in shares]
-    assert [event.step for event in short.events] == [6, 12]
+    cosines = [math.cos(math.pi * share) for share in shares]
+    rates = [0.05 * (1 + cosine) / 2 for cosine in cosines]
+    steps = [event.step for event in short.events]
+    assert steps == [6, 12]
     found = [event.learning_rate for event in short.events]
     assert found == pytest.approx(rates)
 
@@ -377,7 +395,8 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
 ):
     everyone = set(range(1600))
     kept, held_out = held_out_indices(1600, 400)
-    both = {*kept.tolist(), *held_out.tolist()}
+    in_either = kept.tolist() + held_out.tolist()
+    both = set(in_either)
     assert both == everyone
     assert len(kept) == 1200
     torch.manual_seed(7)
@@ -394,10 +413,12 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
         assert len(kept) == 800
         in_both = set(kept.tolist()) & set(held.tolist())
         assert not in_both
-    whole = TASK.load(None, TaskSpec(name="blobs"), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    task = TaskSpec(name="blobs")
+    whole = TASK.load(None, task, cpu)
     for number, scored in ((0, 500), (400, 400)):
         spec = TaskSpec(name="blobs", num_train=800, held_out=number)
-        samples = TASK.load(None, spec, torch.device("cpu"))
+        samples = TASK.load(None, spec, cpu)
         assert samples.train_inputs.equal(whole.train_inputs[trained])
         assert len(samples.evaluation_labels) == scored
         assert split_sizes(TASK, spec) == (800, scored)
@@ -416,7 +437,8 @@ def test_seeds_of_different_streams_differ_and_never_change() -> None:
         derive_seed(11, "init"),
     }
     assert len(streams) == 5
-    assert all(0 <= seed < 2**63 for seed in streams)
+    for seed in streams:
+        assert 0 <= seed < 2**63
     # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1,
     # 'init')").
     digest = bytes.fromhex("c533243a0e98fb04")
@@ -437,5 +459,7 @@ def test_all_algorithms_start_from_the_same_parameters() -> None:
     assert not torch.equal(own, others)
     for name in algorithms():
         config = small_config(name, settings_of(name, BLOCK))
-        _, optimizer = local_workers(config, first, StackedCollectives(2), 40)
-        assert torch.equal(optimizer.flat.parameters, own.expand(2, -1))
+        collectives = StackedCollectives(2)
+        _, optimizer = local_workers(config, first, collectives, 40)
+        expected = own.expand(2, -1)
+        assert torch.equal(optimizer.flat.parameters, expected)

@@ -40,7 +40,8 @@ SOURCE = EXAMPLE.read_text()
 def own_spec() -> Table:
     """The small experiment with a row of the example's method in the place of CSER's."""
     spec = changed(small_spec(), "rows.1.settings", {"sync_interval": 3})
-    spec["rows"][1] |= {"row": "growing", "label": "growing", "algorithm": NAME}
+    growing = {"row": "growing", "label": "growing", "algorithm": NAME}
+    spec["rows"][1] |= growing
     del spec["rows"][1]["ratio"]
     return spec
 
@@ -68,7 +69,8 @@ def test_a_file_is_planned_run_recorded_and_reported(
     # 40 steps of rounds that end after 3, 6, 9, 12, 16, ... steps: counted by a slow loop.
     ends = {int(3 * n + 0.125 * n * (n - 1) / 2) for n in range(1, 40)}
     assert run.result is not None
-    assert run.result.traffic["model"].collectives == sum(end <= 40 for end in ends)
+    expected = sum(end <= 40 for end in ends)
+    assert run.result.traffic["model"].collectives == expected
     if workers == "stacked":
         assert "wrote" in cli.out(
             "report", path, "--results", results, "--methods", file
@@ -99,7 +101,8 @@ def test_a_run_depends_on_the_digest_alone_and_those_that_ship_on_nothing_new(
     assert ids["first"] == ids["renamed"]
     assert len(set(ids.values())) == 3
     with pytest.raises(ValueError, match=r"not that of its digest"):
-        MethodSource(file="mine.py", source=SOURCE + "#", sha256=first.sha256)
+        other_source = SOURCE + "#"
+        MethodSource(file="mine.py", source=other_source, sha256=first.sha256)
     # The id of a run from before there were methods from outside.
     assert run_id(small_config()) == "4cd78f74059b"
 
@@ -147,7 +150,8 @@ def test_a_file_that_is_no_method_is_refused_in_a_sentence(
     path = write_spec(tmp_path, own_spec())
     file = tmp_path / "mine.py"
     file.write_text(text)
-    assert WRONG[text] in cli.refused("plan", path, "--methods", file)
+    said = cli.refused("plan", path, "--methods", file)
+    assert WRONG[text] in said
 
 
 def test_files_that_are_not_there_taken_by_another_or_used_by_no_row_are_refused(
@@ -158,7 +162,8 @@ def test_files_that_are_not_there_taken_by_another_or_used_by_no_row_are_refused
     one.write_text(SOURCE)
     two = tmp_path / "two.py"
     two.write_text(SOURCE)
-    assert "as one in one.py is" in cli.refused("plan", path, "--methods", one, two)
+    said = cli.refused("plan", path, "--methods", one, two)
+    assert "as one in one.py is" in said
     assert "cannot be read" in cli.refused(
         "plan", path, "--methods", tmp_path / "three.py"
     )
@@ -167,7 +172,8 @@ def test_files_that_are_not_there_taken_by_another_or_used_by_no_row_are_refused
     )
     assert "--methods FILE.py" in cli.refused("plan", path)
     assert "no installed package" in cli.refused("plan", path, "--methods", "three")
-    outside = write_spec(tmp_path, own_spec() | {"outside": {}})
+    table = own_spec() | {"outside": {}}
+    outside = write_spec(tmp_path, table)
     assert NAME in cli.out("plan", outside, "--methods", one)
     source = MethodSource.of("one.py", SOURCE).model_dump()
     outside = write_spec(
@@ -191,7 +197,8 @@ def test_an_installed_package_names_its_methods_by_an_entry_point(
     group = found_methods.GROUP
     (about / "entry_points.txt").write_text(f"[{group}]\nhers = her_methods.growing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    [(name, source)] = found_methods.outside_methods(["hers"]).items()
+    outside = found_methods.outside_methods(["hers"])
+    [(name, source)] = outside.items()
     assert (name, source.file, source.package) == (
         NAME,
         "growing.py",
@@ -208,7 +215,8 @@ def test_a_failure_in_the_method_shows_its_line(tmp_path: Path) -> None:
     config = small_config(NAME, {"sync_interval": 3}, method_source=source)
     job = job_for(config, tmp_path)
     assert not attempt_stacked(job)
-    failure = json.loads((job.folder / "failure.json").read_text())
+    written = (job.folder / "failure.json").read_text()
+    failure = json.loads(written)
     assert failure["message"] == "hm"
     assert "raise RuntimeError('hm')" in failure["traceback"]
     assert "mine.py" in failure["traceback"]

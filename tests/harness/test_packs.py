@@ -3,6 +3,7 @@ packs whole."""
 
 from __future__ import annotations
 
+import copy
 import gzip
 import itertools
 import json
@@ -92,24 +93,27 @@ def folder(tmp_path: Path) -> Path:
     for run in (before_its_first_score, torn):
         (run / "result.json").unlink()
     (before_its_first_score / "events.jsonl").write_text("")
-    (torn / "events.jsonl").write_bytes((torn / "events.jsonl").read_bytes()[:-20])
+    torn_events = torn / "events.jsonl"
+    torn_events.write_bytes(torn_events.read_bytes()[:-20])
     return tmp_path
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder but locks, by its path."""
-    files = (
-        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
-    )
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".lock":
+            name = str(path.relative_to(folder))
+            found[name] = path.read_bytes()
+    return found
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    return {
-        path.name: read_run_files(path)
-        for path in store.run_folders(folder)
-        if (path / "result.json").exists()
-    }
+    found = {}
+    for path in store.run_folders(folder):
+        if (path / "result.json").exists():
+            found[path.name] = read_run_files(path)
+    return found
 
 
 # The same runs
@@ -127,37 +131,45 @@ def test_folders_come_back_as_they_were_but_for_a_torn_line_and_what_is_no_recor
     runs = finished(folder)
     read = records(folder)
     assert len(read) == 14
-    assert read == {
-        path.name: repr(read_run(path)) for path in store.run_folders(folder)
-    }
+    by_folder = {}
+    for path in store.run_folders(folder):
+        by_folder[path.name] = repr(read_run(path))
+    assert read == by_folder
     assert pack_runs(folder) == (12, 12)
     assert records(folder) == read
     assert pack_runs(folder, remove_folders=True) == (12, 12)
     assert records(folder) == read
-    assert not any((folder / run).exists() for run in runs)
+    for run in runs:
+        assert not (folder / run).exists()
     assert pack_runs(folder) == (12, 0)
     assert unpack_runs(folder) == 12
     assert records(folder) == read
     after = tree(folder)
     # Plain JSON, that anything can read
-    for line in after.pop(PACK).decode().splitlines()[1:]:
-        assert json.loads(line)["run"]["experiment"] == NAME
-        assert isinstance(json.loads(line)["events"], list)
+    _, *lines = after.pop(PACK).decode().splitlines()
+    for line in lines:
+        run = json.loads(line)
+        assert run["run"]["experiment"] == NAME
+        assert isinstance(run["events"], list)
     before = {
         name: data for name, data in before.items() if Path(name).name != "log.txt"
     }
     torn = next(name for name, data in before.items() if data.endswith(b"caf\xc3"))
-    before[torn] = before[torn].rpartition(b"\n")[0] + b"\n"
-    assert {name: data for name, data in after.items() if "failure" not in name} == {
-        name: data for name, data in before.items() if "failure" not in name
-    }
+    whole_lines, _, _ = before[torn].rpartition(b"\n")
+    before[torn] = whole_lines + b"\n"
+    assert without_failures(after) == without_failures(before)
+
+
+def without_failures(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files whose names do not speak of a failure."""
+    return {name: data for name, data in files.items() if "failure" not in name}
 
 
 def test_a_folder_with_a_result_wins_and_one_without_does_not(folder: Path) -> None:
     pack_runs(folder)
     one, other = sorted(finished(folder))[:2]
     path = folder / one / "result.json"
-    path.write_bytes(path.read_bytes().replace(b'"compute"', b'"komputi"'))
+    rename_a_clock(path)
     (folder / other / "result.json").unlink()
     assert unpack_runs(folder) == 0
     assert not (folder / other / "result.json").exists()
@@ -168,6 +180,11 @@ def test_a_folder_with_a_result_wins_and_one_without_does_not(folder: Path) -> N
         assert runs[other].result is not None
         pack_runs(folder)
         shutil.rmtree(folder / one, ignore_errors=True)
+
+
+def rename_a_clock(path: Path) -> None:
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'"compute"', b'"komputi"'))
 
 
 # Bad input
@@ -254,7 +271,8 @@ def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost
 ) -> None:
     pack_runs(folder)
     spoil, words = BAD[what]
-    (folder / PACK).write_text("".join(spoil(folder)))
+    spoilt = "".join(spoil(folder))
+    (folder / PACK).write_text(spoilt)
     for run in list(finished(folder))[6:]:
         shutil.rmtree(folder / run)
     before = tree(folder)
@@ -265,14 +283,18 @@ def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost
         assert tree(folder) == before
 
 
+def with_another_batch_size(text: str) -> str:
+    return text.replace('"batch_size": 16', '"batch_size": 30')
+
+
+def cut(text: str) -> str:
+    return text[:-5]
+
+
 SPOILT: list[tuple[str, Callable[[str], str], str]] = [
     ("stray", str, "stray/run.json was edited or moved"),
-    (
-        "",
-        lambda text: text.replace('"batch_size": 16', '"batch_size": 30'),
-        "its config is that of run",
-    ),
-    ("", lambda text: text[:-5], "run.json is damaged"),
+    ("", with_another_batch_size, "its config is that of run"),
+    ("", cut, "run.json is damaged"),
 ]
 
 
@@ -282,11 +304,13 @@ SPOILT: list[tuple[str, Callable[[str], str], str]] = [
 def test_folders_that_cannot_be_packed_are_refused(
     name: str, spoil: Callable[[str], str], words: str, folder: Path, cli: CommandLine
 ) -> None:
-    path = folder / min(finished(folder))
-    path = path.rename(folder / (name or path.name)) / "run.json"
+    run_folder = folder / min(finished(folder))
+    run_folder = run_folder.rename(folder / (name or run_folder.name))
+    path = run_folder / "run.json"
     path.write_text(spoil(path.read_text()))
     before = tree(folder)
-    assert words in cli.refused("pack", folder, "--remove-folders", code=1)
+    said = cli.refused("pack", folder, "--remove-folders", code=1)
+    assert words in said
     assert tree(folder) == before
 
 
@@ -358,9 +382,11 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
         place = tmp_path_factory.mktemp(f"edit{number}")
         shutil.copytree(whole, place / whole.name)
         assert len(read_runs(place)) == 1
-        (place / whole.name / name).unlink() if text is None else (
-            place / whole.name / name
-        ).write_text(text)
+        path = place / whole.name / name
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
         with pytest.raises(RecordError, match=re.escape(words)):
             read_runs(place)
 
@@ -376,9 +402,9 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
 ) -> None:
     """Also after it was packed and unpacked, and of a run that went on after a torn line."""
     whole = done(small_config(), tmp_path).folder
-    files = {
-        name: (whole / name).read_text() for name in ("events.jsonl", "result.json")
-    }
+    files = {}
+    for name in ("events.jsonl", "result.json"):
+        files[name] = (whole / name).read_text()
     assert len(read_runs(tmp_path)) == 1
     edits = [
         ("events.jsonl", r'"test_loss": [^,]+', '"test_loss": 0.5'),
@@ -390,9 +416,8 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
     for name, pattern, by in edits:
         text = _replaced(files[name], pattern, by)
         if name == "result.json" and "collectives" in pattern:
-            text = _replaced(
-                text, r'("expected_traffic"[^}]*"collectives": )\d+', r"\g<1>1"
-            )
+            expected = r'("expected_traffic"[^}]*"collectives": )\d+'
+            text = _replaced(text, expected, r"\g<1>1")
         (whole / name).write_text(text)
         with pytest.raises(RecordError, match="has another digest"):
             read_runs(tmp_path)
@@ -404,28 +429,31 @@ def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(
     tmp_path: Path,
 ) -> None:
     pack = read_pack(TUNING)
-    late = [
-        run
-        for run, files in pack.items()
-        if files["result"]["status"] == "diverged" and len(files["events"]) > 1
-    ]
-    files = json.loads(json.dumps(pack[late[0]]))
+    late = []
+    for run, files in pack.items():
+        has_diverged = files["result"]["status"] == "diverged"
+        if has_diverged and len(files["events"]) > 1:
+            late.append(run)
+    run = late[0]
+    files = copy.deepcopy(pack[run])
     files["events"].pop()
-    (tmp_path / PACK).write_text(render_pack(NAME, {late[0]: files}))
+    text = render_pack(NAME, {run: files})
+    (tmp_path / PACK).write_text(text)
     with pytest.raises(RecordError, match="lacks 1 of "):
         read_runs(tmp_path)
 
 
 def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
-    plan = make_plan(
-        load_spec(write_spec(tmp_path, only(small_spec(), "sgd"))), tmp_path
-    )
+    table = only(small_spec(), "sgd")
+    spec = load_spec(write_spec(tmp_path, table))
+    plan = make_plan(spec, tmp_path)
     assert launch(plan, launch_options(tmp_path), Quiet()) == 0
     folder = tmp_path / "small"
 
     def seen() -> tuple[object, ...]:
         text = status_text(statuses(folder, plan.runs), num_workers=2)
-        return text, read_frames(folder).runs.to_csv(), missing_runs(plan, folder)
+        runs = read_frames(folder).runs.to_csv()
+        return text, runs, missing_runs(plan, folder)
 
     before = seen()
     pack_runs(folder, remove_folders=True)
@@ -439,10 +467,9 @@ def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experimen
     tmp_path: Path,
 ) -> None:
     def git(*words: str | Path) -> str:
-        command = ["git", "-C", str(tmp_path), *map(str, words)]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True
-        ).stdout
+        command = ["git", "-C", str(tmp_path), *(str(word) for word in words)]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
+        return ended.stdout
 
     git("init", "--quiet")
     shutil.copy(ROOT / ".gitignore", tmp_path)
@@ -461,14 +488,18 @@ def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experimen
 
     git("add", "results")
     kept = git("ls-files").split()
-    assert sorted(Path(name).name for name in kept) == ["experiment.json", PACK]
+    names = sorted(Path(name).name for name in kept)
+    assert names == ["experiment.json", PACK]
     clone = tmp_path / "clone"
     for name in kept:
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tmp_path / name, clone / name)
-    there = make_plan(spec, clone / "results" / "unfinished", tuning=True)
-    left = missing_runs(there, clone / "results" / "unfinished" / there.experiment.name)
-    assert [run.run_id for run in left] == [run.run_id for run in trials.runs[1:]]
+        copied = clone / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / name, copied)
+    results_there = clone / "results" / "unfinished"
+    there = make_plan(spec, results_there, tuning=True)
+    left = missing_runs(there, results_there / there.experiment.name)
+    not_run = trials.runs[1:]
+    assert [run.run_id for run in left] == [run.run_id for run in not_run]
 
 
 # Killed in between
@@ -506,7 +537,7 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
 
     def rewritten(*arguments: Any) -> None:
         write(*arguments)
-        path.write_bytes(path.read_bytes().replace(b'"compute"', b'"komputi"'))
+        rename_a_clock(path)
 
     monkeypatch.setattr(store, "write_text_atomically", rewritten)
     pack_runs(folder, remove_folders=True)
@@ -518,19 +549,21 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
 
 def test_a_compressed_pack_is_read_as_it_was(tmp_path: Path) -> None:
     shutil.copy(TUNING / "experiment.json", tmp_path)
-    (tmp_path / f"{PACK}.gz").write_bytes(gzip.compress((TUNING / PACK).read_bytes()))
+    packed = (TUNING / PACK).read_bytes()
+    (tmp_path / f"{PACK}.gz").write_bytes(gzip.compress(packed))
     assert read_pack(tmp_path)
     assert read_pack(tmp_path) == read_pack(TUNING)
-    assert read_runs(tmp_path).keys() == read_runs(TUNING).keys()
+    runs = read_runs(tmp_path)
+    assert runs.keys() == read_runs(TUNING).keys()
 
 
 def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
     path = tmp_path / f"{PACK}.gz"
     whole = gzip.compress((TUNING / PACK).read_bytes())
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        RecordError, match=rf"^{re.escape(str(path))} is damaged .*again$"
-    ):
+    half = len(whole) // 2
+    path.write_bytes(whole[:half])
+    words = rf"^{re.escape(str(path))} is damaged .*again$"
+    with pytest.raises(RecordError, match=words):
         read_pack(tmp_path)
 
 
@@ -546,20 +579,22 @@ SHIPPED = [folder for folder in shipped_experiments() if (folder / PACK).exists(
 def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(
     shipped: Path, tmp_path: Path
 ) -> None:
-    planned = {
-        run_id for row in read_experiment(shipped).rows for run_id in row.runs.values()
-    }
+    planned = set()
+    for row in read_experiment(shipped).rows:
+        planned |= set(row.runs.values())
     packed = set(packs.read_pack(shipped))
     assert packed <= planned
     # An experiment that is not done yet ships its runs as they come, and no report.
-    if (shipped / "report.md").exists() or shipped.name.endswith("_tuning"):
+    is_tuning = shipped.name.endswith("_tuning")
+    if (shipped / "report.md").exists() or is_tuning:
         assert packed == planned
     for name in ("experiment.json", PACK):
         shutil.copy(shipped / name, tmp_path)
     assert unpack_runs(tmp_path) == len(packed)
     (tmp_path / PACK).unlink()
-    assert repr(read_runs(tmp_path)).replace(str(tmp_path), str(shipped)) == repr(
-        read_runs(shipped)
-    )
+    unpacked = repr(read_runs(tmp_path))
+    expected = repr(read_runs(shipped))
+    assert unpacked.replace(str(tmp_path), str(shipped)) == expected
     pack_runs(tmp_path)
-    assert (tmp_path / PACK).read_bytes() == (shipped / PACK).read_bytes()
+    packed_again = (tmp_path / PACK).read_bytes()
+    assert packed_again == (shipped / PACK).read_bytes()

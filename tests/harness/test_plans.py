@@ -46,17 +46,21 @@ def test_run_id_depends_on_scientific_fields() -> None:
         "restart": {"without": ["error"]},
     }
     config = small_config("cser", CSER)
-    tables = [
-        changed(config.model_dump(mode="json"), path, other)
-        for path, other in others.items()
-    ]
-    assert len(
-        {run_id(each) for each in [config, *map(RunConfig.model_validate, tables)]}
-    ) == 1 + len(others)
+    table = config.model_dump(mode="json")
+    ids = {run_id(config)}
+    for path, other in others.items():
+        changed_config = RunConfig.model_validate(changed(table, path, other))
+        ids.add(run_id(changed_config))
+    assert len(ids) == 1 + len(others)
 
 
 def plan_of(table: Table, folder: Path) -> Plan:
-    return make_plan(load_spec(write_spec(folder, table)), folder)
+    spec = load_spec(write_spec(folder, table))
+    return make_plan(spec, folder)
+
+
+def ids_of(plan: Plan) -> set[str]:
+    return {run.run_id for run in plan.runs}
 
 
 def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> None:
@@ -65,13 +69,12 @@ def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> 
     elsewhere.mkdir()
     other = copy.deepcopy(table) | {"name": "other", "title": "Other"}
     other["statistics"] |= {"margin": 0.05, "confidence": 0.9}
-    other["rows"] = [
-        row | {"label": f"x{row['label']}"} for row in reversed(other["rows"])
-    ]
+    other["rows"].reverse()
     for row in other["rows"]:
+        row["label"] = f"x{row['label']}"
         del row["ratio"]
-    ids = {run.run_id for run in plan_of(table, tmp_path).runs}
-    assert {run.run_id for run in plan_of(other, elsewhere).runs} == ids
+    ids = ids_of(plan_of(table, tmp_path))
+    assert ids_of(plan_of(other, elsewhere)) == ids
     assert len(ids) == 6
 
 
@@ -79,23 +82,29 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     spec = changed(small_spec(), "rows.1.warmup_epochs", 0.5)
     spec["rows"][0]["partition"] = {"kind": "contiguous"}
     plan = plan_of(spec, tmp_path)
-    assert [row.row for row in plan.experiment.rows] == ["sgd", "cser", "ef_sgd"]
+    rows = [row.row for row in plan.experiment.rows]
+    assert rows == ["sgd", "cser", "ef_sgd"]
     for row in plan.experiment.rows:
-        runs = {str(run.seed): run.run_id for run in plan.runs if run.row == row.row}
+        of_row = [run for run in plan.runs if run.row == row.row]
+        runs = {str(run.seed): run.run_id for run in of_row}
         assert row.runs == runs
         assert list(runs) == ["1", "2"]
-        assert (row.num_steps, row.num_parameters) == (40, 742)
+        assert row.num_steps == 40
+        assert row.num_parameters == 742
     by_row = {run.row: run.config for run in plan.runs}
-    assert (by_row["sgd"].momentum, by_row["cser"].momentum) == (0.9, 0.0)
-    assert {config.num_workers for config in by_row.values()} == {2}
-    warm_ups = {row: config.schedule.warmup_epochs for row, config in by_row.items()}
-    assert warm_ups == {"sgd": 0.25, "cser": 0.5, "ef_sgd": 0.25}
-    partitions = {row: config.partition.kind for row, config in by_row.items()}
-    assert partitions == {
-        "sgd": "contiguous",
-        "cser": "reshuffled",
-        "ef_sgd": "reshuffled",
-    }
+    assert by_row["sgd"].momentum == 0.9
+    assert by_row["cser"].momentum == 0.0
+    sgd = by_row["sgd"]
+    cser = by_row["cser"]
+    ef_sgd = by_row["ef_sgd"]
+    for config in by_row.values():
+        assert config.num_workers == 2
+    assert sgd.schedule.warmup_epochs == 0.25
+    assert cser.schedule.warmup_epochs == 0.5
+    assert ef_sgd.schedule.warmup_epochs == 0.25
+    assert sgd.partition.kind == "contiguous"
+    assert cser.partition.kind == "reshuffled"
+    assert ef_sgd.partition.kind == "reshuffled"
     assert plan.experiment.config["partition"]["kind"] == "reshuffled", (
         "the experiment's, though its first row has another"
     )
@@ -105,7 +114,7 @@ def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Once for each row, and by no other way."""
-    row = {
+    row: Table = {
         "row": "pairs",
         "label": "NoLoCo",
         "algorithm": "noloco",
@@ -113,25 +122,21 @@ def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
     }
     spec = changed(small_spec(), "training.num_workers", 8)
     for momentum, is_warned_of in ((0.9, True), (0.5, False)):
-        settings = {"sync_interval": 4, "outer_lr": 0.7, "outer_momentum": momentum}
+        row["settings"] = {
+            "sync_interval": 4,
+            "outer_lr": 0.7,
+            "outer_momentum": momentum,
+        }
+        table = spec | {"rows": [*spec["rows"], row]}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            plan = plan_of(
-                spec | {"rows": [*spec["rows"], row | {"settings": settings}]}, tmp_path
-            )
+            plan = plan_of(table, tmp_path)
         show_plan(plan)
-        said = [
-            line
-            for line in capsys.readouterr().out.splitlines()
-            if line.startswith("warning: ")
-        ]
+        lines = capsys.readouterr().out.splitlines()
+        said = [line for line in lines if line.startswith("warning: ")]
         assert len(said) == is_warned_of
-        assert all(
-            line.startswith(
-                "warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9"
-            )
-            for line in said
-        )
+        words = "warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9"
+        assert all(line.startswith(words) for line in said)
 
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
@@ -139,9 +144,8 @@ def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
     row = plan.experiment.rows[3].row
     other = plan.experiment.rows[5].row
     some = plan.only([row, other], [1, 2])
-    assert {(run.row, run.config.seed) for run in some.runs} == {
-        (name, seed) for name in (row, other) for seed in (1, 2)
-    }
+    found = {(run.row, run.seed) for run in some.runs}
+    assert found == {(row, 1), (row, 2), (other, 1), (other, 2)}
     assert some.experiment == plan.experiment
     assert plan.only([], []).runs == plan.runs
     with pytest.raises(SpecError, match="has no row 'mcsr'"):
@@ -161,30 +165,28 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
     spec["rows"][2] |= {"local_step": "sgd"}
     plan = plan_of(spec, tmp_path)
     configs = {run.row: run.config for run in plan.runs}
-    stepping = {
-        row: (each.local_step, each.momentum, each.betas, each.eps)
-        for row, each in configs.items()
-    }
+    stepping = {}
+    for row, each in configs.items():
+        stepping[row] = (each.local_step, each.momentum, each.betas, each.eps)
     assert stepping == {
         "sgd": ("adamw", 0.0, [0.9, 0.98], 1e-9),
         "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
         "ef_sgd": ("sgd", 0.9, [0.9, 0.999], 1e-8),
     }
-    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 3))])
-    (group,) = build_optimizer(
-        configs["sgd"], model, StackedCollectives(2), 1
-    ).param_groups
-    numbers = {key: value for key, value in group.items() if key != "params"}
-    assert numbers == {
+    parameter = torch.nn.Parameter(torch.zeros(2, 3))
+    model = torch.nn.ParameterList([parameter])
+    optimizer = build_optimizer(configs["sgd"], model, StackedCollectives(2), 1)
+    (group,) = optimizer.param_groups
+    del group["params"]
+    assert group == {
         "lr": 0.05,
         "betas": (0.9, 0.98),
         "eps": 1e-9,
         "weight_decay": 1e-3,
     }
     # Two moments, of which SGD has one.
-    plain = configs["ef_sgd"].model_copy(
-        update={"settings": MethodSettings(), "algorithm": "sgd"}
-    )
+    without_settings = {"settings": MethodSettings(), "algorithm": "sgd"}
+    plain = configs["ef_sgd"].model_copy(update=without_settings)
     sgd = footprint_of(plain)
     adamw = footprint_of(configs["sgd"])
     assert adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
@@ -194,15 +196,18 @@ def test_muon_leaves_a_models_embeddings_and_output_to_adamw() -> None:
     """Stacked workers' parameters are grouped as their model's own, and stay in its order."""
     config = small_config(local_step="muon", momentum=0.95)
     model = GPT(8, 11, width=4, num_heads=2, num_layers=1, feedforward=6)
-    stacked = [
-        torch.nn.Parameter(each.detach().expand(2, *each.shape).clone())
-        for each in model.parameters()
-    ]
-    apart, hidden = build_optimizer(
-        config, model, StackedCollectives(2), 1, stacked
-    ).param_groups
-    assert (apart["muon"], hidden["muon"], hidden["momentum"]) == (False, True, 0.95)
-    assert [tuple(each.shape) for each in apart["params"]] == [(2, 11, 4), (2, 8, 4)]
+    stacked = []
+    for each in model.parameters():
+        of_both = each.detach().expand(2, *each.shape)
+        stacked.append(torch.nn.Parameter(of_both.clone()))
+    collectives = StackedCollectives(2)
+    optimizer = build_optimizer(config, model, collectives, 1, stacked)
+    apart, hidden = optimizer.param_groups
+    assert not apart["muon"]
+    assert hidden["muon"]
+    assert hidden["momentum"] == 0.95
+    shapes = [tuple(each.shape) for each in apart["params"]]
+    assert shapes == [(2, 11, 4), (2, 8, 4)]
     assert [*apart["params"], *hidden["params"]] == stacked
 
 
@@ -267,16 +272,13 @@ def test_models_sent_and_what_a_link_carries(
 ) -> None:
     """Footprint of 20 steps of four workers with 742 parameters; `exchange`: one follows at the
     end."""
-    seen = footprint_of(small_config(algorithm, table, num_workers=4))
-    assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (
-        20,
-        742,
-        exchange,
-    )
-    assert (seen.models_sent, seen.link_models) == (
-        pytest.approx(models),
-        pytest.approx(link),
-    )
+    config = small_config(algorithm, table, num_workers=4)
+    seen = footprint_of(config)
+    assert seen.num_steps == 20
+    assert seen.num_parameters == 742
+    assert seen.final_exchange == exchange
+    assert seen.models_sent == pytest.approx(models)
+    assert seen.link_models == pytest.approx(link)
 
 
 # Shipped experiments.
@@ -296,28 +298,29 @@ without a word."""
 def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting(
     name: str,
 ) -> None:
-    plan = make_plan(load_spec(EXPERIMENTS / f"{name}.toml"), Path("no records"))
-    ids = sorted({run.run_id for run in plan.runs})
+    spec = load_spec(EXPERIMENTS / f"{name}.toml")
+    plan = make_plan(spec, Path("no records"))
+    ids = sorted(ids_of(plan))
     assert len(ids) == 5 * len(plan.experiment.rows)
-    assert hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12] == RUNS[name]
+    text = " ".join(ids)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest.startswith(RUNS[name])
 
 
 RESULTS = ROOT / "results"
 RECORDED = shipped_experiments()
-STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
-FIXED = [
-    name
-    for name in STUDIES
-    if all(
-        row.learning_rate
-        for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows
-    )
-]
-LONG_STUDIES = [
-    name
-    for name in STUDIES
-    if load_spec(EXPERIMENTS / f"studies/{name}.toml").training.num_epochs == 150
-]
+SPECS = {
+    path.stem: load_spec(path) for path in (EXPERIMENTS / "studies").glob("*.toml")
+}
+STUDIES = sorted(SPECS)
+
+
+def has_all_rates(name: str) -> bool:
+    return all(row.learning_rate for row in SPECS[name].rows)
+
+
+FIXED = [name for name in STUDIES if has_all_rates(name)]
+LONG_STUDIES = [name for name in STUDIES if SPECS[name].training.num_epochs == 150]
 """Studies of the perceptron at the length of the main experiment."""
 SHORT_STUDIES = ["cnn_hooks"]
 """Like table_cnn, whose length is 1,496 steps."""
@@ -330,18 +333,18 @@ SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir
 )
 def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
     recorded = read_experiment(folder)
+    is_tuning = recorded.name.endswith("_tuning")
     name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
-    plan = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning"))
-    assert not [
-        row
-        for row, footprint in plan.footprints.items()
-        if footprint.caution is not None
-    ]
+    plan = plan_experiment(name, RESULTS, tuning=is_tuning)
+    for row, footprint in plan.footprints.items():
+        assert footprint.caution is None, row
     assert recorded.evidence == plan.experiment.evidence
     assert recorded.families.items() <= plan.experiment.families.items()
-    runs = {row.row: row.runs for row in plan.experiment.rows}
-    for row in recorded.rows:
-        assert row.runs.items() <= runs[row.row].items(), row.row
+    planned = {row.row: row.runs for row in plan.experiment.rows}
+    for recorded_row in recorded.rows:
+        runs = recorded_row.runs
+        plan_runs = planned[recorded_row.row]
+        assert runs.items() <= plan_runs.items(), recorded_row.row
 
 
 @pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
@@ -361,7 +364,8 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(
     assert plan.experiment.floor == "alone"
     assert plan.experiment.baseline == baseline
     assert {baseline, "alone"} <= rows.keys()
-    assert all(len(row.runs) >= 3 for row in rows.values())
+    for row in rows.values():
+        assert len(row.runs) >= 3, row.row
     if name in LONG_STUDIES:
         num_steps = 28050
     if name in SHORT_STUDIES:
@@ -369,45 +373,45 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(
     assert {row.num_steps for row in rows.values()} == {num_steps}
     if task != "fashion_mnist" or name in (*LONG_STUDIES, *SHORT_STUDIES):
         return
-    sent = [
-        (rows[run.row].ratio_group, footprint_of(run.config).models_sent)
-        for run in plan.runs
-    ]
-    assert 96 in dict(sent)
-    assert all(48 < each < 51 for ratio, each in sent if ratio == 96)
-    assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
+    ratios = set()
+    for run in plan.runs:
+        ratio = rows[run.row].ratio_group
+        ratios.add(ratio)
+        sent = footprint_of(run.config).models_sent
+        if ratio == 96:
+            assert 48 < sent < 51, run.row
+        if ratio == 24:
+            assert 193 < sent < 200, run.row
+    assert 96 in ratios
 
 
 def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
     """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio
     200 and more."""
-    long, short = (
-        load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml")
-        for name in ("long", "regime")
-    )
+    long = load_spec(EXPERIMENTS / "fashion_mnist_long.toml")
+    short = load_spec(EXPERIMENTS / "fashion_mnist_regime.toml")
     paper = {12: 2_438, 96: 305, 384: 76}
-    assert {row.ratio_group for row in long.rows} >= {None, 1, *paper, 1536}
+    ratios = {row.ratio_group for row in long.rows}
+    assert ratios >= {None, 1, *paper, 1536}
     for row in long.rows:
         for number in range(len(row.settings_to_try)):
-            seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
-            assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
-            if (
-                row.ratio_group in paper
-                and not seen.gathered_bits
-                and row.row != "sgd_outer"
-            ):
-                assert seen.models_in_training == pytest.approx(
-                    paper[int(row.ratio_group)], rel=0.1
-                ), (row.row, number)
+            trial = settled(row, Trial(number, 0.01))
+            seen = footprint_of(config_of(long, trial, 1))
+            assert seen.num_steps == 28_050
+            assert seen.num_parameters == 25_450
+            if row.ratio_group not in paper or row.row == "sgd_outer":
+                continue
+            if not seen.gathered_bits:
+                models = paper[int(row.ratio_group)]
+                expected = pytest.approx(models, rel=0.1)
+                assert seen.models_in_training == expected, (row.row, number)
     for row in short.rows:
         if row.ratio_group == short.statistics.main_ratio_group:
-            assert (
-                footprint_of(
-                    config_of(short, settled(row, Trial(0, 0.01)), 1)
-                ).models_sent
-                >= 200
-            ), row.row
-    assert {row.row for row in short.rows} <= {row.row for row in long.rows}
+            trial = settled(row, Trial(0, 0.01))
+            seen = footprint_of(config_of(short, trial, 1))
+            assert seen.models_sent >= 200, row.row
+    rows_of_short = {row.row for row in short.rows}
+    assert rows_of_short <= {row.row for row in long.rows}
     for field in ("task", "model", "schedule", "evaluation", "partition"):
         assert getattr(short, field) == getattr(long, field), field
     assert short.tuning is not None

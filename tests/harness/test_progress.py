@@ -42,9 +42,12 @@ NOON = datetime(2026, 5, 4, 12, 0)
 
 
 def test_the_rest_takes_as_long_at_the_pace_so_far() -> None:
-    assert seconds_left(done=30, left=90, seconds=60.0) == pytest.approx(180.0)
-    assert seconds_left(done=0, left=90, seconds=60.0) is None, "nothing shows a pace"
-    assert seconds_left(done=1, left=90, seconds=0.1) is None, "too short a time"
+    left = seconds_left(done=30, left=90, seconds=60.0)
+    assert left == pytest.approx(180.0)
+    without_pace = seconds_left(done=0, left=90, seconds=60.0)
+    too_early = seconds_left(done=1, left=90, seconds=0.1)
+    assert without_pace is None, "nothing shows a pace"
+    assert too_early is None, "too short a time"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,8 @@ def test_steps_are_those_of_runs_that_are_done_and_of_heartbeats(
     folder = tmp_path / "small" / runs[1].run_id
     folder.mkdir(parents=True)
     write_record(folder / "heartbeat.json", beat)
-    assert steps_of(plan, tmp_path, runs[1:]) == (40 + 25, 160)
+    counted = steps_of(plan, tmp_path, runs[1:])
+    assert counted == (40 + 25, 160)
     assert steps_of(plan, tmp_path, []) == (160, 160)
 
 
@@ -184,7 +188,8 @@ def on_terminal(
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)
-        os.execve(words[0], words, environment() | {"TERM": "xterm", "COLUMNS": "200"})
+        wide = environment() | {"TERM": "xterm", "COLUMNS": "200"}
+        os.execve(words[0], words, wide)
     output = b""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
@@ -196,7 +201,8 @@ def on_terminal(
             ctrl_c_at = None
             os.write(terminal, b"\x03")
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), output.decode()
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), output.decode()
 
 
 def long_spec(folder: Path) -> Path:
@@ -209,10 +215,12 @@ def test_a_terminal_shows_a_bar_and_in_the_end_the_lines_alone(
     tmp_path: Path, cli: CommandLine
 ) -> None:
     path = write_spec(tmp_path, only(small_spec(), "sgd"))
-    code, output = on_terminal(command("run", path, "--jobs", "1"), tmp_path)
+    words = command("run", path, "--jobs", "1")
+    code, output = on_terminal(words, tmp_path)
     assert code == 0
     assert re.search(r"\d+ % \d of \d runs done, 1 on", output)
-    elsewhere = cli.out("run", path, "--jobs", "1", "--results", tmp_path / "elsewhere")
+    results = tmp_path / "elsewhere"
+    elsewhere = cli.out("run", path, "--jobs", "1", "--results", results)
     plainly = elsewhere.replace(f" --results {tmp_path / 'elsewhere'}", "")
     plainly = plainly.replace(shortest(tmp_path / "elsewhere"), "results")
     assert screen(output) == [
@@ -240,7 +248,8 @@ def test_ctrl_c_leaves_sentences_and_no_bar_and_the_next_call_goes_on(
         assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
     [run_json] = tmp_path.glob("results/small/*/run.json")
     assert '"resumed_from_step": 0' in run_json.read_text()
-    assert len(re.findall(r'"resumed_from_step": [1-9]', run_json.read_text())) == 1
+    resumed = re.findall(r'"resumed_from_step": [1-9]', run_json.read_text())
+    assert len(resumed) == 1
 
 
 def test_ctrl_c_while_a_site_is_made_leaves_one_sentence(tmp_path: Path) -> None:
@@ -279,5 +288,6 @@ def test_run_and_report_end_with_where_the_report_lies(
     assert run.endswith(f"`python -m harness report {path}` writes:\n{where}\n")
     assert cli.out("report", path).endswith(f"{where}\n")
     for line in where.splitlines():
-        for named in line.partition(": ")[2].split(", "):
+        _, _, names = line.partition(": ")
+        for named in names.split(", "):
             assert Path(named).exists(), named

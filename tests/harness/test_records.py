@@ -45,7 +45,8 @@ from tests.harness.support import (
 
 
 def event(step: int, loss: float = 1.5) -> Event:
-    return Event(**shipped_run()["events"][0] | {"step": step, "train_loss": loss})
+    event = shipped_run()["events"][0]
+    return Event(**event | {"step": step, "train_loss": loss})
 
 
 def written(folder: Path, *steps: int) -> Path:
@@ -68,7 +69,8 @@ def test_torn_last_line_is_dropped_and_repaired(
     path = written(tmp_path, *whole, torn)
     path.write_bytes(path.read_bytes()[:-cut])
     # A line that lacks nothing but its end is whole.
-    assert steps_of(path) == ([*whole, torn] if cut == 1 else whole)
+    expected = [*whole, torn] if cut == 1 else whole
+    assert steps_of(path) == expected
     truncate_events(path, before)
     written(tmp_path, torn, torn + 1)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
@@ -81,7 +83,8 @@ def test_torn_last_line_is_dropped_and_repaired(
 def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, 1, 2, 3)
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], lines[1][:30], lines[2]]) + "\n")
+    torn = [lines[0], lines[1][:30], lines[2]]
+    path.write_text("\n".join(torn) + "\n")
     with pytest.raises(
         RecordError,
         match=r"events.jsonl, line 2, is damaged .*; restore .* or delete the run's folder",
@@ -104,7 +107,8 @@ def run_folder(tmp_path: Path) -> Path:
     folder = tmp_path / files["run"]["run_id"]
     folder.mkdir()
     for name in ("run", "result"):
-        (folder / f"{name}.json").write_text(store.record_text(files[name]))
+        text = store.record_text(files[name])
+        (folder / f"{name}.json").write_text(text)
     lines = [store.event_line(event) for event in files["events"]]
     (folder / "events.jsonl").write_text("".join(lines))
     return folder
@@ -204,7 +208,8 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
         f"No space left on device: {job.folder}/events.jsonl; make room or give permission, and "
         "call again"
     )
-    assert (failure.kind, failure.message) == ("disk", said)
+    assert failure.kind == "disk"
+    assert failure.message == said
     monkeypatch.undo()
     undisturbed = job_for(small_config("cser", CSER), tmp_path / "undisturbed")
     for each in (job, undisturbed):
@@ -269,5 +274,6 @@ def test_a_run_without_its_data_is_refused_in_one_sentence_before_it_starts(
         "experiment.json"
     ]
     # A preflight says so too.
-    lines = cli.out("preflight", path, *options, code=1).splitlines()
+    said = cli.out("preflight", path, *options, code=1)
+    lines = said.splitlines()
     assert any(line.startswith("FAIL") and words in line for line in lines)

@@ -104,7 +104,8 @@ def write_run(
         "row": row,
         "seed": seed,
     }
-    result = files["result"] | {"run_id": run_id, "train_loss": outcome.train_loss}
+    own = {"run_id": run_id, "train_loss": outcome.train_loss}
+    result = files["result"] | own
     if score is None:
         nothing = dict.fromkeys(("test_count", "test_correct", "test_accuracy"))
         result |= {"status": "diverged", "diverged_at_step": 25} | nothing
@@ -175,15 +176,18 @@ def test_the_tuning_tries_every_table_of_settings_with_held_out_samples_and_its_
     plan = make_plan(
         load_spec(write_spec(tmp_path, regime_spec())), tmp_path, tuning=True
     )
-    csea = [row for row in plan.experiment.rows if row.tunes == "csea-4"]
+    rows = plan.experiment.rows
+    csea = [row for row in rows if row.tunes == "csea-4"]
     assert [(row.row, row.candidate) for row in csea] == [
         (f"csea-4_c{c}_lr0.02", c) for c in range(3)
     ]
     assert [row.candidate for row in plan.experiment.rows if row.tunes == "sgd"] == [
         None
     ] * 3
-    assert {row.num_steps for row in plan.experiment.rows} == {20}
-    assert {tuple(row.runs) for row in plan.experiment.rows} == {("101",)}
+    lengths = {row.num_steps for row in plan.experiment.rows}
+    assert lengths == {20}
+    seeds = {tuple(row.runs) for row in plan.experiment.rows}
+    assert seeds == {("101",)}
     configs = {run.row: run.config for run in plan.runs}
     assert configs["csea-4_c2_lr0.02"].settings.table == {"error_compressor": TOP_K}
     assert {
@@ -194,8 +198,10 @@ def test_the_tuning_tries_every_table_of_settings_with_held_out_samples_and_its_
 
 def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     plan = planned(tuned, regime_spec())
-    config = {run.row: run.config for run in plan.runs}["csea-4"]
-    assert config.settings.table == {"error_compressor": BLOCK | {"num_blocks": 8}}
+    configs = {run.row: run.config for run in plan.runs}
+    config = configs["csea-4"]
+    in_8_blocks = BLOCK | {"num_blocks": 8}
+    assert config.settings.table == {"error_compressor": in_8_blocks}
     assert config.learning_rate == 0.02
     tuning = plan.experiment.tuning
     assert tuning is not None
@@ -213,7 +219,8 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
         for row in plan.experiment.rows
         if row.repeats is None
     }
-    assert {name: each.learning_rate for name, each in tuning.choices.items()} == rates
+    chosen = {name: each.learning_rate for name, each in tuning.choices.items()}
+    assert chosen == rates
     experiment = plan.experiment
     assert (
         experiment.floor,
@@ -254,7 +261,8 @@ def test_specs_that_cannot_be_are_refused(
     path: str, value: Any, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SpecError, match=words):
-        load_spec(write_spec(tmp_path, changed(regime_spec(), path, value)))
+        table = changed(regime_spec(), path, value)
+        load_spec(write_spec(tmp_path, table))
 
 
 # Records that do not suffice.
@@ -270,7 +278,8 @@ def test_a_tuning_that_is_not_there_or_not_done_is_named_with_the_command_that_m
     ):
         planned(tuned, regime_spec() | {"name": "new"})
     folder = tuned / "small_tuning"
-    row = next(row for row in read_experiment(folder).rows if row.tunes == "sgd")
+    rows = read_experiment(folder).rows
+    row = next(row for row in rows if row.tunes == "sgd")
     (folder / row.runs["101"] / "result.json").unlink()
     words = rf"no run {row.runs['101']} of {row.row} .*it is not done, or .*; {command} small"
     with pytest.raises(SpecError, match=words):
@@ -320,10 +329,12 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
     configs = {run.row: run.config for run in plan.runs}
     assert configs["csea-4@2"].num_epochs == 2
     assert configs["csea-4@2"].task.held_out == 0
-    assert len({run.run_id for run in plan.runs}) == len(plan.runs)
+    ids = {run.run_id for run in plan.runs}
+    assert len(ids) == len(plan.runs)
     sentence = "local_sgd-5@1 is left out: its sync_interval of 30 is more than the run's 20 steps"
     assert plan.left_out == [sentence]
-    assert sentence in cli.out("plan", path, "--results", tuned).splitlines()
+    said = cli.out("plan", path, "--results", tuned)
+    assert sentence in said.splitlines()
 
 
 def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(
@@ -332,11 +343,9 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(
     spec = changed(regime_spec(), "tuning.both_rules", True)
     plan = planned(tuned, spec)
     (row,) = [row for row in plan.experiment.rows if row.chosen_by == "training_loss"]
-    assert (row.row, row.repeats, list(row.runs)) == (
-        "csea-4~loss",
-        "csea-4",
-        ["1", "2"],
-    )
+    assert row.row == "csea-4~loss"
+    assert row.repeats == "csea-4"
+    assert list(row.runs) == ["1", "2"]
     assert row.settings == {"error_compressor": TOP_K}
     assert row.num_steps == 80
 
@@ -353,7 +362,8 @@ def write_borrower(folder: Path, **changes: Any) -> Path:
         "title": "Another",
         "training": {"num_epochs": 3},
     }
-    return write_spec(folder, same | {"rows": ["sgd", "alone", "csea-4"]} | changes)
+    three = {"rows": ["sgd", "alone", "csea-4"]}
+    return write_spec(folder, same | three | changes)
 
 
 def test_a_borrower_has_choices_from_the_tuning_beside_rows_of_its_own_and_restarts_any(
@@ -435,7 +445,8 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(
     ]
     assert "[4/4]" in cli.out(*words)
     recorded = read_experiment(tmp_path / "small_tuning")
-    assert sorted(len(row.runs) for row in recorded.rows) == [1, 1, 2]
+    num_runs = sorted(len(row.runs) for row in recorded.rows)
+    assert num_runs == [1, 1, 2]
     assert "all 4 runs of small_tuning are done" in cli.out(*words)
 
 
@@ -455,8 +466,10 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
             tmp_path, own | {"rows": ["sgd", "alone"], "training": {"num_workers": 2}}
         )
     )
-    assert spec.training == base.training.model_copy(update={"num_workers": 2})
-    assert [row.row for row in spec.rows] == ["sgd", "alone"]
+    two_workers = base.training.model_copy(update={"num_workers": 2})
+    assert spec.training == two_workers
+    rows = [row.row for row in spec.rows]
+    assert rows == ["sgd", "alone"]
     assert spec.rows[0] == base.rows[0]
     same = {
         "name": base.name,
@@ -466,7 +479,8 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
         # What an experiment is evidence for is its own.
         "evidence": base.evidence,
     }
-    assert spec.model_copy(update=same) == base.model_copy(update={"rows": spec.rows})
+    with_rows = base.model_copy(update={"rows": spec.rows})
+    assert spec.model_copy(update=same) == with_rows
     assert (
         spec.tuning is not None and spec.tuning.records == "study_two_level"
     )  # whose choices it takes

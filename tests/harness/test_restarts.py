@@ -44,7 +44,8 @@ def stacked(
 ) -> DistributedOptimizer:
     """An optimiser of a model of a matrix and a vector, whose workers begin with equal values."""
     draw = torch.Generator().manual_seed(3)
-    values = values or [torch.randn(shape, generator=draw) for shape in [(6, 5), (7,)]]
+    shapes = [(6, 5), (7,)]
+    values = values or [torch.randn(shape, generator=draw) for shape in shapes]
     model = nn.ParameterList(
         nn.Parameter(each.expand(NUM_WORKERS, *each.shape).clone()) for each in values
     )
@@ -112,7 +113,8 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(
     # On worker 0's parameters, which all workers have if theirs are lost.
     made_anew = held(stacked(config, firsts))
     assert torch.equal(after[lost], made_anew[lost])
-    assert lost == "parameters" or not torch.equal(before[lost], made_anew[lost])
+    if lost != "parameters":
+        assert not torch.equal(before[lost], made_anew[lost])
     assert all(
         torch.equal(after[name], value)
         for name, value in before.items()
@@ -124,8 +126,9 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(
         before, alone, _ = lost_in_the_middle(
             config_of(method, without=[lost], worker=2)
         )
-        assert torch.equal(alone[lost][:2], before[lost][:2])
-        assert torch.equal(alone[lost][2], after[lost][2])
+        found = alone[lost]
+        assert torch.equal(found[:2], before[lost][:2])
+        assert torch.equal(found[2], after[lost][2])
 
 
 # Whole runs and specs.
@@ -140,8 +143,10 @@ def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(
     configs = (
         small_config(restart=restart) for restart in (TAIL, {"without": ["momentum"]})
     )
-    first, second = (comparable(done(config, tmp_path).folder)[1] for config in configs)
-    assert {key for key in first if first[key] != second[key]} == {"run_id"}
+    runs = [done(config, tmp_path) for config in configs]
+    first, second = (comparable(run.folder)[1] for run in runs)
+    different = {key for key in first if first[key] != second[key]}
+    assert different == {"run_id"}
 
 
 def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(
@@ -156,16 +161,19 @@ def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(
         key: (entry["bits"], entry["collectives"])
         for key, entry in result["traffic"].items()
     }
-    assert (sent["model"], sent["gradient"]) == ((3 * size, 3), (20 * size, 20))
+    assert sent["model"] == (3 * size, 3)
+    assert sent["gradient"] == (20 * size, 20)
     assert footprint_of(config).bits == 23 * size
     assert not footprint_of(config).final_exchange
-    training = Training(job_for(config, tmp_path / "by steps"), StackedCollectives(2))
+    job = job_for(config, tmp_path / "by steps")
+    training = Training(job, StackedCollectives(2))
     for _ in range(20):
         training.take_step()
     own = training.optimizer.flat.parameters.clone()
     training.take_step()
     both = training.optimizer.flat.parameters
-    spread = (own[0] - own[1]).norm()
+    one, other = own
+    spread = (one - other).norm()
     moved = (both[0] - own.mean(0)).norm()
     assert torch.equal(both[0], both[1])
     assert 0 < moved < 0.3 * spread

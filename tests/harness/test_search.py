@@ -3,8 +3,10 @@ and power."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,38 +42,30 @@ from tests.harness.support import (
     write_spec,
 )
 
-Score = float | tuple[float, float] | None
-"""Accuracy, or accuracy and training loss; None for a run that diverged."""
+Score = float | None
+"""Accuracy, or None for a run that diverged."""
 Scores = Callable[[int, float, int], Score]
 """By candidate, learning rate and seed."""
 
 GRID = [0.003, 0.01, 0.03]
+SEEDS = [101, 102, 103]
 
 
 def tuning_of(**changes: Any) -> TuningSpec:
-    return TuningSpec.model_validate(
-        {"grid": GRID, "seeds": [101, 102, 103], "held_out": 400} | changes
-    )
+    table = {"grid": GRID, "seeds": SEEDS, "held_out": 400}
+    return TuningSpec.model_validate(table | changes)
 
 
-def row_of(num_candidates: int = 1, **changes: Any) -> RowSpec:
-    candidates = (
-        [{"x": number} for number in range(num_candidates)]
-        if num_candidates > 1
-        else []
-    )
-    return RowSpec(
-        row="r", label="R", algorithm="sgd", candidates=candidates, **changes
-    )
+ONE = RowSpec(row="r", label="R", algorithm="sgd")
+TWO_CANDIDATES = RowSpec(
+    row="r", label="R", algorithm="sgd", candidates=[{"x": 0}, {"x": 1}]
+)
 
 
 def outcome_of(score: Score) -> TrialOutcome:
-    accuracy, loss = (
-        score
-        if isinstance(score, tuple)
-        else (score, None if score is None else 1 - score)
-    )
-    return TrialOutcome(accuracy, loss)
+    if score is None:
+        return TrialOutcome(None, None)
+    return TrialOutcome(score, 1 - score)
 
 
 def all_rounds(
@@ -80,18 +74,22 @@ def all_rounds(
     """What each round runs, and where the search stands when nothing is missing."""
     done: dict[tuple[Trial, int], TrialOutcome] = {}
     rounds: list[set[tuple[Trial, int]]] = []
+
+    def outcome(trial: Trial, seed: int) -> TrialOutcome | None:
+        return done.get((trial, seed))
+
     while True:
-        found = search(tuning, row, lambda trial, seed: done.get((trial, seed)))
+        found = search(tuning, row, outcome)
         if not found.missing:
             return rounds, found
         assert found.by_accuracy is None
         assert found.by_training_loss is None
-        rounds.append(set(found.missing))
-        assert not rounds[-1] & set(done)
-        for trial, seed in found.missing:
-            done[trial, seed] = outcome_of(
-                scores(trial.candidate, trial.learning_rate, seed)
-            )
+        missing = set(found.missing)
+        assert not missing & set(done)
+        rounds.append(missing)
+        for trial, seed in missing:
+            score = scores(trial.candidate, trial.learning_rate, seed)
+            done[trial, seed] = outcome_of(score)
 
 
 def at(rate: float, seed: int, candidate: int = 0) -> tuple[Trial, int]:
@@ -99,12 +97,12 @@ def at(rate: float, seed: int, candidate: int = 0) -> tuple[Trial, int]:
 
 
 def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
-    rounds, found = all_rounds(
-        tuning_of(), row_of(2), lambda candidate, rate, seed: 0.5 + rate + candidate
-    )
-    assert rounds == [
-        {at(rate, seed, c) for rate in GRID for seed in (101, 102, 103) for c in (0, 1)}
-    ]
+    def scores(candidate: int, rate: float, seed: int) -> float:
+        return 0.5 + rate + candidate
+
+    rounds, found = all_rounds(tuning_of(), TWO_CANDIDATES, scores)
+    of_each = itertools.product(GRID, SEEDS, (0, 1))
+    assert rounds == [{at(*each) for each in of_each}]
     assert found.by_accuracy == Trial(1, 0.03)
     assert found.at_end(Trial(1, 0.03))
     assert not found.at_end(Trial(1, 0.01))
@@ -112,78 +110,151 @@ def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
 
 SCREENED = {0.003: [0.50, 0.9, 0.9], 0.01: [0.70, 0.4, 0.4], 0.03: [0.60, 0.7, 0.7]}
 AT_FIRST = {0.003: 0.1, 0.01: 0.6, 0.03: 0.5, 0.1: 0.55}
-SEARCHES: dict[str, tuple[dict[str, Any], Callable[[float, int], Score], list[list[float]], float | None, bool]] = {
-    # name: (tuning, score by rate and number of the seed, rates of each round, choice, whether it
-    # is at an end) The rate that would be best over all seeds is no finalist.
-    "the first seed screens": ({"finalists": 2}, lambda r, s: SCREENED[r][s], [GRID, [0.01, 0.03]], 0.03, True),
-    "goes on where the best is at its end": (
-        {"finalists": 1, "lowest": 1e-4, "highest": 1.0}, lambda r, s: -abs(r - 0.3),
-        [GRID, [0.1], [0.3], [1.0], [0.3]], 0.3, False,
+
+
+def screened(rate: float, seed: int) -> float:
+    """The rate that would be best over all seeds is no finalist."""
+    return SCREENED[rate][seed - SEEDS[0]]
+
+
+def best_at_0_3(rate: float, seed: int) -> float:
+    return -abs(rate - 0.3)
+
+
+def the_lower_the_better(rate: float, seed: int) -> float:
+    return -rate
+
+
+def best_at_the_end(rate: float, seed: int) -> float:
+    """At the first seed the middle is best, over all seeds the end; what lies beyond then takes
+    part as well."""
+    first = AT_FIRST.get(rate, 0.0)
+    return first if seed == SEEDS[0] else first + 10 * rate
+
+
+def diverges_at_the_last_seed(rate: float, seed: int) -> float | None:
+    if rate >= 0.01 and seed == SEEDS[-1]:
+        return None
+    return rate
+
+
+def diverges(rate: float, seed: int) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search does that is tuned so, on scores by rate and seed."""
+
+    scores: Callable[[float, int], Score]
+    rounds: list[list[float]]
+    """The rates of each."""
+    choice: float | None
+    at_end: bool = False
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+
+SEARCHES = {
+    "the first seed screens": Search(
+        tuning={"finalists": 2},
+        scores=screened,
+        rounds=[GRID, [0.01, 0.03]],
+        choice=0.03,
+        at_end=True,
     ),
-    "goes down to the bound": (
-        {"finalists": 1, "lowest": 3e-4}, lambda r, s: -r, [GRID, [0.001], [0.0003], [0.0003]], 0.0003, True
+    "goes on where the best is at its end": Search(
+        tuning={"finalists": 1, "lowest": 1e-4, "highest": 1.0},
+        scores=best_at_0_3,
+        rounds=[GRID, [0.1], [0.3], [1.0], [0.3]],
+        choice=0.3,
     ),
-    # At the first seed the middle is best, over all seeds the end; what lies beyond then takes part
-    # as well.
-    "a choice at the end is followed": (
-        {"finalists": 2, "highest": 0.3}, lambda r, s: AT_FIRST.get(r, 0.0) + 10 * r * (s > 0),
-        [GRID, [0.01, 0.03], [0.1], [0.1], [0.3]], 0.1, False,
+    "goes down to the bound": Search(
+        tuning={"finalists": 1, "lowest": 3e-4},
+        scores=the_lower_the_better,
+        rounds=[GRID, [0.001], [0.0003], [0.0003]],
+        choice=0.0003,
+        at_end=True,
     ),
-    "the next best follows one that diverges": (
-        {"finalists": 1}, lambda r, s: None if r >= 0.01 and s == 2 else r, [GRID, [0.03], [0.01], [0.003]], 0.003, True
+    "a choice at the end is followed": Search(
+        tuning={"finalists": 2, "highest": 0.3},
+        scores=best_at_the_end,
+        rounds=[GRID, [0.01, 0.03], [0.1], [0.1], [0.3]],
+        choice=0.1,
     ),
-    "all diverge": ({"finalists": 2, "lowest": 0.001}, lambda r, s: None, [GRID, [0.001]], None, False),
-}  # fmt: skip
+    "the next best follows one that diverges": Search(
+        tuning={"finalists": 1},
+        scores=diverges_at_the_last_seed,
+        rounds=[GRID, [0.03], [0.01], [0.003]],
+        choice=0.003,
+        at_end=True,
+    ),
+    "all diverge": Search(
+        tuning={"finalists": 2, "lowest": 0.001},
+        scores=diverges,
+        rounds=[GRID, [0.001]],
+        choice=None,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_ends(
     name: str,
 ) -> None:
-    changes, scores, expected, choice, at_end = SEARCHES[name]
-    rounds, found = all_rounds(
-        tuning_of(**changes), row_of(), lambda _, rate, seed: scores(rate, seed - 101)
-    )
-    assert [
-        sorted({trial.learning_rate for trial, _ in each}) for each in rounds
-    ] == expected
-    if choice is None:
+    case = SEARCHES[name]
+
+    def scores(candidate: int, rate: float, seed: int) -> Score:
+        return case.scores(rate, seed)
+
+    tuning = tuning_of(**case.tuning)
+    rounds, found = all_rounds(tuning, ONE, scores)
+    rates = []
+    for each in rounds:
+        tried = {trial.learning_rate for trial, _ in each}
+        rates.append(sorted(tried))
+    assert rates == case.rounds
+    if case.choice is None:
         assert found.by_accuracy is None
         assert found.by_training_loss is None
         return
-    assert found.by_accuracy == Trial(0, choice)
-    assert found.at_end(found.by_accuracy) is at_end
+    assert found.by_accuracy == Trial(0, case.choice)
+    assert found.at_end(found.by_accuracy) is case.at_end
     # Former finalists stay in the plan with all that was run of them.
-    ran = {(trial, seed) for each in rounds for trial, seed in each}
-    assert ran == {
-        (trial, seed) for trial, seeds in found.wanted.items() for seed in seeds
-    }
-    assert {seed for trial, seed in ran if trial == found.by_accuracy} == {
-        101,
-        102,
-        103,
-    }
+    ran = set().union(*rounds)
+    wanted = set()
+    for trial, seeds in found.wanted.items():
+        wanted |= {(trial, seed) for seed in seeds}
+    assert ran == wanted
+    seeds_of_best = {seed for trial, seed in ran if trial == found.by_accuracy}
+    assert seeds_of_best == set(SEEDS)
 
 
 def test_each_table_of_settings_is_searched_by_itself() -> None:
-    best = {0: 0.01, 1: 0.3}
-    rounds, found = all_rounds(
-        tuning_of(finalists=1, highest=1.0),
-        row_of(2),
-        lambda c, r, _: c - abs(r - best[c]),
-    )
-    assert rounds[0] == {at(rate, 101, c) for rate in GRID for c in (0, 1)}
-    assert rounds[1:4] == [{at(0.1, 101, 1)}, {at(0.3, 101, 1)}, {at(1.0, 101, 1)}]
+    best = [0.01, 0.3]
+
+    def scores(candidate: int, rate: float, seed: int) -> float:
+        return candidate - abs(rate - best[candidate])
+
+    tuning = tuning_of(finalists=1, highest=1.0)
+    rounds, found = all_rounds(tuning, TWO_CANDIDATES, scores)
+    of_both = itertools.product(GRID, [101], (0, 1))
+    assert rounds[0] == {at(*each) for each in of_both}
+    assert rounds[1] == {at(0.1, 101, 1)}
+    assert rounds[2] == {at(0.3, 101, 1)}
+    assert rounds[3] == {at(1.0, 101, 1)}
     assert found.by_accuracy == Trial(1, 0.3)
-    assert sum(trial.candidate == 0 for trial in found.wanted) == 3
+    of_first = [trial for trial in found.wanted if trial.candidate == 0]
+    assert len(of_first) == 3
 
 
 def test_of_equals_the_smaller_rate_and_then_the_first_settings_win() -> None:
     tuning = tuning_of(grid=[1.0, 0.1, 0.01], seeds=[101, 102])
-    scores = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
-    _, found = all_rounds(
-        tuning, row_of(2), lambda _, rate, seed: scores[rate][seed - 101]
-    )
+    by_rate = {0.01: [0.5, 0.25], 0.1: [0.75, 0.5], 1.0: [0.5, 0.75]}
+
+    def scores(candidate: int, rate: float, seed: int) -> float:
+        return by_rate[rate][seed - 101]
+
+    _, found = all_rounds(tuning, TWO_CANDIDATES, scores)
     assert found.by_accuracy == Trial(0, 0.1)
 
 
@@ -197,7 +268,9 @@ def test_next_rates_repeat_the_steps_of_the_grid_and_neighbours_go_on_in_the_row
     assert next_rate([1, 2, 4]) == 8.0
     assert neighbouring_rates(0.003) == (0.001, 0.01)
     assert neighbouring_rates(0.1) == (0.03, 0.3)
-    assert neighbouring_rates(0.2) == pytest.approx((0.2 / 3, 0.6), rel=1e-5)
+    lower, higher = neighbouring_rates(0.2)
+    assert lower == pytest.approx(0.2 / 3, rel=1e-5)
+    assert higher == pytest.approx(0.6, rel=1e-5)
 
 
 # Forecasts
@@ -208,9 +281,8 @@ def test_dry_steps_need_no_data_and_leave_the_global_generator_alone(
     precision: str,
 ) -> None:
     before = torch.random.get_rng_state()
-    measured = dry_steps(
-        small_config("cser", CSER, precision=precision), torch.device("cpu")
-    )
+    config = small_config("cser", CSER, precision=precision)
+    measured = dry_steps(config, torch.device("cpu"))
     assert 0 < measured.seconds < 10
     assert measured.activation_bytes is None  # counted on GPUs alone
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -220,27 +292,20 @@ def test_with_a_gpu_time_and_activations_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step takes half a second and 3 MB."""
+    step = StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
-    monkeypatch.setattr(
-        forecast,
-        "dry_steps",
-        lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000),
-    )
+    monkeypatch.setattr(forecast, "dry_steps", lambda config, device: step)
     monkeypatch.setattr(forecast, "_STEP_TIMES", {})
-    show.show_plan(make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path))
+    spec = load_spec(write_spec(tmp_path, small_spec()))
+    show.show_plan(make_plan(spec, tmp_path))
     output = capsys.readouterr().out
-    assert (
-        "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)"
-        in output
-    )
+    measured = "measured on dry steps on random images"
+    assert f"activations add 3 MB ({measured}: 20 of them, fp32)" in output
     # 6 runs of 40 steps of half a second.
-    each = 40 * 0.5 / 3600
-    whole = 6 * 40 * 0.5 / 3600
-    assert (
-        f"  {each:.2g} and {whole:.2g} (NVIDIA X1; measured on dry steps on random images)"
-        in output
-    )
+    hours = 40 * 0.5 / 3600
+    whole = 6 * hours
+    assert f"  {hours:.2g} and {whole:.2g} (NVIDIA X1; {measured})" in output
     assert "no price" in output
     assert "dollars" not in output
 
@@ -252,6 +317,19 @@ NUM_RUNS = 80
 def hours_of(images_per_second: float) -> float:
     """Hours of all runs, at this rate of eight GPUs together."""
     return NUM_RUNS * STEPS * 256 / images_per_second / 3600
+
+
+def number_in(words: str) -> float:
+    return float(words.replace(",", ""))
+
+
+def column_of(output: str, name: str) -> dict[str, str]:
+    """The cells under this header, by the first of each line of a table."""
+    lines = [line for line in output.splitlines() if "  " in line.strip()]
+    cells = [re.split(r"\s{2,}", line) for line in lines]
+    header, *rows = cells
+    place = header.index(name)
+    return {cells[0]: cells[place] for cells in rows if len(cells) > place}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -268,40 +346,38 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
         5815.8: "before NHWC",
         4808.0: "GluonCV, training log",
     }  # and not 8322, of batches of 256
-    for (hours, source), (rate, words) in zip(found, published.items(), strict=True):
-        assert float(hours.replace(",", "")) == pytest.approx(hours_of(rate), rel=0.05)
+    ranges = zip(found, published.items(), strict=True)
+    for (hours, source), (rate, words) in ranges:
+        expected = hours_of(rate)
+        assert number_in(hours) == pytest.approx(expected, rel=0.05)
         assert words in source
         assert f"{rate:g} images/s" in source
-    dollars = {
-        name: (float(low.replace(",", "")), float(high.replace(",", "")))
-        for low, high, name in re.findall(
-            r"about ([\d,]+) to ([\d,]+) dollars on \d x (p3\.\d+xlarge) \(AWS", output
-        )
-    }
+    prices = r"about ([\d,]+) to ([\d,]+) dollars on \d x (p3\.\d+xlarge) \(AWS"
+    dollars = {}
+    for least, most, name in re.findall(prices, output):
+        dollars[name] = (number_in(least), number_in(most))
     rows = imagenet.experiment.rows
-    size = 32 * imagenet.experiment.rows[0].num_parameters
-    added = (
-        sum(len(row.runs) * (row.link_models or 0) for row in rows) * size / 10e9 / 3600
-    )
-    low = hours_of(5815.8) * 24.48
-    high = hours_of(4808) * 24.48
-    assert dollars["p3.2xlarge"] == pytest.approx((low, high + added * 24.48), rel=0.05)
+    size = 32 * rows[0].num_parameters
+    models_sent = 0.0
+    for row in rows:
+        models_sent += len(row.runs) * (row.link_models or 0)
+    added = models_sent * size / 10e9 / 3600
+    price = 24.48  # dollars an hour
+    low = hours_of(5815.8) * price
+    high = hours_of(4808) * price
+    high_with_links = high + added * price
+    of_one = dollars["p3.2xlarge"]
+    of_eight = dollars["p3.16xlarge"]
+    assert of_one == pytest.approx((low, high_with_links), rel=0.05)
     # Nothing leaves it
-    assert dollars["p3.16xlarge"] == pytest.approx((low, high), rel=0.05)
+    assert of_eight == pytest.approx((low, high), rel=0.05)
+    hours_on_links = column_of(output, "hours at 25 Gb/s")
     # fp16 messages: each worker's link carries 2 (n - 1) / n of the payload.
-    header, *lines = (
-        re.split(r"\s{2,}", line)
-        for line in output.splitlines()
-        if "  " in line.strip()
-    )
-    shown = {
-        cells[0]: cells[header.index("hours at 25 Gb/s")]
-        for cells in lines
-        if cells[0] in ("sgd", "ef_sgd-256")
-    }
     sgd = 2 * 7 / 8 * size / 2 * STEPS / 25e9 / 3600
-    assert float(shown["sgd"]) == pytest.approx(sgd, rel=0.01)
-    assert float(shown["ef_sgd-256"]) == pytest.approx(sgd / 256, abs=0.01)
+    of_sgd = float(hours_on_links["sgd"])
+    of_ef_sgd = float(hours_on_links["ef_sgd-256"])
+    assert of_sgd == pytest.approx(sgd, rel=0.01)
+    assert of_ef_sgd == pytest.approx(sgd / 256, abs=0.01)
 
 
 # What contrasts can show.
@@ -313,12 +389,11 @@ DRAWS = 4000
 
 def table_of(**changes: object) -> Table:
     table = small_spec()
-    for path, value in {
-        "statistics.declared": "nothing",
-        "statistics.margin": MARGIN,
-        **changes,
-    }.items():
-        table = changed(table, path.replace("__", "."), value)
+    table = changed(table, "statistics.declared", "nothing")
+    table = changed(table, "statistics.margin", MARGIN)
+    for name, value in changes.items():
+        path = name.replace("__", ".")
+        table = changed(table, path, value)
     return table
 
 
@@ -334,18 +409,22 @@ def drawn(kind: str, apart: float) -> float:
     reference = generator.normal(0, DEVIATION, (DRAWS, 6))
 
     def p(bound: float, side: str) -> NDArray[np.float64]:
-        return np.asarray(
-            stats.ttest_ind(
-                row - bound, reference, axis=1, equal_var=False, alternative=side
-            ).pvalue
+        test = stats.ttest_ind(
+            row - bound, reference, axis=1, equal_var=False, alternative=side
         )
+        return np.asarray(test.pvalue)
 
-    if kind == "superiority":
-        return float((np.minimum(p(0, "greater"), p(0, "less")) < 0.05 / 2).mean())
     above = p(-MARGIN, "greater")
-    if kind == "non-inferiority":
-        return float((above < 0.05 / 2).mean())
-    return float((np.maximum(above, p(MARGIN, "less")) < 0.05 / 3).mean())
+    below = p(MARGIN, "less")
+    match kind:
+        case "superiority":
+            p_either = np.minimum(p(0, "greater"), p(0, "less"))
+            decided = p_either < 0.05 / 2
+        case "non-inferiority":
+            decided = above < 0.05 / 2
+        case _:
+            decided = np.maximum(above, below) < 0.05 / 3
+    return float(decided.mean())
 
 
 @pytest.mark.parametrize(
@@ -355,39 +434,39 @@ def drawn(kind: str, apart: float) -> float:
 def test_the_power_of_a_plan_is_the_share_of_drawn_experiments_that_show_it(
     kind: str, apart: float, tmp_path: Path
 ) -> None:
-    spec = Spec.model_validate(
-        table_of(
-            contrasts=[contrast(kind)],
-            statistics__seeds=[1, 2, 3],
-            statistics__baseline_seeds=[1, 2, 3, 4, 5, 6],
-        )
+    table = table_of(
+        contrasts=[contrast(kind)],
+        statistics__seeds=[1, 2, 3],
+        statistics__baseline_seeds=[1, 2, 3, 4, 5, 6],
     )
-    plan = make_plan(spec, tmp_path)
-    assert [len(row.runs) for row in plan.experiment.rows] == [6, 3, 3]
-    ((found, alone, first),) = powers(plan.experiment, DEVIATION)
+    plan = make_plan(Spec.model_validate(table), tmp_path)
+    num_runs = [len(row.runs) for row in plan.experiment.rows]
+    assert num_runs == [6, 3, 3]
+    (power,) = powers(plan.experiment, DEVIATION)
+    found, alone, first = power
     assert found == Contrast(**contrast(kind), margin=MARGIN)
-    assert alone == pytest.approx(drawn(kind, apart), abs=0.03)
+    expected = drawn(kind, apart)
+    assert alone == pytest.approx(expected, abs=0.03)
     assert first == alone, "one contrast has no other to be corrected for"
-    two = Spec.model_validate(
-        table_of(contrasts=[contrast("non-inferiority"), contrast("superiority")])
-    )
-    assert all(
-        first < alone
-        for _, alone, first in powers(make_plan(two, tmp_path).experiment, DEVIATION)
-    )
+    two = [contrast("non-inferiority"), contrast("superiority")]
+    spec = Spec.model_validate(table_of(contrasts=two))
+    plan = make_plan(spec, tmp_path)
+    for _, alone, first in powers(plan.experiment, DEVIATION):
+        assert first < alone
 
 
 def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_for(
     tmp_path: Path,
 ) -> None:
-    plan = make_plan(
-        Spec.model_validate(table_of(sensitivity={"seeds": [2]})), tmp_path
-    )
-    beside = [row for row in plan.experiment.rows if row.chosen_by == "sensitivity"]
-    assert {row.repeats for row in beside} >= {"sgd"}
-    assert all(list(row.runs) == ["2"] for row in beside)
-    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
-    assert all(
-        row.learning_rate in neighbouring_rates(rates[row.repeats or ""])
-        for row in beside
-    )
+    table = table_of(sensitivity={"seeds": [2]})
+    spec = Spec.model_validate(table)
+    rows = make_plan(spec, tmp_path).experiment.rows
+    beside = [row for row in rows if row.chosen_by == "sensitivity"]
+    bases = {row.repeats for row in beside}
+    assert "sgd" in bases
+    rates = {row.row: row.learning_rate for row in rows}
+    for row in beside:
+        assert list(row.runs) == ["2"]
+        assert row.repeats is not None
+        chosen = rates[row.repeats]
+        assert row.learning_rate in neighbouring_rates(chosen)

@@ -31,7 +31,8 @@ NUM_RUNS = len(read_pack(REFERENCE))
 
 def taken_of(results: Path, name: str = EXPERIMENT) -> Path:
     """The folder that is taken of a name."""
-    return next(folder for folder in take(results).folders if folder.name == name)
+    folders = take(results).folders
+    return next(folder for folder in folders if folder.name == name)
 
 
 @pytest.mark.parametrize("num_done", [0, 1, NUM_RUNS - 1])

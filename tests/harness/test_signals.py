@@ -59,8 +59,10 @@ LONG = 300
 
 def planned(folder: Path) -> tuple[Plan, Path]:
     """A plan of one long run, and the run's folder."""
-    spec = changed(only(small_spec(), "cser"), "training.num_epochs", LONG)
-    plan = make_plan(load_spec(write_spec(folder, spec)), folder / "results")
+    table = only(small_spec(), "cser")
+    table = changed(table, "training.num_epochs", LONG)
+    spec = load_spec(write_spec(folder, table))
+    plan = make_plan(spec, folder / "results")
     return plan, folder / "results" / "small" / plan.runs[0].run_id
 
 
@@ -136,7 +138,8 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(
     assert display.ends == {
         "cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"
     }
-    assert len([said for said in display.said if said.startswith("stopping")]) == 1
+    stopping = [said for said in display.said if said.startswith("stopping")]
+    assert len(stopping) == 1
     assert judge(look(folder)) == (
         "stopped",
         f"asked to stop; saved at step {step} of {40 * LONG}",
@@ -169,7 +172,8 @@ def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) 
         assert not attempt_stacked(job, lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
     folder = tmp_path / "stopped" / whole.folder.name
     record = done(config, tmp_path / "stopped")
-    assert [each.resumed_from_step for each in record.run.attempts] == [0, 1, 34, 94]
+    resumed = [each.resumed_from_step for each in record.run.attempts]
+    assert resumed == [0, 1, 34, 94]
     assert comparable(folder) == comparable(whole.folder)
 
 
@@ -317,7 +321,8 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
             f"asked to stop; saved at step {step} of 40",
         )
         assert attempt_in_threads(job_for(CONFIG, tmp_path))
-        assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
+        last = read_run(job.folder).run.attempts[-1]
+        assert last.resumed_from_step == step
     assert comparable(job.folder) == comparable(whole)
 
 

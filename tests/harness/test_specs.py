@@ -460,7 +460,8 @@ def test_a_million_in_a_grid_makes_a_name(tmp_path: Path) -> None:
         "grids",
         grid(columns=["R"], cases=[[10**6]], settings={"sync_interval": 2})["grids"],
     )
-    rows = [row.row for row in load_spec(write_spec(tmp_path, spec)).all_rows()]
+    read = load_spec(write_spec(tmp_path, spec))
+    rows = [row.row for row in read.all_rows()]
     assert rows[-2:] == ["local-r1e06-lr0.01", "local-r1e06-lr0.1"]
 
 
@@ -530,19 +531,26 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(
         0.2,
         1.0,
     )
-    assert (spec.evaluation.num_scores, spec.evaluation.per_epoch) == (4, 1)
-    by_sgd = plan_experiment(str(write_spec(tmp_path, own)), tmp_path).runs[0].config
-    assert (by_sgd.local_step, by_sgd.betas) == ("sgd", [0.9, 0.999])
+    assert spec.evaluation.num_scores == 4
+    assert spec.evaluation.per_epoch == 1
+    path = write_spec(tmp_path, own)
+    by_sgd = plan_experiment(str(path), tmp_path).runs[0].config
+    assert by_sgd.local_step == "sgd"
+    assert by_sgd.betas == [0.9, 0.999]
     base = base | {"evaluation": {"num_scores": 4}}
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
-    again = load_spec(write_spec(tmp_path, own | {"evaluation": {"per_epoch": 2}}))
-    assert (again.evaluation.num_scores, again.evaluation.per_epoch) == (None, 2)
+    twice = own | {"evaluation": {"per_epoch": 2}}
+    again = load_spec(write_spec(tmp_path, twice))
+    assert again.evaluation.num_scores is None
+    assert again.evaluation.per_epoch == 2
     base = changed(changed(base, "training.betas"), "training.local_step", "sgd")
     base = changed(base, "training.momentum", 0.9)
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
     own |= {"training": {"local_step": "adamw"}}
-    by_adamw = plan_experiment(str(write_spec(tmp_path, own)), tmp_path).runs[0].config
-    assert (by_adamw.local_step, by_adamw.momentum) == ("adamw", 0.0)
+    path = write_spec(tmp_path, own)
+    by_adamw = plan_experiment(str(path), tmp_path).runs[0].config
+    assert by_adamw.local_step == "adamw"
+    assert by_adamw.momentum == 0.0
 
 
 def assert_is_refused(
@@ -588,7 +596,8 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
         made: Any = build_optimizer(
             small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10
         )
-        assert (made.rank, getattr(made.compressor, "ratio", None)) == held
+        ratio = getattr(made.compressor, "ratio", None)
+        assert (made.rank, ratio) == held
     with pytest.raises(
         SpecError, match=r"own: rank: Input should be a valid integer.* \(given: 'x'\)"
     ):
@@ -714,7 +723,8 @@ def test_random_corruptions_are_refused_or_planned(
             assert str(error)
             assert "\n" not in str(error)
         else:
-            assert len({run.run_id for run in plan.runs}) == len(plan.runs)
+            ids = {run.run_id for run in plan.runs}
+            assert len(ids) == len(plan.runs)
             assert all(
                 row.expected_bits > 0
                 for row in plan.experiment.rows

@@ -55,24 +55,30 @@ def runs_of(plan: Plan) -> set[tuple[str, int]]:
 def test_a_stage_plans_exactly_its_runs_and_knows_what_the_next_one_adds(
     tmp_path: Path,
 ) -> None:
-    whole = plan_experiment(str(write_spec(tmp_path, staged_spec())), tmp_path)
-    first, second, last = (whole.at_stage(name) for name in ("first", "second", "all"))
+    path = write_spec(tmp_path, staged_spec())
+    whole = plan_experiment(str(path), tmp_path)
+    first = whole.at_stage("first")
+    second = whole.at_stage("second")
+    last = whole.at_stage("all")
     assert runs_of(first) == {("sgd", 1), ("cser", 1)}
-    assert runs_of(second) == {("sgd", 1), ("cser", 1), ("sgd", 2), ("cser", 2)}
+    both_seeds = {("sgd", 1), ("cser", 1), ("sgd", 2), ("cser", 2)}
+    assert runs_of(second) == both_seeds
     assert last.runs == whole.runs
     assert last.next_stage is None
-    assert first.experiment == (whole.experiment)
+    assert first.experiment == whole.experiment
     assert first.next_stage
-    assert runs_of(first.next_stage) == runs_of(second) - runs_of(first)
+    added = runs_of(second) - runs_of(first)
+    assert runs_of(first.next_stage) == added
 
 
 def test_run_ids_do_not_know_of_stages(tmp_path: Path) -> None:
     spec = staged_spec()
-    ids = []
-    for each in (spec, changed(spec, "stages")):
-        plan = plan_experiment(str(write_spec(tmp_path, each)), tmp_path)
-        ids.append([run.run_id for run in plan.runs])
-    assert ids[0] == ids[1]
+    with_stages, without = (
+        plan_experiment(str(write_spec(tmp_path, each)), tmp_path)
+        for each in (spec, changed(spec, "stages"))
+    )
+    ids = [run.run_id for run in with_stages.runs]
+    assert [run.run_id for run in without.runs] == ids
 
 
 @pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])
@@ -84,20 +90,21 @@ def test_the_first_stage_of_the_papers_experiments_compares_methods_within_a_day
     first = whole.at_stage("first")
     algorithms = {run.config.algorithm for run in first.runs}
     assert algorithms >= {"sgd", "ef_sgd", "mcser"}
-    assert whole.experiment.baseline in {run.row for run in first.runs}
+    rows = {run.row for run in first.runs}
+    assert whole.experiment.baseline in rows
     assert {run.seed for run in first.runs} == {1}
     hours, _ = effort_of(first, 0.0).hours(0.0)
     assert hours <= 24
     added = next_stage_sentence(first)
     words = r"the next stage, second, adds \d+ runs: \d+ to \d+ hours on 8 GPUs, about [\d,]+ to [\d,]+ dollars"
-    assert added and re.fullmatch(words, added), added
+    assert added
+    assert re.fullmatch(words, added), added
     assert whole.at_stage("all").runs == whole.runs
 
 
 def test_an_experiment_that_is_like_one_with_stages_has_none(tmp_path: Path) -> None:
-    (tmp_path / "other.toml").write_text(
-        'like = "imagenet"\nname = "other"\ntitle = "Other"\n'
-    )
+    text = 'like = "imagenet"\nname = "other"\ntitle = "Other"\n'
+    (tmp_path / "other.toml").write_text(text)
     spec = load_spec(tmp_path / "other.toml")
     assert spec.stages == []
     assert load_spec(find_spec("imagenet")).stages
@@ -128,9 +135,8 @@ def test_an_unknown_stage_is_refused_in_a_sentence(
         said = cli.refused(name, path, "--stage", "third", "--results", tmp_path)
         assert said == "small has no stage 'third'; its stages are first, second, all"
     rows = ["--stage", "first", "--rows", "ef_sgd"]
-    assert "the stage first of small has no run of these rows" in cli.refused(
-        "run", path, *rows, "--results", tmp_path
-    )
+    said = cli.refused("run", path, *rows, "--results", tmp_path)
+    assert "the stage first of small has no run of these rows" in said
     path = write_spec(tmp_path, changed(staged_spec(), "stages"))
     said = cli.refused("plan", path, "--stage", "first", "--results", tmp_path)
     assert said == "small has no stages; leave --stage out"
@@ -155,31 +161,31 @@ def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     assert "0 of 2" not in page
     assert "Not run yet: 1 row" in page
     assert "(EF-SGD 1)" in page
-    [sentence] = [
-        line for line in said.splitlines() if line.startswith("the next stage, ")
-    ]
+    lines = said.splitlines()
+    (sentence,) = (line for line in lines if line.startswith("the next stage, "))
     assert f"none diverged.\n\nT{sentence[1:]}.\n\n" in page
-    times = {
-        file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")
-    }
+    files = list(results.glob("small/*/result.json"))
+    times = [file.stat().st_mtime_ns for file in files]
     said = cli.out("run", *words, "--stage", "second", "--jobs", "1")
-    ended = [
-        line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")
-    ]
+    runs = [line for line in said.splitlines() if line.startswith("[")]
+    ended = [line.partition("] ")[2] for line in runs]
     assert sorted(ended) == ["cser seed 2: done", "sgd seed 2: done"]
-    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
-    assert "The next stage, all, adds 2 runs: " in build(results / "small").read_text()
+    assert [file.stat().st_mtime_ns for file in files] == times
+    page = build(results / "small").read_text()
+    assert "The next stage, all, adds 2 runs: " in page
     assert "4 done; " in cli.out("status", *words, "--stage", "second")
     assert "4 done, 2 missing; " in cli.out("status", *words)
     cli.out("run", *words, "--jobs", "1")
-    assert "next stage" not in build(results / "small").read_text()
+    page = build(results / "small").read_text()
+    assert "next stage" not in page
 
 
 @pytest.fixture
 def idle_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A queue with no job in it."""
-    (tmp_path / "squeue").write_text("#!/bin/sh\n")
-    (tmp_path / "squeue").chmod(0o755)
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\n")
+    squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     yield
 
@@ -196,11 +202,11 @@ def test_what_is_left_of_a_stage_is_submitted_as_that_stage(
     assert "adds 2 runs" in first
     folder = tmp_path / "results" / "small"
     folder.mkdir(parents=True)
-    put_submission(
-        folder, 0, submission(folder, "gone", cluster=str(profile), stage="first")
-    )
+    gone = submission(folder, "gone", cluster=str(profile), stage="first")
+    put_submission(folder, 0, gone)
     assert f"to submit on {profile}: 2 runs" in cli.out(*words)
-    assert f"to submit on {profile}: 4 runs" in cli.out(*words, "--stage", "second")
+    second = cli.out(*words, "--stage", "second")
+    assert f"to submit on {profile}: 4 runs" in second
 
 
 @pytest.mark.parametrize(
@@ -217,9 +223,8 @@ def test_make_runs_the_first_stage_unless_another_part_is_named(
     given: list[str], parts: list[str]
 ) -> None:
     words = ["make", "--no-print-directory", "-n", "reproduce-cifar100", *given]
-    said = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = done.stdout
     for part in parts:
         assert part in said
 
@@ -237,7 +242,8 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     spec = load_spec(find_spec("cifar100"))
     training = {"num_workers": 2, "batch_size": 2, "num_epochs": 2}
     schedule = {"milestones": [1], "warmup_epochs": 0.5}
-    model = ModelSpec(name=spec.model.name, options={"depth": 10, "width": 1})
+    options = {"depth": 10, "width": 1}
+    model = ModelSpec(name=spec.model.name, options=options)
     small = {
         "model": model,
         "training": spec.training.model_copy(update=training),
@@ -245,17 +251,20 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     }
     whole = make_plan(spec.model_copy(update=small), tmp_path)
     first = whole.at_stage("first")
-    assert len(prepare(first, tmp_path)) == len(first.runs) == 7
+    missing = prepare(first, tmp_path)
+    assert len(first.runs) == 7
+    assert len(missing) == 7
     folder = tmp_path / "cifar100"
     for run in first.runs:
-        job = job_for(run.config, folder, data=tmp_path / "data", experiment="cifar100")
-        attempt = job.attempt.model_copy(
-            update={"backend": "nccl", "accelerator": "A GPU"}
-        )
+        data = tmp_path / "data"
+        job = job_for(run.config, folder, data=data, experiment="cifar100")
+        on_a_gpu = {"backend": "nccl", "accelerator": "A GPU"}
+        attempt = job.attempt.model_copy(update=on_a_gpu)
         assert attempt_stacked(replace(job, run=run, attempt=attempt))
     assert missing_runs(first, folder) == []
     second = whole.at_stage("second")
-    assert len(missing_runs(second, folder)) == len(second.runs) - len(first.runs)
+    num_added = len(second.runs) - len(first.runs)
+    assert len(missing_runs(second, folder)) == num_added
     page = build(folder).read_text()
     assert "7 of 1,640 runs are done" in page
     assert "0 of 5" not in page
@@ -266,21 +275,24 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     assert (folder / "figures/hours.png").exists()
     with (folder / "csv" / "hours.csv").open(newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
-    assert lines.keys() == {run.row for run in first.runs}
+    rows = {run.row for run in first.runs}
+    assert lines.keys() == rows
     trained = {}
     for run in first.runs:
         result = read_run(folder / run.run_id).result
         assert result is not None
-        phases = ("data", "compute", "communicate")
-        trained[run.row] = sum(result.clock_seconds[phase] for phase in phases)
+        seconds = result.clock_seconds
+        own = seconds["data"] + seconds["compute"] + seconds["communicate"]
+        trained[run.row] = own
     for row, line in lines.items():
-        assert float(line["hours"]) == pytest.approx(trained[row] / 3600)
-        assert float(line["speed_up"]) == pytest.approx(
-            trained["sgd-lr0.1"] / trained[row]
-        )
+        speed_up = trained["sgd-lr0.1"] / trained[row]
+        hours = trained[row] / 3600
+        assert float(line["hours"]) == pytest.approx(hours)
+        assert float(line["speed_up"]) == pytest.approx(speed_up)
     # One run of the seven on a cluster, whose network is another.
     file = folder / first.runs[-1].run_id / "run.json"
-    file.write_text(file.read_text().replace('"stacked"', '"slurm"'))
+    text = file.read_text()
+    file.write_text(text.replace('"stacked"', '"slurm"'))
     page = build(folder).read_text()
     assert "so their hours are not compared" in page
     assert "## Hours" not in page

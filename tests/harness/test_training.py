@@ -110,7 +110,8 @@ def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(
     another rate."""
     config = small_config("qsr", {"sync_interval": 2, "alpha": 0.1})
     slower = config.model_copy(update={"learning_rate": 0.025})
-    ends = small_config("qsr", {"sync_interval": 2, "alpha": 0.1, "total_steps": 40})
+    settings = {"sync_interval": 2, "alpha": 0.1, "total_steps": 40}
+    ends = small_config("qsr", settings)
     assert (
         footprint_of(ends).bits
         > footprint_of(config).bits
@@ -125,14 +126,18 @@ def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(
 
 def test_training_learns(tmp_path: Path) -> None:
     record = done(small_config(num_epochs=3), tmp_path)
-    assert [event.step for event in record.events] == [20, 40, 60, 80, 100, 120]
-    assert record.events[-1].train_loss < record.events[0].train_loss
+    steps = [event.step for event in record.events]
+    assert steps == [20, 40, 60, 80, 100, 120]
+    first, *_, last = record.events
+    assert last.train_loss < first.train_loss
     # Ten classes: chance is 0.1.
     assert record.result.test_accuracy > 0.5
     seconds = record.result.clock_seconds
     assert set(seconds) == set(PHASES)
-    assert all(value > 0 for value in seconds.values())
-    assert sum(seconds.values()) == pytest.approx(record.result.wall_seconds, rel=1e-9)
+    for value in seconds.values():
+        assert value > 0
+    wall = record.result.wall_seconds
+    assert sum(seconds.values()) == pytest.approx(wall, rel=1e-9)
     walls = [event.wall_seconds for event in record.events]
     assert walls == sorted(walls)
     assert walls[-1] <= record.result.wall_seconds
@@ -143,7 +148,8 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
     last = record.events[-1].model_dump()
     result = record.result.model_dump(by_alias=True)
     shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
-    assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
+    for key in shared:
+        assert last[key] == result[key], key
     assert (result["status"], result["num_steps"], result["world_size"]) == (
         "done",
         40,
@@ -157,15 +163,20 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
     assert sent == result["expected_traffic"]
     # 742 parameters: 93 of them in each eighth, 186 in each quarter; a reset at every third of 40
     # steps.
-    bits = {key: (entry["bits"], entry["collectives"]) for key, entry in sent.items()}
+    bits = {}
+    for key, entry in sent.items():
+        bits[key] = (entry["bits"], entry["collectives"])
     assert bits == {
         "gradient": (40 * 32 * 93, 40),
         "error": (13 * 32 * 186, 13),
         "model": (0, 0),
     }
-    assert last["bits_sent"] == 32 * (40 * 93 + 13 * 186)
-    assert result["overall_ratio"] == pytest.approx(742 * 40 / (40 * 93 + 13 * 186))
-    assert record.run.config == small_config("cser", CSER).model_dump(mode="json")
+    num_numbers = 40 * 93 + 13 * 186
+    assert last["bits_sent"] == 32 * num_numbers
+    ratio = 742 * 40 / (40 * 93 + 13 * 186)
+    assert result["overall_ratio"] == pytest.approx(ratio)
+    config = small_config("cser", CSER)
+    assert record.run.config == config.model_dump(mode="json")
 
 
 def test_recorded_loss_is_the_mean_over_workers_and_steps_since_the_last_score_and_the_rate_the_last_step_s(
@@ -182,13 +193,20 @@ def test_recorded_loss_is_the_mean_over_workers_and_steps_since_the_last_score_a
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
     schedule = {"kind": "cosine", "warmup_epochs": 0.75}
-    events = done(small_config(learning_rate=0.08, schedule=schedule), tmp_path).events
+    config = small_config(learning_rate=0.08, schedule=schedule)
+    events = done(config, tmp_path).events
     assert len(losses) == 80
-    means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
-    assert [event.train_loss for event in events] == pytest.approx(means, rel=1e-5)
+    first_mean = math.fsum(losses[:40]) / 40
+    second_mean = math.fsum(losses[40:]) / 40
+    found = [event.train_loss for event in events]
+    assert found == pytest.approx([first_mean, second_mean], rel=1e-5)
     # 30 of 40 steps are warm-up: its step 20, then the last of 10 steps that fall from 1 to 0.
-    expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
-    assert [event.learning_rate for event in events] == pytest.approx(expected)
+    in_warm_up = 0.08 * 20 / 30
+    cosine = math.cos(0.9 * math.pi)
+    falling = 0.08 * (1 + cosine) / 2
+    expected = [in_warm_up, falling]
+    rates = [event.learning_rate for event in events]
+    assert rates == pytest.approx(expected)
 
 
 DIVERGING: dict[str, tuple[dict[str, Any], int, list[int]]] = {
@@ -232,7 +250,8 @@ def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(
     ]
     assert scores == [None] * 5
     assert [event.step for event in record.events] == scored
-    assert all(math.isfinite(event.test_loss) for event in record.events)
+    for event in record.events:
+        assert math.isfinite(event.test_loss)
     assert result.expected_traffic["gradient"].collectives == step
     for path in record.folder.glob("*.json*"):  # plain JSON, without NaN or Infinity
         for line in (
@@ -246,9 +265,11 @@ def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(
 def test_a_loss_that_explodes_and_stays_finite_is_no_divergence_but_a_score(
     tmp_path: Path,
 ) -> None:
-    record = done(small_config("cser", CSER, learning_rate=30.0), tmp_path)
+    config = small_config("cser", CSER, learning_rate=30.0)
+    record = done(config, tmp_path)
     # Ten classes: a guess has a loss of 2.3 and an accuracy of 0.1.
-    losses = [record.result.train_loss, *(event.train_loss for event in record.events)]
+    of_events = [event.train_loss for event in record.events]
+    losses = [record.result.train_loss, *of_events]
     assert all(map(math.isfinite, losses))
     assert max(losses) > 1e6
     assert record.result.status == "done"

@@ -31,7 +31,8 @@ FILE = Path(__file__).with_name("golden_translation.json")
 
 
 def samples(**spec: Any) -> PairSamples:
-    return TASK.load(None, TaskSpec(name="reversal", **spec), CPU)
+    task_spec = TaskSpec(name="reversal", **spec)
+    return TASK.load(None, task_spec, CPU)
 
 
 def config(
@@ -51,7 +52,8 @@ def config(
 def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_step(
     shard: torch.Tensor | None, rank: int
 ) -> None:
-    lengths = torch.randint(1, 30, (500,), generator=generator("lengths"))
+    draws = generator("lengths")
+    lengths = torch.randint(1, 30, (500,), generator=draws)
     own = {"rank": rank, "num_workers": 4, "batch_size": 5, "shard": shard}
     batches = torch.stack(
         list(worker_batches(1, 500, steps=range(50), lengths=lengths, **own))
@@ -62,24 +64,33 @@ def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_ste
         ),
         batches[31:],
     )
-    unsorted = torch.stack(list(worker_batches(1, 500, steps=range(50), **own)))
+    every = worker_batches(1, 500, steps=range(50), **own)
+    unsorted = torch.stack(list(every))
+    first_epoch = batches[:25]
     if shard is None:
-        everyone = [
-            each
-            for peer in range(4)
-            for each in worker_batches(1, 500, peer, 4, 5, range(25), None, lengths)
-        ]
-        assert sorted(torch.cat(everyone).tolist()) == list(range(500))
+        seen: list[int] = []
+        for peer in range(4):
+            batches_of_peer = worker_batches(
+                1, 500, peer, 4, 5, range(25), None, lengths
+            )
+            for each in batches_of_peer:
+                seen += each.tolist()
+        assert sorted(seen) == list(range(500))
     else:
-        assert sorted(batches[:25].flatten().tolist()) == shard.tolist()
-    spread, by_chance = (
-        lengths[each].amax(1) - lengths[each].amin(1) for each in (batches, unsorted)
-    )
-    assert spread.sum() < by_chance.sum() / 5
-    means = lengths[batches[:25]].double().mean(1)
-    assert (means.diff() < 0).any() and (means.diff() > 0).any(), (
-        "steps go from short to long"
-    )
+        seen_here = first_epoch.flatten().tolist()
+        assert sorted(seen_here) == shard.tolist()
+
+    def total_spread(indices: torch.Tensor) -> torch.Tensor:
+        """Sum over batches of the longest sentence less the shortest."""
+        own_lengths = lengths[indices]
+        spread = own_lengths.amax(1) - own_lengths.amin(1)
+        return spread.sum()
+
+    assert total_spread(batches) < total_spread(unsorted) / 5
+    means = lengths[first_epoch].double().mean(1)
+    changes = means.diff()
+    assert (changes < 0).any(), "steps go from short to long"
+    assert (changes > 0).any(), "steps go from short to long"
 
 
 def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(
@@ -95,7 +106,8 @@ def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(
         )
         ends.append(done(own, tmp_path).result)
     one, two = ends
-    assert one.num_steps == two.num_steps == 40
+    assert one.num_steps == 40
+    assert two.num_steps == 40
     assert two.test_loss == pytest.approx(one.test_loss, rel=1e-4)
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
 
@@ -103,22 +115,24 @@ def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(
 def test_label_smoothing_is_in_the_training_loss_alone() -> None:
     own = samples()
     model = build_model(config().model, TASK, 0, CPU)
-    inputs, labels = own.train.batch(torch.arange(10))
-    smooth = MixedPrecision("fp32", CPU, label_smoothing=0.1).loss(
-        model, inputs, labels
-    )
-    scores = torch.log_softmax(model(inputs), 1)
+    ten = torch.arange(10)
+    inputs, labels = own.train.batch(ten)
+    smoothed = MixedPrecision("fp32", CPU, label_smoothing=0.1)
+    found = smoothed.loss(model, inputs, labels)
+    scores = torch.log_softmax(model(inputs), 1)  # (batch, tokens, places)
     counts = labels >= 0
-    plain = (
-        -scores.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[counts].mean()
-    )
-    expected = 0.9 * plain - 0.1 * scores.mean(1)[counts].mean()
-    torch.testing.assert_close(smooth, expected)
-    sums = [
-        own.modality.sums(Answers(model, each), own, torch.arange(50))
-        for each in (PLAIN, MixedPrecision("fp32", CPU, 0.1))
-    ]
-    torch.testing.assert_close(*sums, rtol=0, atol=0)
+    known = labels.clamp(min=0).unsqueeze(1)
+    of_labels = scores.gather(1, known).squeeze(1)
+    plain = -of_labels[counts].mean()
+    mean_of_all = scores.mean(1)[counts].mean()
+    expected = 0.9 * plain - 0.1 * mean_of_all
+    torch.testing.assert_close(found, expected)
+    every = torch.arange(50)
+    answers = Answers(model, PLAIN)
+    smoothed_answers = Answers(model, smoothed)
+    sums = own.modality.sums(answers, own, every)
+    smoothed_sums = own.modality.sums(smoothed_answers, own, every)
+    torch.testing.assert_close(smoothed_sums, sums, rtol=0, atol=0)
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -134,9 +148,11 @@ def test_a_run_has_the_losses_that_were_last_looked_at(
     name: str, tmp_path: Path
 ) -> None:
     """After a change of losses that is meant, run with UPDATE_GOLDEN=NAME and read the diff."""
-    events, result = comparable(done(config(name, METHODS[name]), tmp_path).folder)
+    run = done(config(name, METHODS[name]), tmp_path)
+    events, result = comparable(run.folder)
     assert result["class_counts"]
-    assert all(sum(each) == 800 for each in result["class_counts"])
+    for each in result["class_counts"]:
+        assert sum(each) == 800
     assert set(result["metrics"]) == {"phone_error_rate"}
     assert result["data_sha256"] == samples().sha256
     golden = json.loads(FILE.read_text())

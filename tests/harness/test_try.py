@@ -86,7 +86,9 @@ def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     assert "14 of 14 promises are kept" in printed
     assert printed.index("promises are kept") < printed.index("tuning the rate")
     table = printed[printed.index("(95 % CI)") :]
-    assert max(map(len, table[: table.index("\n\n")].splitlines())) <= 100
+    end = table.index("\n\n")
+    longest = max(len(line) for line in table[:end].splitlines())
+    assert longest <= 100
     assert "DDP (fp32), SGD" in table
     assert "->" in table
     folder = tmp_path / "results" / f"try_{NAME}_perceptron"
@@ -122,7 +124,8 @@ def test_a_rate_that_is_given_is_called_that_and_a_broken_promise_trains_nothing
     shipped: Path, tmp_path: Path, cli: CommandLine
 ) -> None:
     broken = tmp_path / "mine.py"
-    broken.write_text(EXAMPLE.read_text().replace("numel * rounds,", "numel,"))
+    text = EXAMPLE.read_text()
+    broken.write_text(text.replace("numel * rounds,", "numel,"))
     given = ("--results", tmp_path / "results", "--learning-rate", "0.05")
     settings = ("--settings", "sync_interval = 4, growth = 0.0")
     said = cli.refused("try", broken, *given, code=1)
@@ -153,9 +156,11 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
         SpecError, match=r"or its sync_interval, as `try` takes them by --settings"
     ):
         make_trial(str(needs), "residual")
-    second = text[text.index("class ") :].replace("GrowingLocalSGD", "Other")
+    class_text = text[text.index("class ") :]
+    second = class_text.replace("GrowingLocalSGD", "Other")
     two = tmp_path / "two.py"
-    two.write_text(text + "\n\n" + second.replace(NAME, "other"))
+    other = second.replace(NAME, "other")
+    two.write_text(text + "\n\n" + other)
     with pytest.raises(SpecError, match="choose one by --method"):
         make_trial(str(two), "residual")
     assert make_trial(str(two), "residual", "other").name == "other"
@@ -164,14 +169,16 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
 def test_settings_change_what_they_name(tmp_path: Path) -> None:
     """All others stay at what reaches the ratio of the network's rows."""
     trial = make_trial(str(EXAMPLE), "residual", settings="growth = 0.25")
-    assert trial.spec.rows[0].settings.table == {"sync_interval": 12, "growth": 0.25}
+    settings = trial.spec.rows[0].settings.table
+    assert settings == {"sync_interval": 12, "growth": 0.25}
     needs = tmp_path / "needs.py"
     text = EXAMPLE.read_text()
     needs.write_text(
         text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"')
     )
     trial = make_trial(str(needs), "residual", settings="sync_interval = 5")
-    assert trial.spec.rows[0].settings.table == {"sync_interval": 5}
+    settings = trial.spec.rows[0].settings.table
+    assert settings == {"sync_interval": 5}
 
 
 @pytest.mark.parametrize(
@@ -182,10 +189,12 @@ def test_what_ships_is_there_and_its_length_said(
 ) -> None:
     """On the perceptron the two best rates are tried at two more seeds, as all rows' were."""
     tried = make_trial(str(EXAMPLE), network)
-    assert tried.spec.rows[0].settings.table == {"sync_interval": interval}
+    settings = tried.spec.rows[0].settings.table
+    assert settings == {"sync_interval": interval}
     words = duration_words(tried, 2)
     assert f"{num_trials} runs that tune the rate and 3 that count" in words
-    minutes = int(words.split("about ")[1].split()[0])
+    after_about = words.split("about ")[1]
+    minutes = int(after_about.split()[0])
     assert minutes <= 20, "on two cores"
 
 
@@ -199,7 +208,8 @@ def test_all_rows_that_a_method_is_ranked_among_were_tuned_by_about_as_many_tria
         read_experiment(shipped.earlier_trials) if shipped.earlier_trials else None
     )
     for row in experiment.rows:
-        assert _trials(experiment, row.row, earlier) in ("3", "4", "5", "6")
+        said = _trials(experiment, row.row, earlier)
+        assert said in ("3", "4", "5", "6")
 
 
 def test_trials_of_another_rate_or_settings_do_not_count_as_a_rows() -> None:
@@ -222,4 +232,5 @@ def test_the_difference_of_samples_is_welchs() -> None:
     second = np.array([2.0, 4.0, 4.0, 4.0, 6.0])
     found = unpaired(first, second)
     assert found.estimate == pytest.approx(-2.0)
-    assert found.standard_error == pytest.approx((1 / 3 + 2 / 5) ** 0.5)
+    expected = (1 / 3 + 2 / 5) ** 0.5
+    assert found.standard_error == pytest.approx(expected)

@@ -113,7 +113,8 @@ def _settings() -> dict[str, dict[str, Any]]:
     found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
-            settings = settings_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS)
+            method = methods()[name]
+            settings = settings_at_traffic(method, 1 / RATIO, NUM_WORKERS)
             found.setdefault(name, settings.table)
     return found
 
@@ -160,7 +161,8 @@ def random_parameters(
         1e-2 * torch.randn(shape, generator=generator)
         for shape in shapes or gradients_of("resnet50").shapes
     )
-    return nn.ParameterList(nn.Parameter(tensor.to(device)) for tensor in tensors)
+    parameters = [nn.Parameter(tensor.to(device)) for tensor in tensors]
+    return nn.ParameterList(parameters)
 
 
 def touch_gradients(parameters: nn.ParameterList) -> None:
@@ -182,7 +184,8 @@ class Stepper(NamedTuple):
 
 def own_stepper(algorithm: str, parameters: nn.ParameterList) -> Stepper:
     """One of the algorithms, for a worker who is alone."""
-    return Stepper(parameters, build(algorithm, parameters, SoloCollectives()).step)
+    optimizer = build(algorithm, parameters, SoloCollectives())
+    return Stepper(parameters, optimizer.step)
 
 
 def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
@@ -210,7 +213,8 @@ class Spread(nn.Module):
         self.parameters_of = parameters
 
     def forward(self) -> Tensor:
-        return torch.stack([parameter.mean() for parameter in self.parameters_of]).sum()
+        means = [parameter.mean() for parameter in self.parameters_of]
+        return torch.stack(means).sum()
 
 
 def hook_of(
@@ -267,8 +271,10 @@ class AlikeCollectives(Collectives):
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
         [message] = blocks
-        share = message[share_of(self.own_ranks, len(message), self.world_size)]
-        _, rest = add(share.expand(self.world_size, *share.shape))
+        own = share_of(self.own_ranks, len(message), self.world_size)
+        share = message[own]
+        of_all = share.expand(self.world_size, *share.shape)
+        _, rest = add(of_all)
         return message, rest
 
 
@@ -322,7 +328,8 @@ def encoding_calls(
             seconds.append(seconds_to_idle(stepper.step, device))
         return seconds[1] - seconds[0]
 
-    calls[name_of({"kind": "powersgd", **SETTINGS["powersgd"]})] = factorise
+    powersgd = {"kind": "powersgd", **SETTINGS["powersgd"]}
+    calls[name_of(powersgd)] = factorise
     return calls
 
 
@@ -331,8 +338,10 @@ def entry_steppers(config: RunConfig) -> dict[str, Stepper]:
     network."""
     device = torch.device("cpu")
     own = trainable(config, device)
-    plain = nn.ParameterList(trainable(config, device).parameters())
-    optimizer = build_optimizer(config, own, SoloCollectives(), num_steps_of(config)[1])
+    parameters = trainable(config, device).parameters()
+    plain = nn.ParameterList(parameters)
+    _, num_steps = num_steps_of(config)
+    optimizer = build_optimizer(config, own, SoloCollectives(), num_steps)
     adamw = torch.optim.AdamW(plain.parameters(), config.learning_rate, fused=True)
     return {
         "own": Stepper(nn.ParameterList(own.parameters()), optimizer.step),
@@ -430,8 +439,10 @@ def on_processes(
 
     On a CPU there are two, over gloo.
     """
-    world_size = min(most, torch.cuda.device_count() if device.type == "cuda" else 2)
-    devices = device_groups(device.type, world_size, torch.cuda.device_count())[0]
+    num_devices = torch.cuda.device_count() if device.type == "cuda" else 2
+    world_size = min(most, num_devices)
+    groups = device_groups(device.type, world_size, torch.cuda.device_count())
+    devices = groups[0]
     with start_workers(
         _join_and, [(work, own, *arguments) for own in devices]
     ) as workers:

@@ -62,7 +62,8 @@ def step_ratios() -> dict[str, list[float]]:
         name: subjects.own_stepper(name, subjects.random_parameters())
         for name in subjects.PASSES
     }
-    timings = subjects.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    timings = subjects.interval_seconds(steppers, INTERVALS, cpu)
     plain = {
         name: f"torch {subjects.config_of(name).momentum}" for name in subjects.PASSES
     }
@@ -82,7 +83,8 @@ def test_a_step_takes_no_more_than_its_traffic(
     """Over PyTorch's fused step, at 25.6 M parameters on one thread: vectors read and written, and
     7 % more."""
     ratio = median(step_ratios[name])
-    limit = subjects.PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5)
+    passes_of_torch = 3 if name in subjects.WITHOUT_MOMENTUM else 5
+    limit = subjects.PASSES[name] / passes_of_torch
     record_property("over torch fused", ratio)
     record_property("traffic limit", limit)
     record_property("all", sorted(step_ratios[name]))
@@ -93,7 +95,8 @@ def test_top_k_takes_less_than_half_of_torch_topk(record_property: Record) -> No
     """One in 192 of ResNet-50's 25.6 M numbers, on one thread; both in turn in one run."""
     prepare_thread()
     device = torch.device("cpu")
-    numbers = torch.randn(25_600_000, generator=torch.Generator().manual_seed(1)).abs()
+    generator = torch.Generator().manual_seed(1)
+    numbers = torch.randn(25_600_000, generator=generator).abs()
     count = len(numbers) // 192
     calls = {
         "own": lambda: seconds_to_idle(
@@ -123,7 +126,8 @@ def test_passes_in_ddp_with_each_hook(record_property: Record) -> None:
         ratios = sorted(own / whole for own, whole in pairs)
         record_property(f"{name}, over the all-reduce", median(ratios))
         record_property(f"{name}, all", ratios)
-    assert all(len(found[name]) == INTERVALS for name in subjects.HOOKS)
+    for name in subjects.HOOKS:
+        assert len(found[name]) == INTERVALS
 
 
 NUM_ROUNDS = 192
@@ -138,7 +142,8 @@ def test_own_arithmetic_of_an_entry(entry: TrackEntry, record_property: Record) 
     page shows it."""
     prepare_thread()
     runs = read_runs(entry.records).values()
-    row = next(run.run for run in runs if run.run.row == entry.about.row)
+    rows = [run.run for run in runs]
+    row = next(run for run in rows if run.row == entry.about.row)
     steppers = subjects.entry_steppers(RunConfig.model_validate(row.config))
     timings = subjects.interval_seconds(
         steppers, NUM_ROUNDS // subjects.RESET_INTERVAL, torch.device("cpu")

@@ -111,7 +111,8 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
     # Messages of the harness itself, on a CPU, must travel by the same group.
     for place in {device, torch.device("cpu")}:
         for dtype in (torch.float32, torch.float16):
-            total = torch.full((1003,), float(rank + 1), device=place, dtype=dtype)
+            number = float(rank + 1)
+            total = torch.full((1003,), number, device=place, dtype=dtype)
             mean = total.clone()
             first = total.clone()
             collectives.all_reduce_sum_(total, Purpose.CONTROL)
@@ -139,7 +140,10 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
         received = collectives.exchange_with_neighbours(
             torch.full((1, 5), rank, device=place), ring, Purpose.CONTROL
         )
-        if any(bool((message != sender).any()) for sender, message in received.items()):
+        are_sent = []
+        for sender, message in received.items():
+            are_sent.append(bool((message == sender).all()))
+        if not all(are_sent):
             wrong.append(f"neighbours on {place}")
     large = torch.zeros(numel, device=device)
     dist.all_reduce(large)
@@ -166,7 +170,9 @@ def test_an_overflow_of_one_worker_is_skipped_by_all_without_a_trace(
     record_property("last losses", [each[-1] for each in losses])
     assert all(unchanged)
     assert set(steps) == {NUM_STEPS - 1}
-    assert all(math.isfinite(loss) for each in losses for loss in each)
+    for of_worker in losses:
+        for loss in of_worker:
+            assert math.isfinite(loss)
 
 
 def _overflowing(
@@ -175,7 +181,8 @@ def _overflowing(
     """Whether the state is as before after a step in which the last worker overflows; steps that
     counted; losses."""
     collectives = ProcessGroupCollectives()
-    trainee = trainee_of(learning(name, scale, "fp16", **own), device, collectives)
+    config = learning(name, scale, "fp16", **own)
+    trainee = trainee_of(config, device, collectives)
     losses = []
     unchanged = True
     for step in range(NUM_STEPS):
@@ -187,7 +194,8 @@ def _overflowing(
         losses.append(float(trainee.step()))
         if overflows:
             after = _state(trainee)
-            unchanged = all(torch.equal(before[key], after[key]) for key in before)
+            are_kept = [torch.equal(before[key], after[key]) for key in before]
+            unchanged = all(are_kept)
     return unchanged, trainee.optimizer.num_steps, losses
 
 
@@ -211,7 +219,8 @@ def test_a_baseline_learns(
 
 
 def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
-    trainee = trainee_of(learning(name, scale), device, ProcessGroupCollectives())
+    config = learning(name, scale)
+    trainee = trainee_of(config, device, ProcessGroupCollectives())
     return [float(trainee.step()) for _ in range(scale.num_steps)]
 
 
@@ -243,10 +252,12 @@ def _lost_by_hook(
         assert parameters[0].grad is not None
         received += parameters[0].grad
     unsent = state.errors["parameters_of.0"].clone()
-    ProcessGroupCollectives().all_reduce_mean_(unsent.unsqueeze(0), Purpose.CONTROL)
+    collectives = ProcessGroupCollectives()
+    collectives.all_reduce_mean_(unsent.unsqueeze(0), Purpose.CONTROL)
     # As a share of the mean of the parameter's numbers, the same on all workers.
     whole = (WARM_UP + WATCHED) / received.numel()
-    return float((received + unsent - whole).abs().max()) / whole
+    lost = received + unsent - whole
+    return float(lost.abs().max()) / whole
 
 
 # One process
@@ -271,7 +282,8 @@ def test_a_method_learns_with_stacked_workers(
         pytest.skip("this GPU has no bf16; use fp16")
     config = learning(name, scale, precision)
     trainee = trainee_of(config, device, StackedCollectives(config.num_workers))
-    num_steps = scale.num_steps * config.settings.table.get("accumulation_steps", 1)
+    steps_of_one = config.settings.table.get("accumulation_steps", 1)
+    num_steps = scale.num_steps * steps_of_one
     losses = [float(trainee.step().mean()) for _ in range(num_steps)]
     record_property("first and last loss", [losses[0], losses[-1]])
     assert all(map(math.isfinite, losses))
@@ -288,14 +300,17 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
     (before, there), (_, here) = (
         _ways(place, name) for place in (device, torch.device("cpu"))
     )
-    distance = float(((there - here).norm(dim=1) / (here - before).norm(dim=1)).max())
+    apart = (there - here).norm(dim=1)
+    ways = (here - before).norm(dim=1)
+    distance = float((apart / ways).max())
     record_property("relative distance", distance)
     assert distance <= 1e-8
 
 
 def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
-    config = learning(name, TINY).model_copy(update={"num_workers": 4})
+    four_workers = {"num_workers": 4}
+    config = learning(name, TINY).model_copy(update=four_workers)
     trainee = DryTraining(
         config,
         trainable(config, device).double(),
@@ -329,10 +344,10 @@ def test_channels_last_keeps_its_format_and_the_losses(
         sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees
     ]
     record_property("step, usual / channels last", seconds[0] / seconds[1])
-    assert all(
-        kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels
-    )
-    assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-3
+    for kernel in kernels:
+        assert kernel.is_contiguous(memory_format=torch.channels_last)
+    off = [abs(a - b) / abs(a) for a, b in pairs]
+    assert max(off) <= 1e-3
 
 
 def _in_format(
@@ -390,8 +405,10 @@ def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(
 ) -> None:
     """A GPU tells it once it has come so far, and here it has come to the end before the last
     step."""
-    weight = nn.Parameter(torch.zeros(2, 1000, device=device))
-    optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=StackedCollectives(2))
+    zeros = torch.zeros(2, 1000, device=device)
+    weight = nn.Parameter(zeros)
+    collectives = StackedCollectives(2)
+    optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=collectives)
     with pytest.warns(
         UserWarning, match="what worker 1 sent at step 3 is not finite"
     ) as warned:
@@ -485,7 +502,8 @@ def test_times_of_encoding(
     found = subjects.interleave(calls, 4 * scale.num_intervals)
     # A difference of two steps, which on tiny vectors can be below 0.
     seconds = {name: max(0.0, median(each)) for name, each in found.items()}
-    record_property("ms", {name: 1e3 * each for name, each in seconds.items()})
+    milliseconds = {name: 1e3 * each for name, each in seconds.items()}
+    record_property("ms", milliseconds)
     times = EncodingTimes(
         version=VERSION,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -500,14 +518,16 @@ def test_times_of_encoding(
     # A CPU's times say nothing of a GPU, and a single test that is tried writes nothing.
     if device.type == "cuda" and report:
         write_record(Path(report).parent / TIMES.name, times)
-    assert set(seconds) >= {name_of(each) for each in subjects.ENCODED}
+    encoded = {name_of(each) for each in subjects.ENCODED}
+    assert set(seconds) >= encoded
 
 
 def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(
     device: torch.device,
 ) -> None:
     """Else what is timed as eight workers' messages would be something else."""
-    vector = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1)).to(device)
+    generator = torch.Generator().manual_seed(1)
+    vector = torch.randn(1, 5000, generator=generator).to(device)
     layout = Layout.flat(slice(0, 5000))
     for table in subjects.ENCODED:
         compressor = build_compressor("compressor", CompressorSettings(**table))
@@ -523,7 +543,8 @@ def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(
             if table["kind"] == "quantised_blocks"
             else 1e-6
         )
-        assert float((alike.mean - alone.mean).abs().max()) <= tolerance
+        apart = (alike.mean - alone.mean).abs()
+        assert float(apart.max()) <= tolerance
 
 
 @pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])
@@ -537,7 +558,8 @@ def test_images_per_second_of_the_real_experiments(
     full = Problem(
         spec.task.name, spec.model, spec.training.batch_size, spec.training.precision
     )
-    problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
+    small = Problem("cifar100", TINY.model, TINY.batch_size)
+    problem = full if cuda else small
     measured = dry_steps(
         short_run(problem, "sgd", {}, precision=problem.precision), device
     )

@@ -70,12 +70,14 @@ class Passes(TorchDispatchMode):
         return result
 
     def add(self, value: Any, times: int) -> None:
-        self.count += times * sum(each.numel() >= SMALL for each in tensors(value))
+        num_large = sum(each.numel() >= SMALL for each in tensors(value))
+        self.count += times * num_large
 
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_step_makes_so_many_passes(name: str) -> None:
-    parameters = nn.ParameterList([nn.Parameter(torch.randn(NUMEL))])
+    weight = nn.Parameter(torch.randn(NUMEL))
+    parameters = nn.ParameterList([weight])
     optimizer = build(name, parameters, SoloCollectives())
     for _ in range(2):
         touch_gradients(parameters)

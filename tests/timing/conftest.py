@@ -56,7 +56,8 @@ def turn_of(
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A process group whose only worker is this process."""
-    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    path = tmp_path_factory.mktemp("group") / "store"
+    store = dist.FileStore(str(path), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -92,7 +93,8 @@ def limits(namespace: str) -> dict[str, int]:
 
 
 def output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    return ended.stdout
 
 
 def is_alive(pid: int) -> bool:

@@ -134,7 +134,8 @@ def test_nothing_is_left_and_nothing_is_outside(prefix: str) -> None:
     with pytest.raises(ZeroDivisionError), lab(LabTopology(2, 2, 1e8)) as network:
         assert len(namespaces(f"{prefix}-")) == 3, "two machines and a switch"
         assert output("ip", "-brief", "link") == before
-        inside = subprocess.Popen(network.command(1, ["sleep", "600"]))
+        asleep = network.command(1, ["sleep", "600"])
+        inside = subprocess.Popen(asleep)
         _until(lambda: _namespace_of(inside.pid) != _namespace_of(os.getpid()))
         raise ZeroDivisionError
     assert inside.wait(10) == -signal.SIGKILL
@@ -249,7 +250,8 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(
                 0, [sys.executable, "-c", SENDER, "10.83.0.2", str(num_bytes)]
             )
             there_and_back = float(output(*send))
-            received, seconds = map(float, listener.stdout.readline().split())
+            said = listener.stdout.readline()
+            received, seconds = (float(each) for each in said.split())
         sent = network.sent()[0][0]
     least = 2 * latency_seconds
     most = 2 * (latency_seconds + jitter_seconds)
@@ -295,7 +297,8 @@ def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_a
         assert max(seconds) - min(seconds) > jitter_seconds / 4
         for packet in packets[10:]:
             sender.send(packet)
-        assert [receiver.recv(100) for _ in packets[10:]] == packets[10:]
+        later = [receiver.recv(100) for _ in packets[10:]]
+        assert later == packets[10:]
         os.close(end)
         passes_on.join()
         os.close(orders)
@@ -307,7 +310,8 @@ def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> Non
         assert network.topology == LabTopology(2, 1, 1e8, 0.01)
         assert limits(f"{prefix}-m1") == {network.interface: 1e8}
         assert f"{prefix}-switch" not in namespaces()
-        [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
+        pids = output("ip", "netns", "pids", f"{prefix}-m1")
+        [pid] = (int(each) for each in pids.split())
         network.set_rate(5e7)
         assert limits(f"{prefix}-m0") == {network.interface: 5e7}
         os.kill(pid, signal.SIGKILL)
@@ -317,7 +321,8 @@ def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> Non
             network.set_rate(1e7)
     assert not namespaces(prefix)
     with lab(LabTopology(2, 1, 1e8, 0.01)):
-        [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
+        pids = output("ip", "netns", "pids", f"{prefix}-m1")
+        [pid] = (int(each) for each in pids.split())
     _until(lambda: not is_alive(pid))
 
 
@@ -357,7 +362,8 @@ def test_numbers_that_no_lab_can_have_are_one_sentence(
         "--workers 300": "a lab has 1 to 250 machines, not 300",
         "--workers 4 --rates 0.001": "a link's rate is at least 10 kb/s, not 1000 bit/s",
     }.items():
-        assert cli.refused("netlab", *words.split()).startswith(said)
+        refusal = cli.refused("netlab", *words.split())
+        assert refusal.startswith(said)
     for latency_seconds, jitter_seconds in ((0.0, 0.01), (0.01, -0.01)):
         with pytest.raises(LabError, match="a link's jitter is at least 0 s"):
             LabTopology(2, 1, 1e8, latency_seconds, jitter_seconds)
@@ -377,7 +383,8 @@ def test_the_command_records_what_can_be_emulated(
     )
     assert "cannot emulate 2 x 500 Gb/s" in printed
     assert "20 Mb/s" in printed
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep-2x1-20mbps.json"]
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == ["sweep-2x1-20mbps.json"]
     found = read_record(tmp_path / "sweep-2x1-20mbps.json", Sweep)
     assert found.fabric.bits_per_second == 20e6
     assert {point.collective for point in found.points} == {

@@ -32,7 +32,8 @@ TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_rin
 LINK = 1e9
 DILATION = 2.0
 FASTEST = 7e9
-NETWORK = fabric(LabTopology(2, 1, LINK / DILATION), DILATION)
+TOPOLOGY = LabTopology(2, 1, LINK / DILATION)
+NETWORK = fabric(TOPOLOGY, DILATION)
 
 
 class Loopback:
@@ -103,8 +104,11 @@ def test_a_record_holds_what_was_asked_for(
         for method in record.methods
     )
     kinds = {1: ["every"], 32: ["ordinary", "synchronising"]}
-    expected = [(name, kind) for name in TIMED for kind in kinds[METHODS[name].period]]
-    assert [(cell.method, cell.kind) for cell in record.timed_steps] == expected
+    expected = []
+    for name in TIMED:
+        expected += [(name, kind) for kind in kinds[METHODS[name].period]]
+    found = [(each.method, each.kind) for each in record.timed_steps]
+    assert found == expected
     for cell in record.timed_steps:
         assert (cell.bits_per_second, cell.dilation, cell.visits) == (
             LINK,
@@ -128,10 +132,8 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(
             strict=True,
         )
         # Parts are means over workers, of which `seconds` is the slowest's.
-        assert all(
-            0 < compute + waiting + transfer <= whole + 1e-9
-            for compute, waiting, transfer, whole in parts
-        )
+        for compute, waiting, transfer, whole in parts:
+            assert 0 < compute + waiting + transfer <= whole + 1e-9
 
 
 @pytest.mark.parametrize("who", ["one", "in turn"])
@@ -160,7 +162,8 @@ def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_
     asked: Session,
 ) -> None:
     parts = Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0)
-    for trains, seconds in ((False, (10.0 - 2.0) / DILATION), (True, 10.0)):
+    alone = (10.0 - 2.0) / DILATION
+    for trains, seconds in ((False, alone), (True, 10.0)):
         [found] = steps_to_time(asked, METHODS["ddp"])
         add_step(found, 1, parts, trains)
         assert (found.visits, found.seconds, found.compute_seconds) == (
@@ -205,8 +208,10 @@ def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_e
 ) -> None:
     seconds = [0.1, 0.12, 0.11, 0.13]
     expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
-    found = mean_step([cell("every", 1.0, seconds, session[0])])
-    assert found == pytest.approx((0.115, expected.low, expected.high))
+    whole = cell("every", 1.0, seconds, session[0])
+    found = mean_step([whole])
+    three = (0.115, expected.low, expected.high)
+    assert found == pytest.approx(three)
     ordinary = [1.0, 1.2, 1.1]
     synchronising = [9.0, 9.6]
     mixed = [
@@ -221,8 +226,10 @@ def test_steps_of_one_kind_have_students_interval_and_kinds_are_mixed_by_their_e
         [0.75 * each for each in ordinary],
         [-0.25 * each for each in synchronising],
     )
-    interval = stats.ttest_ind(*scaled, equal_var=False).confidence_interval(0.95)
-    assert (low, high) == pytest.approx((interval.low, interval.high))
+    welch = stats.ttest_ind(*scaled, equal_var=False)
+    interval = welch.confidence_interval(0.95)
+    assert low == pytest.approx(interval.low)
+    assert high == pytest.approx(interval.high)
 
 
 # A step in parts
@@ -238,8 +245,11 @@ def step(
     **changed: float,
 ) -> RankStep:
     """Begins at 0, its passes from 1 to 10."""
-    own = {("world", number): interval for number, interval in enumerate(collectives)}
-    return replace(RankStep(0.0, 1.0, 10.0, ended, own, scheduled), **changed)
+    own = {}
+    for number, interval in enumerate(collectives):
+        own["world", number] = interval
+    step = RankStep(0.0, 1.0, 10.0, ended, own, scheduled)
+    return replace(step, **changed)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +273,8 @@ def test_a_workers_step_is_split(
     codec: float,
     transfer: float,
 ) -> None:
-    parts = parts_of([step(ended, collectives, scheduled)], True)
+    taken = step(ended, collectives, scheduled)
+    parts = parts_of([taken], True)
     assert (parts.total, parts.compute, parts.codec, parts.transfer) == (
         ended,
         compute,
@@ -281,7 +292,8 @@ def test_a_worker_waits_until_the_last_has_come() -> None:
     assert parts.waiting == (4.0 + 0.0) / 2
     assert parts.transfer == 3.0
     assert parts.compute == (9.0 + 14.0) / 2
-    assert parts.compute + parts.codec + parts.waiting + parts.transfer == 20.0
+    whole = parts.compute + parts.codec + parts.waiting + parts.transfer
+    assert whole == 20.0
     scheduled = [replace(each, scheduled_seconds=9.0) for each in (early, late)]
     parts = parts_of(scheduled, True)
     found = (parts.compute, parts.codec, parts.waiting, parts.transfer)

@@ -72,13 +72,15 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(
             )
             if wanted:
                 config = run.config
-                expected = (config.algorithm, config.settings.table, config.momentum)
+                table = config.settings.table
+                expected = (config.algorithm, table, config.momentum)
                 assert timed.pop(f"{experiment}/{run.row}", expected) == expected
     left = {row.partition("/")[2] for row in timed}
     assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, (
         "the bounds, and who has no ratio 96"
     )
-    assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
+    others = ("-12", "-384", "-1536")
+    assert not any(row.endswith(others) for row in left)
 
 
 def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as_early_as_it_can(
@@ -86,7 +88,8 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
 ) -> None:
     monkeypatch.chdir(RESULTS.parent)
     at_once, far = text(tmp_path, [])
-    assert [each.fabric.latency_seconds for each in (at_once, far)] == [0.0, 20e-3]
+    latencies = [each.fabric.latency_seconds for each in (at_once, far)]
+    assert latencies == [0.0, 20e-3]
     assert at_once.methods == far.methods
     configs = {
         run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs
@@ -116,7 +119,8 @@ def test_links_far_apart_have_four_latencies_and_one_that_varies(
 ) -> None:
     places = {each.name: each.fabric for each in wide(tmp_path, ["ddp"])}
     assert len(places) == 5
-    assert {each.bits_per_second for each in places.values()} == {100e6}
+    rates = {each.bits_per_second for each in places.values()}
+    assert rates == {100e6}
     varies = places.pop("wide-100mbps-5to10ms")
     assert [varies.latency_seconds, varies.jitter_seconds, varies.latency] == [
         5e-3,
@@ -159,12 +163,14 @@ def cells(method: TimedMethod) -> list[TimedSteps]:
 def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(
     scored: dict[str, TimedMethod],
 ) -> None:
-    local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
+    local_sgd = sending(scored["local_sgd-96"], (MODEL_BYTES, 96))
+    local = cells(local_sgd)
     assert [(cell.kind, cell.bits_per_second, cell.share) for cell in local] == [
         ("ordinary", None, 95 / 96),
         *(("synchronising", link, 1 / 96) for link in SCORED_LINKS),
     ]
-    both = cells(sending(scored["mcser-96"], (10**6, 1), (10**7, 24)))
+    mcser = sending(scored["mcser-96"], (10**6, 1), (10**7, 24))
+    both = cells(mcser)
     assert [(cell.kind, cell.bits_per_second) for cell in both] == [
         (kind, link) for kind in ("ordinary", "synchronising") for link in SCORED_LINKS
     ]
@@ -180,10 +186,10 @@ def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_f
         rate = cell.bits_per_second
         assert rate is not None
         assert SCORED_WORKERS * rate / cell.dilation <= MOST * (1 + 1e-9)
-    assert all(
-        one.dilation <= other.dilation for one, other in zip(large, small, strict=True)
-    )
-    behind = cells(sending(METHODS["powersgd_1"], (1000, 1)))
+    for one, other in zip(large, small, strict=True):
+        assert one.dilation <= other.dilation
+    powersgd = sending(METHODS["powersgd_1"], (1000, 1))
+    behind = cells(powersgd)
     assert [cell.dilation for cell in behind] == [
         max(WANTED[True][1], SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
     ]
@@ -291,7 +297,8 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     study = read_study(folder)
-    assert [method.name for method in study.timings[0].methods] == ["ddp", "mcser"]
+    timed = study.timings[0].methods
+    assert [method.name for method in timed] == ["ddp", "mcser"]
     assert study.timings[0].basis == "measured"
     # The network was swept, so every timed step has a prediction of the model beside it.
     assert len(study.cells) == 2

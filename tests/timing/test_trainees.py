@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     resnet = workload("resnet50_v100", "cpu")
     wide = workload("wide_resnet_40_8_v100", "cpu")
-    assert resnet.forward_seconds + resnet.backward_seconds == pytest.approx(32 / 1200)
+    passes = resnet.forward_seconds + resnet.backward_seconds
+    assert passes == pytest.approx(32 / 1200)
     assert resnet.backward_seconds == pytest.approx(2 * resnet.forward_seconds)
     assert (resnet.num_parameters, resnet.batch_size, wide.num_parameters) == (
         25_557_032,
@@ -47,7 +48,8 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     )
     assert "modelled" in wide.source
     small = workload("fashion_mnist", "cpu")
-    assert (small.num_parameters, small.batch_size) == (25_786, 16)
+    assert small.num_parameters == 25_786
+    assert small.batch_size == 16
     assert min(small.forward_seconds, small.backward_seconds) > 0
     assert "measured here" in small.source
 
@@ -74,7 +76,8 @@ def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic()
     )
     # Multiply-adds: 4 x 2 for the late layer's weights and its input, then 6 x 4 for the early
     # one's weights.
-    assert gradients.done == pytest.approx({1: 0.4, 0: 0.4, 3: 0.4, 4: 0.4, 2: 1.0})
+    expected = {1: 0.4, 0: 0.4, 3: 0.4, 4: 0.4, 2: 1.0}
+    assert gradients.done == pytest.approx(expected)
 
 
 class Clock:
@@ -124,16 +127,15 @@ def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_no
     trainee.passes()
     # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20, which hide three of
     # the four hooks.
-    assert clock.slept == pytest.approx([10.0 + 16.0, 4.0 - 1.5])
+    expected = [10.0 + 16.0, 4.0 - 1.5]
+    assert clock.slept == pytest.approx(expected)
     assert seen == [0.8, 0.8, 0.8, 1.0]
     assert trainee.scheduled_seconds == 30.0
     assert (trainee.began, trainee.last_gradient, clock.now) == pytest.approx(
         (100.0, 130.0, 130.5)
     )
-    assert all(
-        each.grad is not None and each.grad.any()
-        for each in trainee.module.parameters()
-    )
+    for each in trainee.module.parameters():
+        assert each.grad is not None and each.grad.any()
 
 
 # Messages
@@ -171,7 +173,9 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
     period = METHODS[name].period
     messages = methods[name].messages
     # Bits of the second period: in its first step a method may send more.
-    once, twice = (turn.optimizer.expected_traffic(count * period) for count in (1, 2))
+    expected_traffic = turn.optimizer.expected_traffic
+    once = expected_traffic(period)
+    twice = expected_traffic(2 * period)
     sent = sum(
         8 * message.payload_bytes * period // message.every for message in messages
     )
@@ -187,7 +191,8 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
     if ratio := NOT_OF_256.get(
         name, 256
     ):  # What the name says; blocks of few parameters are rounded up.
-        assert methods[name].payload_reduction(NUMEL) == pytest.approx(ratio, rel=0.05)
+        found = methods[name].payload_reduction(NUMEL)
+        assert found == pytest.approx(ratio, rel=0.05)
 
 
 def test_a_bucket_is_ready_when_its_last_gradient_is(
@@ -197,8 +202,10 @@ def test_a_bucket_is_ready_when_its_last_gradient_is(
     26.4 kB."""
     monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 16 << 10)
     messages = described("ddp").messages
-    assert [message.payload_bytes for message in messages] == [4 * 12000, 4 * 6600]
-    assert [message.ready for message in messages] == pytest.approx([0.8, 1.0])
+    sizes = [message.payload_bytes for message in messages]
+    ready = [message.ready for message in messages]
+    assert sizes == [4 * 12000, 4 * 6600]
+    assert ready == pytest.approx([0.8, 1.0])
 
 
 @pytest.mark.parametrize("name", ["ddp", "powersgd_1", "mcser"])
@@ -218,7 +225,8 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
     assert [message.ready for message in waits] == pytest.approx(
         [message.ready for message in real], abs=1e-3
     )
-    assert name == "mcser" or len({message.ready for message in waits}) > 1
+    moments = {message.ready for message in waits}
+    assert name == "mcser" or len(moments) > 1
 
 
 def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(
@@ -228,13 +236,17 @@ def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(
     blocks = range(0, NUMEL, -(-NUMEL // 256))
     # A block that touches the first layer's 6000 numbers is ready at 1.0; the others, with layers
     # "norm" and "last", at 0.8.
-    expected = sum(1.0 if start < 6000 else 0.8 for start in blocks) / len(blocks)
+    ready_at = [1.0 if start < 6000 else 0.8 for start in blocks]
+    expected = sum(ready_at) / len(blocks)
     for name in ("ef_sgd_overlap", "csea_overlap"):
         [message] = methods[name].messages[:1]
         assert message.ready == pytest.approx(expected, abs=0.02)
-        assert {round(draw, 9) for draw in message.ready_draws} == {0.8, 1.0}
-    assert [message.ready for message in methods["ef_sgd"].messages] == [1.0]
-    assert all(message.ready < 1.0 for message in methods["mcser_overlap"].messages)
+        draws = {round(draw, 9) for draw in message.ready_draws}
+        assert draws == {0.8, 1.0}
+    ready = [message.ready for message in methods["ef_sgd"].messages]
+    assert ready == [1.0]
+    for message in methods["mcser_overlap"].messages:
+        assert message.ready < 1.0
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -302,5 +314,6 @@ def test_a_turn_that_is_over_keeps_no_process_group(alone: None) -> None:
         assert len(_world.pg_map) == before + method.overlap
     worker.begin(WORKLOAD, GRADIENTS, False, 1, [overlapping])
     num_made = len(_world.pg_map) - before
-    worker.begin(WORKLOAD, GRADIENTS, False, 1, [overlapping, overlapping, overlapping])
+    three = [overlapping, overlapping, overlapping]
+    worker.begin(WORKLOAD, GRADIENTS, False, 1, three)
     assert len(_world.pg_map) - before == 2 * num_made, "a session's own groups alone"
