@@ -24,7 +24,7 @@ from cser_bench.report.plotting import (
     style,
     verdict_handles,
 )
-from cser_bench.report.regime import is_sensitive
+from cser_bench.report.sensitivity import is_sensitive
 from cser_bench.report.statistics import MORE, contrasts_frame
 from cser_bench.report.wording import amount, gap, traffic, units_in_one
 

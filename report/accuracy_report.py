@@ -31,9 +31,10 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.provenance_section import ProvenanceSection, provenance_section
-from cser_bench.report.ranking import Ranking, Regime, ranking_of, regime_of
-from cser_bench.report.regime import assay_frame
+from cser_bench.report.ranking import Ranking, ranking_of
+from cser_bench.report.regime import Regime, regime_of
 from cser_bench.report.render import write_report
+from cser_bench.report.sensitivity import assay_frame
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
 from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
-from cser_bench.report.regime import NOT_CLAIMED, assay_frame
+from cser_bench.report.sensitivity import NOT_CLAIMED, assay_frame
 from cser_bench.report.statistics import (
     LESS,
     UNKNOWN,

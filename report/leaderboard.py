@@ -30,7 +30,7 @@ from cser_bench.harness.records.tracks import (
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.leaderboard_figure import draw_leaderboard
-from cser_bench.report.leaderboard_lines import Gap, Line
+from cser_bench.report.leaderboard_lines import BoardLine, Gap
 from cser_bench.report.plotting import save
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.job import TrainingJob, method_seconds, sendings_of
@@ -61,8 +61,8 @@ class ClassLines:
     """
 
     load: LoadClass
-    lines: list[Line]
-    record: Line | None
+    lines: list[BoardLine]
+    record: BoardLine | None
     worse: dict[str, float]
     to_beat: float | None
 
@@ -79,13 +79,13 @@ class Leaderboard:
 
     name: str
     track: Track
-    entries: list[Line]
-    contradicted: list[Line]
-    bounds: list[Line]
+    entries: list[BoardLine]
+    contradicted: list[BoardLine]
+    bounds: list[BoardLine]
     usual: tuple[str, str] | None
 
     @property
-    def baseline(self) -> Line:
+    def baseline(self) -> BoardLine:
         """What loss gaps and traffic are measured against."""
         return self.bounds[0]
 
@@ -123,8 +123,8 @@ def read_leaderboard(tracks: Path, name: str) -> Leaderboard:
     bounds = [baseline]
     for bound in track.bounds:
         bounds.append(_line(track, bound, frames_of, root, baseline))
-    lines: list[Line] = []
-    contradicted: list[Line] = []
+    lines: list[BoardLine] = []
+    contradicted: list[BoardLine] = []
     counted: Counter[tuple[str, str]] = Counter()
     for entry in read_entries(tracks, name):
         line = _entry_line(track, entry, frames_of, root, baseline)
@@ -150,7 +150,9 @@ def page_of(board: Leaderboard, tracks: Path) -> str:
     return markdown_of("leaderboard.md.j2", context)
 
 
-def _class_lines(track: Track, load: LoadClass, lines: Sequence[Line]) -> ClassLines:
+def _class_lines(
+    track: Track, load: LoadClass, lines: Sequence[BoardLine]
+) -> ClassLines:
     fitting = [line for line in lines if line.link_models <= load.most_link_models]
     members = [line for line in fitting if track.class_of(line.link_models) == load]
     members.sort(key=lambda line: (line.mean_loss, line.name))
@@ -164,18 +166,18 @@ def _class_lines(track: Track, load: LoadClass, lines: Sequence[Line]) -> ClassL
     return ClassLines(load, members, record, worse, _to_beat(track, record))
 
 
-def _record(track: Track, lines: Sequence[Line]) -> Line | None:
+def _record(track: Track, lines: Sequence[BoardLine]) -> BoardLine | None:
     """Return the record of these entries.
 
     The first record is the best entry of the first day. From then on a record falls only to an
     entry that is better by the track's p, and that was run again.
     """
 
-    def order(line: Line) -> tuple[str, float, str]:
+    def order(line: BoardLine) -> tuple[str, float, str]:
         assert line.entry is not None
         return line.entry.about.entered, line.mean_loss, line.name
 
-    standing: Line | None = None
+    standing: BoardLine | None = None
     for line in sorted(lines, key=order):
         if standing is None:
             standing = line
@@ -187,7 +189,7 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
     return standing
 
 
-def _to_beat(track: Track, record: Line) -> float:
+def _to_beat(track: Track, record: BoardLine) -> float:
     """Return the mean loss that takes the record, of an entry with the same seeds and spread."""
     num_seeds = len(record.scores)
     # For two samples of one size and spread Satterthwaite's degrees of freedom are exactly these, so
@@ -198,8 +200,8 @@ def _to_beat(track: Track, record: Line) -> float:
 
 
 def _entry_line(
-    track: Track, entry: TrackEntry, frames_of: Any, root: Path, baseline: Line
-) -> Line:
+    track: Track, entry: TrackEntry, frames_of: Any, root: Path, baseline: BoardLine
+) -> BoardLine:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
     return _line_of(
@@ -208,8 +210,8 @@ def _entry_line(
 
 
 def _line(
-    track: Track, bound: Bound, frames_of: Any, root: Path, baseline: Line | None
-) -> Line:
+    track: Track, bound: Bound, frames_of: Any, root: Path, baseline: BoardLine | None
+) -> BoardLine:
     frames = frames_of(root / bound.records)
     arithmetic = _arithmetic(root / BENCH).get(bound.row)
     return _line_of(track, frames, bound.row, bound.row, None, arithmetic, baseline)
@@ -222,8 +224,8 @@ def _line_of(
     name: str,
     entry: TrackEntry | None,
     arithmetic: float | None,
-    baseline: Line | None,
-) -> Line:
+    baseline: BoardLine | None,
+) -> BoardLine:
     if row_name not in frames.by_row.index:
         raise UsageError(f"{frames.folder} has no row {row_name!r}, which {name} is of")
     row = frames.row(row_name)
@@ -238,7 +240,7 @@ def _line_of(
         choice = frames.experiment.tuning.choices.get(row_name)
     lead = unpaired(scores, scores if baseline is None else baseline.scores)
     low, high = lead.interval(COVERAGE)
-    return Line(
+    return BoardLine(
         name=name,
         label=str(row["label"]),
         family=frames.experiment.families.get(str(row["algorithm"]), OTHER_FAMILY),

@@ -40,7 +40,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class _Line:
+class _RankedRow:
     """A row of the table: what it scored, and what it took."""
 
     label: str
@@ -99,12 +99,12 @@ def _ranked_rows(frames: Frames) -> list[str]:
 
 def _line(
     frames: Frames, row: str, earlier: Experiment | None = None, is_tried: bool = False
-) -> _Line:
+) -> _RankedRow:
     experiment = frames.experiment
     label = str(frames.row(row)["label"])
     if row == experiment.baseline and not is_tried:
         label = f"DDP (fp32), {label}"
-    return _Line(
+    return _RankedRow(
         label=label,
         scores=frames.done(row).to_numpy(dtype=float),
         link_models=float(frames.row(row)["link_models"]),
@@ -130,7 +130,7 @@ def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> st
     return GIVEN
 
 
-def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
+def _table(lines: list[_RankedRow], baseline: _RankedRow, metric: Metric) -> str:
     """Return the lines as a table of at most 100 columns."""
     drop = f"{gap_name(metric)},\n{metric.loss_unit} (95 % CI)"
     table = [["", "row", metric.score_label, drop, "traffic", "trials", "runs"]]
@@ -168,7 +168,7 @@ def _score(score: float, metric: Metric) -> str:
 
 
 def _ends(
-    line: _Line, reference: _Line, metric: Metric
+    line: _RankedRow, reference: _RankedRow, metric: Metric
 ) -> tuple[float, float, float, str]:
     """Return the difference of two rows with its interval and unit, as `report.wording` takes them."""
     difference = unpaired(line.scores, reference.scores)
@@ -176,7 +176,7 @@ def _ends(
 
 
 def _sentences(
-    line: _Line, others: list[_Line], baseline: _Line, frames: Frames
+    line: _RankedRow, others: list[_RankedRow], baseline: _RankedRow, frames: Frames
 ) -> list[str]:
     """Return what the table says of the method, against two rows, and what that can rest on."""
     metric = frames.metric
@@ -204,8 +204,8 @@ def _sentences(
 
 
 def _rivals(
-    line: _Line, baseline: _Line, others: list[_Line]
-) -> tuple[list[_Line], str]:
+    line: _RankedRow, baseline: _RankedRow, others: list[_RankedRow]
+) -> tuple[list[_RankedRow], str]:
     """Return the rows at the method's traffic, or if there are none those of less, and which."""
     rivals = [other for other in others if not other.is_bound]
     same = []
@@ -223,7 +223,10 @@ def _rivals(
 
 
 def _power(
-    line: _Line, references: list[_Line], others: list[_Line], metric: Metric
+    line: _RankedRow,
+    references: list[_RankedRow],
+    others: list[_RankedRow],
+    metric: Metric,
 ) -> str:
     """Say how large a difference such few runs show in four of five cases.
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tabulate import tabulate
 
-from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import efficiencies_of, measured_in
+from cser_bench.report.advice.needs import MethodInJob, methods_in_job
 from cser_bench.report.advice.runs import experiments_on, methods_run
 from cser_bench.report.collection import Collection
 from cser_bench.report.first_table import names_by_key
@@ -34,7 +34,7 @@ def advice(
     experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
     known_names = names_by_key(network)
-    lines = needed_lines(job, methods, efficiencies_of(measured), known_names)
+    lines = methods_in_job(job, methods, efficiencies_of(measured), known_names)
     names = {} if shows_all else known_names
     shown = [
         line for line in lines if not names or line.method is None or line.key in names
@@ -54,17 +54,17 @@ def advice(
     )
 
 
-def _renamed(line: Line, names: Mapping[str, str]) -> Line:
+def _renamed(line: MethodInJob, names: Mapping[str, str]) -> MethodInJob:
     return replace(line, label=names.get(line.key, line.label))
 
 
-def _is_near(line: Line, job: TrainingJob) -> bool:
+def _is_near(line: MethodInJob, job: TrainingJob) -> bool:
     """Tell whether a line's efficiency was measured near the job's size and length."""
     found = line.efficiency
     return found is not None and found.is_number and found.is_near(job)
 
 
-def needed_table(lines: Sequence[Line]) -> str:
+def needed_table(lines: Sequence[MethodInJob]) -> str:
     """Return the table of what methods need, with what was measured of them and where."""
     heads = ["method", "traffic", "ms", "needs", "over DDP", "has", "measured on"]
     rows = []
@@ -76,14 +76,14 @@ def needed_table(lines: Sequence[Line]) -> str:
             milliseconds(line.seconds),
             f"{line.over_hook:.2f}",
             f"{line.over_ddp:.2f}",
-            efficiency_cell(line),
+            measured_cell(line),
             _place(line),
         ]
         rows.append(cells)
     return _table(heads, rows)
 
 
-def _place(line: Line) -> str:
+def _place(line: MethodInJob) -> str:
     """Return the network and the length of a line's efficiency."""
     found = line.efficiency
     if found is None or not found.is_number:
@@ -91,7 +91,7 @@ def _place(line: Line) -> str:
     return f"{found.network.replace('_', ' ')}, {count(found.num_steps)} steps"
 
 
-def near_table(lines: Sequence[Line], job: TrainingJob) -> str:
+def near_table(lines: Sequence[MethodInJob], job: TrainingJob) -> str:
     """Return the table of net speed-ups in a job; empty where no size and length were near."""
     heads = ["method", "net speed-up", "plan"]
     rows = []
@@ -102,7 +102,7 @@ def near_table(lines: Sequence[Line], job: TrainingJob) -> str:
     return _table(heads, rows) if rows else ""
 
 
-def efficiency_cell(line: Line) -> str:
+def measured_cell(line: MethodInJob) -> str:
     """Write a line's measured efficiency with its interval; of DDP it is 1 by definition."""
     if line.is_ddp:
         return NONE

@@ -11,13 +11,13 @@ from typing import Literal
 import pandas as pd
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.advice.lines import needed_lines
+from cser_bench.report.advice.needs import methods_in_job
 from cser_bench.report.advice.runs import methods_run
 from cser_bench.report.collection import Collection, folder_in_results
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames
-from cser_bench.report.regime import NOT_CLAIMED, claimed_contrasts
+from cser_bench.report.sensitivity import NOT_CLAIMED, claimed_contrasts
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.statistics import (
@@ -206,7 +206,7 @@ class Scores:
             raise UsageError(
                 f"{row} of {experiment} is no method whose step can be modelled"
             )
-        lines = needed_lines(
+        lines = methods_in_job(
             replace(RESNET50, bits_per_second=1e9 * gbits), methods, ()
         )
         return next(

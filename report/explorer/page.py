@@ -20,7 +20,7 @@ from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
 from cser_bench.report.frame import Frames
 from cser_bench.report.labels import with_short_labels
-from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.sensitivity import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
 from cser_bench.report.wording import finding, gap_name

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.report.frame import Frames
-from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.sensitivity import claimed_contrasts
 from cser_bench.report.site.method_files import Method
 from cser_bench.report.site.render import code_html
 from cser_bench.report.statistics import against_baseline

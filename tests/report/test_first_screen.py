@@ -17,7 +17,7 @@ from cser_bench.report.answers.net import Net
 from cser_bench.report.collection import collection_of
 from cser_bench.report.first_screen import FIGURE, table_text, with_table
 from cser_bench.report.first_table import (
-    Line,
+    MethodInTable,
     Table,
     emulated_needs,
     measured_row,
@@ -36,12 +36,12 @@ LINES = [(table, line) for table in tables() for line in table.rows]
 
 
 def name_of(value: object) -> str:
-    return value.label if isinstance(value, Line) else getattr(value, "name", "")
+    return value.label if isinstance(value, MethodInTable) else getattr(value, "name", "")
 
 
 @pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
 def test_a_line_is_one_setting_of_the_class_that_one_types(
-    table: Table, line: Line
+    table: Table, line: MethodInTable
 ) -> None:
     rows = [measured_row(run).row for run in (*line.runs, line.setting_of) if run]
     assert len({setting_in_short(row) for row in rows}) == 1, (
@@ -203,7 +203,7 @@ TIMED = [
 
 
 @pytest.mark.parametrize("line", TIMED, ids=lambda line: line.label)
-def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
+def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: MethodInTable) -> None:
     scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
     assert timed is not None, "what it needs is emulated"

@@ -29,7 +29,7 @@ HOOK_TRAFFIC = 0.5
 
 
 @dataclass(frozen=True)
-class Line:
+class MethodInJob:
     """A method at a setting, in a job.
 
     Attributes:
@@ -93,12 +93,12 @@ def traffic_share(sendings: Sequence[Sending], num_workers: int) -> float:
     return link_models(sent, gathered, to_neighbours, num_workers) / everything
 
 
-def needed_lines(
+def methods_in_job(
     job: TrainingJob,
     methods: Sequence[Method],
     efficiencies: Sequence[Efficiency],
     names: Mapping[str, str] = MappingProxyType({}),
-) -> list[Line]:
+) -> list[MethodInJob]:
     """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first.
 
     Args:
@@ -106,13 +106,13 @@ def needed_lines(
     """
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
-    lines = [Line(DDP, NONE, 1.0, ddp, hook, ddp)]
+    lines = [MethodInJob(DDP, NONE, 1.0, ddp, hook, ddp)]
     if not any(method.is_fp16_hook for method in methods):
-        lines.append(Line(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
+        lines.append(MethodInJob(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
     for method in methods:
         # The hook's buckets are sent during the backward pass, other methods' messages after it.
         seconds = hook if method.is_fp16_hook else method_seconds(job, method.sendings)
-        line = Line(
+        line = MethodInJob(
             label=method.label,
             setting=NONE if method.is_fp16_hook else method.setting,
             traffic=traffic_share(method.sendings, job.num_workers),
