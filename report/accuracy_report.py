@@ -18,7 +18,11 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
     with_verdicts,
 )
-from cser_bench.report.contrasts_section import ContrastsSection, contrasts_section
+from cser_bench.report.contrasts_section import (
+    ContrastsSection,
+    contrasts_section,
+    margin_of,
+)
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     EfficiencySection,
@@ -38,13 +42,7 @@ from cser_bench.report.sensitivity import assay_frame
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
 from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section
-from cser_bench.report.wording import (
-    Columns,
-    gap_name,
-    margin_text,
-    score_format,
-    score_unit,
-)
+from cser_bench.report.wording import Columns, gap_name, score_format, score_unit
 
 
 @dataclass(frozen=True)
@@ -152,29 +150,31 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
     """
     experiment = frames.experiment
     accuracy = tables["accuracy"]
-    unit = frames.metric.loss_unit
+    finding = note = None
     written = finding_of(frames, accuracy, tables["contrasts"])
+    if written is not None:
+        finding = written.finding
+        note = written.note
     # Rows may share a run, which is one all the same.
     statuses = frames.runs.drop_duplicates("run_id")["status"]
     efficiency = efficiency_section(frames, accuracy, tables["efficiency"])
     hours = hours_frame(frames, accuracy)
     figures, load = _figures(frames, accuracy, hours)
+    # Both for a note below the first table, which says what these methods are.
     algorithms = frames.rows["algorithm"]
     is_adamw = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
     return AccuracyPage(
         name=experiment.name,
         title=experiment.title,
-        finding=written.finding if written else None,
-        note=written.note if written else None,
+        finding=finding,
+        note=note,
         num_planned=len(statuses),
         num_done=int((statuses == "done").sum()),
         num_diverged=int((statuses == "diverged").sum()),
         next_stage=experiment.next_stage,
         gap_name=gap_name(frames.metric),
-        unit=unit,
-        margin=None
-        if experiment.margin is None
-        else margin_text(experiment.margin, unit),
+        unit=frames.metric.loss_unit,
+        margin=margin_of(frames),
         ranking=ranking_of(frames, accuracy, tables["efficiency"]),
         regime=regime_of(frames),
         contrasts=contrasts_section(frames, tables["contrasts"]),
@@ -197,10 +197,12 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
     """Return the frames, with what an interruption changes beside the attempts alone.
 
-    That is times, and bookkeeping's traffic.
+    That is times, and bookkeeping's traffic. So a run that was interrupted and went on leaves the
+    same bytes in all other files.
     """
     timed = []
     for name in frames.runs:
+        # Columns of traffic are named by purpose and count, as "control.bits".
         group = str(name).split(".")[0]
         if group in ("wall_seconds", "control"):
             timed.append(name)

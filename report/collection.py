@@ -21,6 +21,7 @@ class Collection:
     """Folders of records; of two of one name the first counts."""
 
     folders: tuple[Path, ...]
+    # By name, with None of an experiment that is not there: it is looked for once too.
     _read: dict[str, Frames | None] = field(default_factory=dict)
 
     @cached_property
@@ -43,6 +44,7 @@ class Collection:
         return self._read[name]
 
     def _finished(self, name: str) -> Iterator[Frames]:
+        """Yield the experiments of a name that have a finished run, read as they are asked for."""
         for folder in self.folders:
             if folder.name == name and (folder / "experiment.json").exists():
                 frames = read_frames(folder)
@@ -104,7 +106,10 @@ def collection_of(results: Path | None) -> Collection:
         raise UsageError(
             f"there is no folder {results}; give the folder of results, as --results results"
         )
-    return Collection(take(results and results.resolve()).folders)
+    own = results
+    if own is not None:
+        own = own.resolve()
+    return Collection(take(own).folders)
 
 
 def collection_for(pages: Path, results: Path) -> Collection:
@@ -117,4 +122,6 @@ def collection_for(pages: Path, results: Path) -> Collection:
     Raises:
         UsageError, RecordError: as `collection_of`.
     """
-    return collection_of(None if ships(pages) else results)
+    if ships(pages):
+        return collection_of(None)
+    return collection_of(results)

@@ -83,29 +83,30 @@ def contrasts_section(
     if contrasts.empty:
         return None
     experiment = frames.experiment
-    unit = frames.metric.loss_unit
     seen = seen_when_declared(frames)
+    # How sensitive the experiment is at its own length, which comes first.
     assay: dict[str, Any] = {"reason": "it has no rows"}
     lengths = assay_frame(frames).to_dict("records")
     if lengths:
         assay = {str(key): value for key, value in lengths[0].items()}
     is_sensitive = assay["reason"] is None
-    table = _table(frames, contrasts, is_sensitive)
+    no_communication = margins = None
+    if is_sensitive:
+        no_communication = _of_floor(frames)
+        # A margin of 0 has no multiples.
+        if experiment.margin:
+            margins = assay["gap"] / experiment.margin
     return ContrastsSection(
-        table=table,
+        table=_contrasts_table(frames, contrasts, is_sensitive),
         num_significant=_num_significant(contrasts["verdict"], is_sensitive),
         num_tests=num_tests(frames),
         num_exponents=len(experiment.exponents or []),
         error=100 * (1 - experiment.confidence),
         declared=experiment.declared,
-        margin=None
-        if experiment.margin is None
-        else margin_text(experiment.margin, unit),
+        margin=margin_of(frames),
         margin_reason=experiment.margin_reason,
-        no_communication=_of_floor(frames) if is_sensitive else None,
-        margins=assay["gap"] / experiment.margin
-        if is_sensitive and experiment.margin
-        else None,
+        no_communication=no_communication,
+        margins=margins,
         insensitive=assay["reason"],
         has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
         has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
@@ -117,17 +118,29 @@ def contrasts_section(
     )
 
 
-def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.DataFrame:
+def margin_of(frames: Frames) -> str | None:
+    """Return an experiment's margin with its unit; None where it sets none."""
+    margin = frames.experiment.margin
+    if margin is None:
+        return None
+    return margin_text(margin, frames.metric.loss_unit)
+
+
+def _contrasts_table(
+    frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool
+) -> pd.DataFrame:
+    """Return `ContrastsSection.table`, in the order of declaration."""
     unit = frames.metric.loss_unit
     lines = []
     seen = seen_when_declared(frames)
     for line, of_declaration in zip(contrasts.to_dict("records"), seen, strict=True):
         found = finding(line | {"unit": unit})
+        # Where even sending nothing costs little, a small drop is no finding.
         if line["verdict"] == LESS and not is_sensitive:
             found = NOT_CLAIMED
-        compared = (
-            f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
-        )
+        row = row_name(frames, line["row"])
+        reference = row_name(frames, line["reference"])
+        compared = f"{row} − {reference}"
         lines.append(
             {
                 "question": line["question"],
@@ -179,6 +192,7 @@ def row_name(frames: Frames, row: str) -> str:
         return f"{label} ({count(line['num_steps'])} steps)"
     ratio = line["ratio"]
     rows = frames.rows
+    # Rows of its own that print the same label: only then must the ratio tell them apart.
     alike = rows[(rows["label"] == label) & rows["base"].isna()]
     main_ratio = frames.experiment.main_ratio_group
     is_main = main_ratio is not None and ratio in (1.0, main_ratio)

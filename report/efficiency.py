@@ -28,6 +28,8 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.statistics import COVERAGE, rows_by_place
 
 NUM_DRAWS = 4000
+"""With so many an interval's ends move by some 4 % of a standard deviation from one seed to another."""
+
 SEED = 20201
 """Seed of the draws, so that a report says the same each time."""
 

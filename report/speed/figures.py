@@ -94,8 +94,8 @@ def draw_speedups(
         )
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
-        end_labels(over_ddp, over_ddp_ends, leaders=True)
-        end_labels(over_best, ends, leaders=True)
+        end_labels(over_ddp, over_ddp_ends)
+        end_labels(over_best, ends)
     return figure
 
 
@@ -281,7 +281,7 @@ def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
                 line["colour"],
             )
         )
-    end_labels(axes, ends, leaders=True)
+    end_labels(axes, ends)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
         # It is far slower, at the right end, where a name has no room next to it.
         axes.annotate(
