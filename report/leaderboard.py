@@ -117,20 +117,26 @@ def leaderboard_text(tracks: Path, name: str) -> str:
 def read_leaderboard(tracks: Path, name: str) -> Leaderboard:
     """Return the lines of a track's page from the records of its entries."""
     track = read_track(tracks, name)
+    # Bounds name their records from the repository, in which the tracks lie.
     root = tracks.absolute().parent
     frames_of = cache(lambda folder: with_short_labels(read_frames(folder)))
-    baseline = _line(track, track.everything_sent, frames_of, root, None)
+    baseline = _bound_line(track, track.everything_sent, frames_of, root, None)
     bounds = [baseline]
     for bound in track.bounds:
-        bounds.append(_line(track, bound, frames_of, root, baseline))
+        bounds.append(_bound_line(track, bound, frames_of, root, baseline))
     lines: list[BoardLine] = []
     contradicted: list[BoardLine] = []
     counted: Counter[tuple[str, str]] = Counter()
     for entry in read_entries(tracks, name):
         line = _entry_line(track, entry, frames_of, root, baseline)
-        (contradicted if entry.is_contradicted else lines).append(line)
+        if entry.is_contradicted:
+            contradicted.append(line)
+        else:
+            lines.append(line)
         counted[entry.about.author, entry.about.entered] += 1
-    usual = counted.most_common(1)[0][0] if counted else None
+    usual = None
+    if counted:
+        [(usual, _)] = counted.most_common(1)
     return Leaderboard(name, track, lines, contradicted, bounds, usual)
 
 
@@ -153,6 +159,7 @@ def page_of(board: Leaderboard, tracks: Path) -> str:
 def _class_lines(
     track: Track, load: LoadClass, lines: Sequence[BoardLine]
 ) -> ClassLines:
+    # What fits a class has at most its traffic; its members fit no smaller class.
     fitting = [line for line in lines if line.link_models <= load.most_link_models]
     members = [line for line in fitting if track.class_of(line.link_models) == load]
     members.sort(key=lambda line: (line.mean_loss, line.name))
@@ -177,6 +184,7 @@ def _record(track: Track, lines: Sequence[BoardLine]) -> BoardLine | None:
         assert line.entry is not None
         return line.entry.about.entered, line.mean_loss, line.name
 
+    # By day, and of one day the best first: entries meet the record that stood when they came.
     standing: BoardLine | None = None
     for line in sorted(lines, key=order):
         if standing is None:
@@ -192,6 +200,7 @@ def _record(track: Track, lines: Sequence[BoardLine]) -> BoardLine | None:
 def _to_beat(track: Track, record: BoardLine) -> float:
     """Return the mean loss that takes the record, of an entry with the same seeds and spread."""
     num_seeds = len(record.scores)
+    # mean_loss - t s sqrt(1 / n + 1 / n), with the t of 2 (n - 1) degrees.
     # For two samples of one size and spread Satterthwaite's degrees of freedom are exactly these, so
     # the loss is the one at which `_record` lets the record fall.
     quantile = float(special.stdtrit(2 * (num_seeds - 1), 1 - track.p_below))
@@ -204,20 +213,20 @@ def _entry_line(
 ) -> BoardLine:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
-    return _line_of(
+    return _board_line(
         track, frames, entry.about.row, entry.name, entry, arithmetic, baseline
     )
 
 
-def _line(
+def _bound_line(
     track: Track, bound: Bound, frames_of: Any, root: Path, baseline: BoardLine | None
 ) -> BoardLine:
     frames = frames_of(root / bound.records)
     arithmetic = _arithmetic(root / BENCH).get(bound.row)
-    return _line_of(track, frames, bound.row, bound.row, None, arithmetic, baseline)
+    return _board_line(track, frames, bound.row, bound.row, None, arithmetic, baseline)
 
 
-def _line_of(
+def _board_line(
     track: Track,
     frames: Frames,
     row_name: str,
@@ -231,14 +240,22 @@ def _line_of(
     row = frames.row(row_name)
     # By loss whatever their experiment is scored by: the track is.
     is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
-    scores = (
-        -frames.runs[is_done].sort_values("seed")["test_loss"].to_numpy(dtype=float)
-    )
+    losses = frames.runs[is_done].sort_values("seed")["test_loss"]
+    # (runs,)
+    scores = -losses.to_numpy(dtype=float)
     link_models = float(row["link_models"])
-    choice = None
+    num_trials = None
     if frames.experiment.tuning is not None:
         choice = frames.experiment.tuning.choices.get(row_name)
-    lead = unpaired(scores, scores if baseline is None else baseline.scores)
+        if choice is not None:
+            num_trials = choice.num_trials
+    # The baseline, which comes first, is compared with itself.
+    baseline_scores = scores
+    baseline_models = link_models
+    if baseline is not None:
+        baseline_scores = baseline.scores
+        baseline_models = baseline.link_models
+    lead = unpaired(scores, baseline_scores)
     low, high = lead.interval(COVERAGE)
     return BoardLine(
         name=name,
@@ -249,8 +266,8 @@ def _line_of(
         # Scores are negative losses, so a lead of a score is a gap of the other sign.
         gap=Gap(0.0 - lead.estimate, 0.0 - high, 0.0 - low),
         learning_rate=float(row["learning_rate"]),
-        num_trials=None if choice is None else choice.num_trials,
-        traffic=1.0 if baseline is None else link_models / baseline.link_models,
+        num_trials=num_trials,
+        traffic=link_models / baseline_models,
         link_models=link_models,
         link_bits=32 * int(row["num_parameters"]) * link_models,
         num_collectives=_num_collectives(frames, row_name),
@@ -264,6 +281,7 @@ def _num_collectives(frames: Frames, row_name: str) -> int:
     """Return in how many collectives a worker takes part in training, by any of the row's runs."""
     run = frames.runs[frames.runs["row"] == row_name].iloc[0]
     counts = [run.get(f"{purpose}.collectives") for purpose in TRAINING]
+    # None of a purpose that no run of the experiment has.
     return int(sum(count for count in counts if count))
 
 
@@ -290,8 +308,8 @@ def _arithmetic(path: Path) -> dict[str, float]:
     for case in ElementTree.parse(path).iter("testcase"):
         for item in case.iter("property"):
             if item.get("name") == OWN_ARITHMETIC:
-                name = str(case.get("name"))
-                measured[name.partition("[")[2].removesuffix("]")] = float(
-                    str(item.get("value"))
-                )
+                # As pytest names a case: "test_name[entry]".
+                _, _, parameter = str(case.get("name")).partition("[")
+                entry = parameter.removesuffix("]")
+                measured[entry] = float(str(item.get("value")))
     return measured

@@ -311,6 +311,7 @@ def decide(
 
 
 def _requeue(allocation: Allocation, why: str) -> int:
+    """Put the job into the queue again, and return scontrol's exit code."""
     print(f"{why}: requeued", flush=True)
     return subprocess.run(
         ["scontrol", "requeue", allocation.job], check=False
@@ -335,6 +336,7 @@ def _ended_by_slurm(allocation: Allocation) -> End | None:
 
 
 def _is_at_its_limit() -> bool:
+    """Tell whether the job's time is over; never where Slurm gave it no end."""
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 

@@ -33,25 +33,25 @@ def advice(
     measured = measured_in(collection.folders)
     experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
-    known_names = names_by_key(network)
-    lines = methods_in_job(job, methods, efficiencies_of(measured), known_names)
-    names = {} if shows_all else known_names
-    shown = [
-        line for line in lines if not names or line.method is None or line.key in names
-    ]
+    # README's names of methods at the settings of its table, by their keys.
+    readme_names = names_by_key(network)
+    lines = methods_in_job(job, methods, efficiencies_of(measured), readme_names)
+    shown = lines
+    if readme_names and not shows_all:
+        # DDP and its hook were not run as methods, and are shown all the same.
+        of_readme = [
+            line for line in lines if line.method is None or line.key in readme_names
+        ]
+        shown = [_renamed(line, readme_names) for line in of_readme]
     near = [line for line in shown if _is_near(line, job)]
     context = {
-        "needed": needed_table([_renamed(line, names) for line in shown]),
+        "needed": needed_table(shown),
         "has_heavy": any(line.is_heavy for line in shown),
         "num_hidden": len(lines) - len(shown),
-        "near": near_table([_renamed(line, names) for line in near], job),
+        "near": near_table(near, job),
     }
-    return (
-        environment(is_markdown=False)
-        .get_template("advice.md.j2")
-        .render(context)
-        .strip("\n")
-    )
+    template = environment(is_markdown=False).get_template("advice.md.j2")
+    return template.render(context).strip("\n")
 
 
 def _renamed(line: MethodInJob, names: Mapping[str, str]) -> MethodInJob:
@@ -69,10 +69,13 @@ def needed_table(lines: Sequence[MethodInJob]) -> str:
     heads = ["method", "traffic", "ms", "needs", "over DDP", "has", "measured on"]
     rows = []
     for line in lines:
-        heavy = " !" if line.is_heavy else ""
+        share = traffic(line.traffic)
+        # A note below the table says what the mark means.
+        if line.is_heavy:
+            share = f"{share} !"
         cells = [
             line.name,
-            traffic(line.traffic) + heavy,
+            share,
             milliseconds(line.seconds),
             f"{line.over_hook:.2f}",
             f"{line.over_ddp:.2f}",
@@ -80,7 +83,7 @@ def needed_table(lines: Sequence[MethodInJob]) -> str:
             _place(line),
         ]
         rows.append(cells)
-    return _table(heads, rows)
+    return _terminal_table(heads, rows)
 
 
 def _place(line: MethodInJob) -> str:
@@ -96,10 +99,13 @@ def near_table(lines: Sequence[MethodInJob], job: TrainingJob) -> str:
     heads = ["method", "net speed-up", "plan"]
     rows = []
     for line in lines:
+        # The hook sends half of what DDP in fp32 sends and loses nothing, so it is the rival to beat.
         assert line.efficiency is not None, "lines are those with a measured efficiency"
         speedup = line.efficiency.net_speedup(line.seconds, line.hook_seconds)
         rows.append([line.name, speedup, line.efficiency.planned_steps])
-    return _table(heads, rows) if rows else ""
+    if not rows:
+        return ""
+    return _terminal_table(heads, rows)
 
 
 def measured_cell(line: MethodInJob) -> str:
@@ -108,9 +114,12 @@ def measured_cell(line: MethodInJob) -> str:
         return NONE
     if line.efficiency is None:
         return NOT_MEASURED
-    return line.efficiency.text if line.efficiency.is_number else NONE
+    # Measured, and nothing came out: its interval was too wide, say.
+    if not line.efficiency.is_number:
+        return NONE
+    return line.efficiency.text
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _terminal_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # Numbers are texts by now, which tabulate would read as numbers again.
     return tabulate(rows, heads, disable_numparse=True)

@@ -62,12 +62,16 @@ class MethodInJob:
     @property
     def key(self) -> str:
         """What no other line has."""
-        return self.label if self.method is None else self.method.key
+        if self.method is None:
+            return self.label
+        return self.method.key
 
     @property
     def name(self) -> str:
         """The method with its setting."""
-        return self.label if self.setting == NONE else f"{self.label}: {self.setting}"
+        if self.setting == NONE:
+            return self.label
+        return f"{self.label}: {self.setting}"
 
     @property
     def is_ddp(self) -> bool:
@@ -83,12 +87,16 @@ class MethodInJob:
 
 def traffic_share(sendings: Sequence[Sending], num_workers: int) -> float:
     """Return what a worker's link carries, as a share of what it carries with DDP in fp32."""
+    # Models a step, on average over steps.
     sent = gathered = to_neighbours = 0.0
     for sending in sendings:
         models = sending.models * sending.share_of_steps
         sent += models
-        gathered += models if sending.collective == "all_gather" else 0.0
-        to_neighbours += models if sending.collective == "exchange" else 0.0
+        if sending.collective == "all_gather":
+            gathered += models
+        if sending.collective == "exchange":
+            to_neighbours += models
+    # DDP all-reduces one model a step.
     everything = link_models(1.0, 0.0, 0.0, num_workers)
     return link_models(sent, gathered, to_neighbours, num_workers) / everything
 
@@ -104,17 +112,22 @@ def methods_in_job(
     Args:
         names: as in `nearest`.
     """
+    # Four bytes a number in fp32, two with the hook.
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
     lines = [MethodInJob(DDP, NONE, 1.0, ddp, hook, ddp)]
     if not any(method.is_fp16_hook for method in methods):
         lines.append(MethodInJob(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
     for method in methods:
+        setting = method.setting
+        seconds = method_seconds(job, method.sendings)
         # The hook's buckets are sent during the backward pass, other methods' messages after it.
-        seconds = hook if method.is_fp16_hook else method_seconds(job, method.sendings)
+        if method.is_fp16_hook:
+            setting = NONE
+            seconds = hook
         line = MethodInJob(
             label=method.label,
-            setting=NONE if method.is_fp16_hook else method.setting,
+            setting=setting,
             traffic=traffic_share(method.sendings, job.num_workers),
             seconds=seconds,
             hook_seconds=hook,

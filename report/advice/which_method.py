@@ -98,6 +98,7 @@ def pivot(
     comes first.
     """
     methods = methods_run(experiments)
+    # By a line's key: by bandwidth, the efficiency that it needs there.
     needed: dict[str, dict[str, str]] = {}
     for bandwidth in BANDWIDTHS:
         job = replace(RESNET50, bits_per_second=bandwidth)
@@ -109,8 +110,9 @@ def pivot(
 
 def _pivoted(line: MethodInJob) -> dict[str, Any]:
     """Return a line's cells but for the bandwidths'."""
-    experiment = NONE
+    drop = experiment = NONE
     if line.method is not None:
+        drop = line.method.drop
         link = f"../{folder_in_results(line.method.frames)}/report.md"
         experiment = Markup(f"[{code(line.method.experiment)}]({link})")
     return {
@@ -118,7 +120,7 @@ def _pivoted(line: MethodInJob) -> dict[str, Any]:
         "setting": line.setting,
         "traffic": line.traffic,
         "efficiency": _measured(line),
-        "drop": NONE if line.method is None else line.method.drop,
+        "drop": drop,
         "experiment": experiment,
     }
 

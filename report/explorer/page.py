@@ -122,8 +122,10 @@ def write_experiment_page(
         OSError: the file cannot be written.
     """
     frames = with_short_labels(frames)
+    without: tuple[str, ...] = ()
     # A search has many trials of each row, and compares none of them.
-    without = ("scores", "pairs") if frames.is_tuning else ()
+    if frames.is_tuning:
+        without = ("scores", "pairs")
     models: list[dict[str, Any]] = []
     timings = None
     study = _study_beside(frames.folder)
@@ -137,6 +139,7 @@ def write_experiment_page(
 
 
 def _study_beside(folder: Path) -> SpeedStudy | None:
+    """Return the study of step times beside an experiment's folder, or one above; None without."""
     for place in (folder.parent, folder.parent.parent):
         if (place / "speedups" / STUDY).exists():
             return read_study(place / "speedups")
@@ -280,6 +283,11 @@ def _about(
 
 
 def _experiment(frames: Frames) -> dict[str, Any]:
+    """Return what the scripts need to know of an experiment.
+
+    A score is printed times `factor` and `sign`: in percent of a share, and of a negative loss as
+    the loss.
+    """
     experiment = frames.experiment
     metric = frames.metric
     described = {
@@ -404,6 +412,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     They are rows, contrasts, runs, tuning, pairs and scores.
     """
     contrasts = _contrasts(frames)
+    # The columns that readers look for first, then all others.
     further = contrasts.columns.drop(_CONTRAST)
     # The command to repeat is the last one: an interrupted run has several.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
@@ -465,6 +474,7 @@ def _rows(frames: Frames) -> pd.DataFrame:
     numbers = accuracy_frame(frames).rename(columns=names)
     numbers = as_gaps(numbers, "difference", "difference_low", "difference_high")
     rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
+    # A row has one verdict here: that against the baseline.
     contrasts = _contrasts(frames)
     on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
     verdicts = dict(zip(on_baseline["row"], on_baseline["verdict"], strict=True))

@@ -73,6 +73,7 @@ def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
 
     Without encoding and update.
     """
+    # A line a row and rate, of the rows that were timed; the names of rows by method.
     joined = joined_frame(frames, study.sessions).dropna(subset="method")
     rows_of = {}
     for name, lines in joined.groupby("method"):
@@ -176,6 +177,7 @@ def _messages(
 
     Those that get ready together queue as one: their seconds add up.
     """
+    # By every how many steps, and when in the backward pass: a share, or several of which one is drawn.
     groups: dict[tuple[int, tuple[float, ...]], list[Message]] = {}
     for message in messages:
         ready = message.ready_draws or (message.ready,)

@@ -130,6 +130,7 @@ def _draw_curves(
     colours: Mapping[str, str],
 ) -> list[tuple[float, float, str, str]]:
     """Draw the speed-ups of one panel, and return the ends of the lines with label and colour."""
+    # Index: timing. Dots are compared with baselines of their own session alone.
     fastest = baselines.groupby("timing")["seconds"].min()
     gains = timed["timing"].map(fastest) / timed["seconds"]
     ends = []
@@ -138,13 +139,16 @@ def _draw_curves(
             continue
         method = model.methods[name]
         colour = colours[name]
-        is_overlapped = method.overlap and not method.baseline
+        dashes = "-"
+        # Baselines all overlap, which needs no mark.
+        if method.overlap and not method.baseline:
+            dashes = "--"
         curve = modelled[modelled["method"] == name]
         axes.plot(
             curve["bits_per_second"] / _GIGA,
             curve[column],
             color=colour,
-            linestyle="--" if is_overlapped else "-",
+            linestyle=dashes,
         )
         is_own = timed["method"] == name
         axes.plot(
@@ -212,6 +216,7 @@ def draw_loss_and_step(
 def _drop_panel(
     axes: Axes, points: pd.DataFrame, margin: float | None, most: float
 ) -> None:
+    """Draw the drops of one rate over their steps; those beyond `most` are arrows at the top."""
     milliseconds = 1e3 * points["seconds"]
     drops = points["drop"]
     shown = drops.clip(upper=most)
@@ -219,6 +224,7 @@ def _drop_panel(
     _set_limits(axes, milliseconds, most)
     if margin:
         axes.axhspan(-100 * margin, 100 * margin, color="#eaf2e3", zorder=0)
+    # Lengths of bars. A drop is minus an estimate, so the ends of its interval are swapped.
     below = drops + 100 * points["high"]
     above = -100 * points["low"] - drops
     axes.errorbar(
@@ -231,7 +237,9 @@ def _drop_panel(
         zorder=1,
     )
     for line, drop in zip(points.to_dict("records"), shown, strict=True):
-        marker = line["shape"] if line["drop"] <= most else BEYOND
+        marker = BEYOND
+        if line["drop"] <= most:
+            marker = line["shape"]
         axes.scatter(
             1e3 * line["seconds"], drop, s=16, c=line["colour"], marker=marker, zorder=3
         )

@@ -273,29 +273,30 @@ def _intervals(kinds: pd.Series) -> list[str]:
 
 
 def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
+    """Return what the clock says of a workload's steps."""
     clear = clear_cells(study.cells)
     cells = clear[clear["workload"] == model.workload.name]
+    # Columns: label, ratio, and a network each.
     steps = steps_table(cells)
     columns: Columns = {"label": ("method", "text"), "ratio": ("ratio", "short")}
     for name in steps.columns[2:]:
         columns[name] = (name, "text")
     networks = networks_table(clear)
+    # The title says of this network that methods of a large ratio are over four times as fast.
     is_titles = (
         (networks["workload"] == model.workload.name)
         & (networks["layout"] == "8 x 1")
         & (networks["bits_per_second"] == AT)
     )
     titles = networks[is_titles]
-    holds = (
-        not titles.empty and bool((titles["least"] > 4).all()) and _scored_hold(study)
-    )
+    timed_hold = not titles.empty and bool((titles["least"] > 4).all())
     return Timed(
         steps=steps,
         columns=columns,
         num_steps=(int(cells["num_steps"].min()), int(cells["num_steps"].max())),
         has_ranges=bool((cells["interval"] == "range").any()),
         networks=networks,
-        holds=holds,
+        holds=timed_hold and _scored_hold(study),
     )
 
 
@@ -311,15 +312,18 @@ def _scored_hold(study: SpeedStudy) -> bool:
 def _modelled(
     study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame
 ) -> Modelled:
+    """Return what the model says of a workload's steps; `sweeps` is `sweeps_frame`."""
     at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
     proposed: Any = at_one_rate.loc[PROPOSED].copy()
     proposed["best_label"] = model.methods[str(proposed["best_baseline"])].label
     headlines = comparisons.headlines_frame(study)
+    if len(headlines):
+        headlines = headlines_table(headlines)
     large_messages = sweeps[sweeps["payload_bytes"] >= LARGE_MESSAGE]
     return Modelled(
         proposed=proposed,
         ratio=model.methods[PROPOSED].payload_reduction(model.workload.num_parameters),
-        headlines=headlines if headlines.empty else headlines_table(headlines),
+        headlines=headlines,
         agreement=agreement_frame(study.cells),
         beyond_formula=large_messages["beyond_formula"].abs(),
     )
@@ -359,11 +363,13 @@ def _head(scored: Scored | None, modelled: Modelled | None) -> pd.DataFrame | No
     """Return the report's first table; None where nothing can be compared."""
     if modelled is None:
         return None
-    none = pd.DataFrame(
+    # Without scored methods the table has what is modelled alone.
+    timed = baselines = pd.DataFrame(
         columns=["bits_per_second", "estimate", "label", "seconds", "method"]
     )
-    timed = none if scored is None else scored.timed
-    baselines = none if scored is None else scored.baselines
+    if scored is not None:
+        timed = scored.timed
+        baselines = scored.baselines
     return head_table(timed, baselines, modelled.proposed, modelled.ratio)
 
 

@@ -14,7 +14,7 @@ from cser_bench.report.wording import factor, gap, gap_cell, milliseconds, rate
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 
-SCORED = "M-CSER top-k"
+SCORED_LABEL = "M-CSER top-k"
 """The proposed method as it is scored, by label: as the paper has it."""
 
 HEADER_BYTES = 66
@@ -41,6 +41,8 @@ def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
         layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate)
     )
     # A stable sort, so that of timings with as many methods the first on record counts.
+    # By line of `cells`, three times: a timing's number of methods, that order, and the number of
+    # the timing that its workload and network take. The comparison below joins by index.
     num_methods = cells.groupby("timing")["method"].transform("size")
     order = num_methods.sort_values(ascending=False, kind="stable").index
     ordered = cells.loc[order]
@@ -50,12 +52,14 @@ def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
 
 def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return a line a method, a column a network: milliseconds, in brackets the gain over DDP."""
+    # Index: network.
     ddp_seconds = cells[cells["method"] == DDP].set_index("network")["seconds"]
     gains = cells["network"].map(ddp_seconds) / cells["seconds"]
     texts = cells["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
     table = cells.assign(text=texts).pivot(
         index="method", columns="network", values="text"
     )
+    # A pivot sorts its columns as texts, by which 10 Gb/s would come before 2.5 Gb/s.
     ordered = cells.sort_values(["workers_per_machine", "bits_per_second"])
     networks = list(ordered["network"].unique())
     methods = cells.drop_duplicates("method").set_index("method")
@@ -101,6 +105,7 @@ def _network_line(group: pd.DataFrame) -> dict[str, Any]:
     methods: Any = group.set_index("method")
     first = methods.iloc[0]
     ddp_seconds = methods.loc[DDP, "seconds"]
+    # Index: method, of these and of all below.
     gains = ddp_seconds / methods["seconds"]
     best = gains[~methods["baseline"]].idxmax()
     large = gains[methods["ratio"] >= LARGE_RATIO]
@@ -168,7 +173,7 @@ def _as_scored(scored: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, 
     """Return the steps at `AT` of the proposed method, and of the fastest whose drop is no larger."""
     steps = scored[scored["bits_per_second"] == AT].dropna(subset=["estimate"])
     rivals: Any = baselines[baselines["bits_per_second"] == AT].set_index("method")
-    is_proposed = steps["label"] == SCORED
+    is_proposed = steps["label"] == SCORED_LABEL
     proposed = steps[is_proposed]
     if DDP not in rivals.index or proposed.empty:
         return []
@@ -199,7 +204,9 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     """
     texts = []
     for gain, bits in zip(headlines["factor"], headlines["holds_up_to"], strict=True):
-        reach = "never" if math.isnan(bits) else rate(bits)
+        reach = "never"
+        if not math.isnan(bits):
+            reach = rate(bits)
         texts.append(f"{factor(gain)} ({reach})")
     table = headlines.assign(text=texts).pivot(
         index=["headline", "compute_seconds", "source"], columns="rival", values="text"
@@ -239,6 +246,7 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
     }
     lines = []
     for what, signed in errors_of.items():
+        # Without steps on networks whose like was not swept, which have no prediction.
         errors = signed.dropna().abs()
         groups = [("all", errors), *errors.groupby(layout_of(cells))]
         for layout, group in groups:
@@ -278,6 +286,7 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
     frame = pd.DataFrame(lines)
     if len(frame):
+        # As floats: where no link was counted the columns hold None.
         headers = HEADER_BYTES * frame["wire_frames"].astype(float)
         carried = frame["wire_bytes"].astype(float) - headers
         frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
