@@ -113,6 +113,7 @@ def build_report(
         frames = with_short_labels(frames)
     tables = tables_of(frames)
     page = page_of(frames, tables)
+    # Not `asdict`, which would copy the frames and take sections apart.
     context = {field.name: getattr(page, field.name) for field in fields(page)}
     csv = tables | _told_apart(frames)
     if len(page.hours):
@@ -160,9 +161,7 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
     efficiency = efficiency_section(frames, accuracy, tables["efficiency"])
     hours = hours_frame(frames, accuracy)
     figures, load = _figures(frames, accuracy, hours)
-    # Both for a note below the first table, which says what these methods are.
-    algorithms = frames.rows["algorithm"]
-    is_adamw = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
+    algorithms = set(frames.rows["algorithm"])
     return AccuracyPage(
         name=experiment.name,
         title=experiment.title,
@@ -189,9 +188,15 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
         hours=hours,
         hours_columns=_hours_columns(frames),
         gpu_set_ups=gpu_set_ups(frames),
-        has_both_momenta={"mcser", "cser"} <= set(algorithms),
-        has_adamw=bool(is_adamw.any()),
+        has_both_momenta={"mcser", "cser"} <= algorithms,
+        has_adamw=_has_adamw(frames),
     )
+
+
+def _has_adamw(frames: Frames) -> bool:
+    """Tell whether a row is CSER with AdamW, which a note says is not the paper's."""
+    is_cser = frames.rows["algorithm"] == "cser"
+    return bool((is_cser & (frames.rows["local_step"] == "adamw")).any())
 
 
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
@@ -223,6 +228,7 @@ def _figures(
     unit = frames.metric.loss_unit
     name = gap_name(frames.metric)
     title = name[:1].upper() + name[1:]
+    # At one load methods are set side by side; over loads each is a line of several rows.
     shown, load = loss_at_one_load(frames, accuracy)
     compared = with_verdicts(frames, accuracy)
     figures = {}

@@ -114,6 +114,7 @@ def contrasts_section(
         has_kept=any(contrast.is_verdict_kept for contrast in frames.contrasts),
         correlation=seed_correlation(frames),
         sharing=sharing_baseline(frames),
+        # docs/statistics.md has the error of the rule by simulation, from three seeds on.
         few_seeds=len(experiment.seeds) < 3,
     )
 
@@ -165,6 +166,7 @@ def _contrasts_table(
 
 
 def _num_significant(verdicts: pd.Series[str], is_sensitive: bool) -> int:
+    """Count the significant verdicts, without those that an insensitive experiment cannot claim."""
     is_significant = verdicts.isin(SIGNIFICANT)
     if not is_sensitive:
         is_significant &= verdicts != LESS

@@ -42,7 +42,7 @@ ON_TEXT = {
 }
 """What methods with AdamW look like."""
 
-NEEDED_AT = {1e9: "--", 1e10: "-"}
+DASHES_OF_NEEDS = {1e9: "--", 1e10: "-"}
 """Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
 
 TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)
@@ -79,7 +79,7 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
     axes.set_xticks(TICKS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: traffic(share)))
     axes.minorticks_off()
-    for bits_per_second, dashes in NEEDED_AT.items():
+    for bits_per_second, dashes in DASHES_OF_NEEDS.items():
         _draw_needed(axes, bits_per_second, dashes)
         if is_first:
             _name_needed(axes, bits_per_second)

@@ -156,6 +156,7 @@ def panels() -> list[Panel]:
     return [Panel.model_validate(panel) for panel in described]
 
 
+# An experiment stands for many methods, and is read once.
 @cache
 def _frames_of(experiment: str) -> Frames:
     folders = {folder.name: folder for folder in shipped_experiments()}
@@ -352,6 +353,7 @@ def need_of(measured: MeasuredRow, bandwidth: float) -> float:
 
 def emulated_need(method: str, bandwidth: float) -> float:
     """Return what a timed method's step needs at a bandwidth in bits a second, encoding included."""
+    # Columns of `needed_frame`; a line a method and rate.
     needs = emulated_needs()
     is_it = (needs["method"] == method) & (needs["bits_per_second"] == bandwidth)
     return float(needs.loc[is_it, "needed_fp16_encoded"].iloc[0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.packs import read_runs
@@ -104,21 +106,9 @@ def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
         axis_name = f"{metric.score_label}, %"
     best = hours.loc[hours.groupby(["label", "ratio"], sort=False)["mean"].idxmax()]
     families = frames.experiment.families
-    ends = []
     with style():
         figure, (axes,) = new_figure(3.2)
-        for line in best.to_dict("records"):
-            place = (float(line["speed_up"]), factor * float(line["mean"]))
-            colour = colour_of(line["algorithm"], families)
-            shape = shape_of(line["algorithm"], families)
-            axes.plot(
-                *([value] for value in place),
-                linestyle="None",
-                marker=shape,
-                color=colour,
-            )
-            name = f"{line['label']}, ratio {amount(line['ratio'])}"
-            ends.append((*place, name, colour))
+        ends = _draw_marks(axes, best, families, factor)
         axes.axvline(1, **GREY)
         is_named = len(ends) <= _MOST_NAMED
         room = 1.05
@@ -139,3 +129,19 @@ def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
         if is_named:
             end_labels(axes, ends)
     return figure
+
+
+def _draw_marks(
+    axes: Axes, best: pd.DataFrame, families: Mapping[str, str], factor: int
+) -> list[tuple[float, float, str, str]]:
+    """Draw a mark a line, and return what `end_labels` takes of each."""
+    ends = []
+    for line in best.to_dict("records"):
+        speed_up = float(line["speed_up"])
+        score = factor * float(line["mean"])
+        colour = colour_of(line["algorithm"], families)
+        shape = shape_of(line["algorithm"], families)
+        axes.plot([speed_up], [score], linestyle="None", marker=shape, color=colour)
+        name = f"{line['label']}, ratio {amount(line['ratio'])}"
+        ends.append((speed_up, score, name, colour))
+    return ends

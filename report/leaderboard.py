@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from scipy import special
 
 from cser_bench.harness.errors import UsageError
@@ -235,20 +236,12 @@ def _board_line(
     arithmetic: float | None,
     baseline: BoardLine | None,
 ) -> BoardLine:
+    """Return the line of a row of an experiment; `baseline` is None for the baseline itself."""
     if row_name not in frames.by_row.index:
         raise UsageError(f"{frames.folder} has no row {row_name!r}, which {name} is of")
     row = frames.row(row_name)
-    # By loss whatever their experiment is scored by: the track is.
-    is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
-    losses = frames.runs[is_done].sort_values("seed")["test_loss"]
-    # (runs,)
-    scores = -losses.to_numpy(dtype=float)
+    scores = _negative_losses(frames, row_name)
     link_models = float(row["link_models"])
-    num_trials = None
-    if frames.experiment.tuning is not None:
-        choice = frames.experiment.tuning.choices.get(row_name)
-        if choice is not None:
-            num_trials = choice.num_trials
     # The baseline, which comes first, is compared with itself.
     baseline_scores = scores
     baseline_models = link_models
@@ -266,7 +259,7 @@ def _board_line(
         # Scores are negative losses, so a lead of a score is a gap of the other sign.
         gap=Gap(0.0 - lead.estimate, 0.0 - high, 0.0 - low),
         learning_rate=float(row["learning_rate"]),
-        num_trials=num_trials,
+        num_trials=_num_trials(frames, row_name),
         traffic=link_models / baseline_models,
         link_models=link_models,
         link_bits=32 * int(row["num_parameters"]) * link_models,
@@ -275,6 +268,24 @@ def _board_line(
         arithmetic=arithmetic,
         seconds=[_step_seconds(track, link, frames, row_name) for link in track.links],
     )
+
+
+def _negative_losses(frames: Frames, row_name: str) -> np.ndarray:
+    """Return the scores of a row's finished runs by rising seed, (runs,)."""
+    # By loss whatever their experiment is scored by: the track is.
+    is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
+    losses = frames.runs[is_done].sort_values("seed")["test_loss"]
+    return -losses.to_numpy(dtype=float)
+
+
+def _num_trials(frames: Frames, row_name: str) -> int | None:
+    """Return how many trials chose a row's rate; None where it was given."""
+    if frames.experiment.tuning is None:
+        return None
+    choice = frames.experiment.tuning.choices.get(row_name)
+    if choice is None:
+        return None
+    return choice.num_trials
 
 
 def _num_collectives(frames: Frames, row_name: str) -> int:
@@ -286,6 +297,7 @@ def _num_collectives(frames: Frames, row_name: str) -> int:
 
 
 def _step_seconds(track: Track, link: CostLink, frames: Frames, row_name: str) -> float:
+    """Return a row's step by the cost model, with the track's passes, a worker a machine."""
     row = frames.rows[frames.rows["row"] == row_name].iloc[0]
     job = TrainingJob(
         num_parameters=int(row["num_parameters"]),

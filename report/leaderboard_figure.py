@@ -73,6 +73,7 @@ def _groups(entries: Sequence[BoardLine]) -> list[list[BoardLine]]:
 
     A logarithmic axis has no place for an entry that sends nothing.
     """
+    # A group begins with its least traffic, from which the others are no further than `ALIKE`.
     groups: list[list[BoardLine]] = []
     senders = [line for line in entries if line.traffic > 0]
     for line in sorted(senders, key=lambda line: line.traffic):
@@ -90,6 +91,7 @@ def _centre(group: Sequence[BoardLine]) -> float:
 
 def _places(group: Sequence[BoardLine]) -> list[float]:
     """Return where the entries of a group stand on the axis, in equal steps about its traffic."""
+    # On a logarithmic axis equal steps are equal factors: centre x STEP^k, with k about 0.
     middle = (len(group) - 1) / 2
     centre = _centre(group)
     return [centre * STEP ** (number - middle) for number in range(len(group))]

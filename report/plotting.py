@@ -84,6 +84,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "savefig.dpi": 200,
+    # TrueType: matplotlib's default, Type 3, is what many journals refuse.
     "pdf.fonttype": 42,
 }
 
@@ -186,6 +187,7 @@ def new_figure(
 
     No global state: figures do not touch.
     """
+    # Without pyplot, which would keep every figure, and choose a canvas by the machine.
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())

@@ -80,6 +80,7 @@ def ranking_of(
     rows = begun[begun["is_own"]]
     if frames.is_tuning:
         rows = _best_trials(frames, rows)
+    # Rows without a mean come last; of equal means the plan's order stays.
     rows = rows.sort_values("mean", ascending=False, kind="stable")
     is_main = _are_main(rows, experiment.main_ratio_group)
     further = rows[~is_main]
@@ -149,6 +150,7 @@ def _begun_rows(
     has_run = accuracy["row"].map(is_begun.groupby(frames.runs["row"]).any())
     if frames.is_tuning or not has_run.any():
         return accuracy, {}
+    # Rows that repeat others at other lengths are left out of the count, as of the table.
     without = accuracy[~has_run & accuracy["is_own"]]
     return accuracy[has_run], Counter(without["label"])
 

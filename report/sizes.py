@@ -51,10 +51,15 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
     drops = [drop_cell(line, frames) for line in frame.to_dict("records")]
     # As objects: of no drops at all pandas would make a column of floats.
     frame["drop"] = pd.Series(drops, dtype=object)
-    # Methods in the order of the plan, not of the alphabet.
-    place = {label: number for number, label in enumerate(rows["label"].unique())}
-    order = frame.assign(place=frame["label"].map(place))
-    order = order.sort_values(
+    return _in_plan_order(frame, rows["label"])
+
+
+def _in_plan_order(table: pd.DataFrame, labels: pd.Series[str]) -> pd.DataFrame:
+    """Return a table by size and length within a method, and methods in the plan's order."""
+    # Not of the alphabet, in which `sort_values` has labels.
+    places = {label: number for number, label in enumerate(labels.unique())}
+    ordered = table.assign(place=table["label"].map(places))
+    ordered = ordered.sort_values(
         ["place", "num_parameters", "num_steps"], ignore_index=True
     )
-    return order.drop(columns="place")
+    return ordered.drop(columns="place")

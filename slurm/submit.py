@@ -293,22 +293,7 @@ def _submit_array(
         jobs=[],
         stage=request.plan.stage,
     )
-    # What is known where the command was typed; a job's processes fill in the rest.
-    attempt = new_attempt("slurm", "", torch.device("cpu"))
-    given = [
-        Job(
-            experiment=request.name,
-            folder=request.folder / run.run_id,
-            run=run,
-            attempt=attempt,
-            data=request.data,
-            device=profile.device,
-            cores=(),
-            checkpoint_minutes=profile.checkpoint_minutes,
-            timeout_seconds=profile.timeout_seconds,
-        )
-        for run in runs
-    ]
+    given = _jobs_of(request, runs)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
     # Before sbatch is called, as jobs may start before it returns.
@@ -324,3 +309,23 @@ def _submit_array(
     named = submission.model_copy(update={"jobs": jobs})
     campaign.put_submission(request.folder, place.submission, named)
     return jobs
+
+
+def _jobs_of(request: Request, runs: list[PlannedRun]) -> list[Job]:
+    """Return what each task of an array is given, pickled, to do."""
+    # What is known where the command was typed; a job's processes fill in the rest.
+    attempt = new_attempt("slurm", "", torch.device("cpu"))
+    return [
+        Job(
+            experiment=request.name,
+            folder=request.folder / run.run_id,
+            run=run,
+            attempt=attempt,
+            data=request.data,
+            device=request.profile.device,
+            cores=(),
+            checkpoint_minutes=request.profile.checkpoint_minutes,
+            timeout_seconds=request.profile.timeout_seconds,
+        )
+        for run in runs
+    ]

@@ -80,13 +80,13 @@ def needed_table(lines: Sequence[MethodInJob]) -> str:
             f"{line.over_hook:.2f}",
             f"{line.over_ddp:.2f}",
             measured_cell(line),
-            _place(line),
+            _measured_on(line),
         ]
         rows.append(cells)
     return _terminal_table(heads, rows)
 
 
-def _place(line: MethodInJob) -> str:
+def _measured_on(line: MethodInJob) -> str:
     """Return the network and the length of a line's efficiency."""
     found = line.efficiency
     if found is None or not found.is_number:

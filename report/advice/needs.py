@@ -21,8 +21,8 @@ from cser_bench.report.speed.job import (
 from cser_bench.report.speed.needed import needed_efficiency
 from cser_bench.report.wording import NONE
 
-DDP = "DDP (fp32)"
-FP16_HOOK = "DDP + fp16 hook"
+DDP_LABEL = "DDP (fp32)"
+FP16_HOOK_LABEL = "DDP + fp16 hook"
 
 HOOK_TRAFFIC = 0.5
 """Traffic share of DDP's fp16 hook: two bytes for four."""
@@ -76,7 +76,7 @@ class MethodInJob:
     @property
     def is_ddp(self) -> bool:
         """Whether it is DDP in fp32, which others are compared with."""
-        return self.label == DDP
+        return self.label == DDP_LABEL
 
     @property
     def is_heavy(self) -> bool:
@@ -115,9 +115,9 @@ def methods_in_job(
     # Four bytes a number in fp32, two with the hook.
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
-    lines = [MethodInJob(DDP, NONE, 1.0, ddp, hook, ddp)]
+    lines = [MethodInJob(DDP_LABEL, NONE, 1.0, ddp, hook, ddp)]
     if not any(method.is_fp16_hook for method in methods):
-        lines.append(MethodInJob(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
+        lines.append(MethodInJob(FP16_HOOK_LABEL, NONE, HOOK_TRAFFIC, hook, hook, ddp))
     for method in methods:
         setting = method.setting
         seconds = method_seconds(job, method.sendings)

@@ -91,6 +91,7 @@ def experiments_on(
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
+    # The first of a network is the one that others must have run like.
     networks = advised(collection)
     if network not in networks:
         raise UsageError(
@@ -112,6 +113,7 @@ def ran_alike(frames: Frames, other: Frames) -> bool:
 
 
 def _set_up(frames: Frames) -> tuple[Any, ...]:
+    """Return what must be equal for rows of two experiments to be compared."""
     experiment = frames.experiment
     return (
         experiment.task,
@@ -120,6 +122,7 @@ def _set_up(frames: Frames) -> tuple[Any, ...]:
         experiment.rows[0].num_parameters,
         own_length(experiment),
         experiment.config["num_workers"],
+        # A table, as text: how samples are divided among workers.
         str(experiment.config["partition"]),
     )
 

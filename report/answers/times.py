@@ -65,7 +65,7 @@ class Times:
 
     def timed(self, method: str, over: str = "", machines: int = 8) -> str:
         """Return a timed step at 10 Gb/s, or with `over` how many times as fast it is."""
-        steps = self._study.cells
+        steps = self._study.timed_steps
         steps = steps[(steps["workload"] == WORKLOAD) & (steps["machines"] == machines)]
         # Rates are timed as the dilation lets them be, not quite at 10 Gb/s.
         steps = steps[(steps["bits_per_second"] / comparisons.AT - 1).abs() < 0.01]
@@ -158,7 +158,7 @@ class Times:
 
     def model_error(self) -> str:
         """Return by how much the model of a step errs on average, in percent."""
-        return f"{100 * self._study.cells['error'].abs().mean():.1f} %"
+        return f"{100 * self._study.timed_steps['error'].abs().mean():.1f} %"
 
     def _scored(self, method: str, gbits: float) -> pd.Series:
         """Return a scored method's line of `needed_frame` at a bandwidth."""

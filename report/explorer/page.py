@@ -69,7 +69,7 @@ COLOURS = (
 They were searched for, so that they stay apart with each kind of colour-blindness.
 """
 
-GREY = ("#6e6e6e", "#8b93a0")
+GREYS = ("#6e6e6e", "#8b93a0")
 """The colour, on either paper, of what methods are compared with."""
 
 _CONTRAST = [
@@ -214,6 +214,7 @@ def explorer_page(
     for name, table in tables.items():
         if len(table) and name not in without and name not in too_long:
             shown[name] = _columns(table)
+    # What explorer.js reads. Its tables are by column: {"columns": {name: values}, "length": lines}.
     payload = {
         "about": _about(frames, models, too_long),
         "experiment": experiment,
@@ -379,7 +380,7 @@ def _methods(
     distinct = list(dict.fromkeys(labels.ordered))
     greys = [label for label in distinct if label in labels.bounds]
     coloured = [label for label in distinct if label not in labels.bounds]
-    methods = [_method(label, GREY, place, True) for place, label in enumerate(greys)]
+    methods = [_method(label, GREYS, place, True) for place, label in enumerate(greys)]
     # No pair of a colour and a shape repeats soon: 7 and 6, their numbers, have no common divisor.
     for place, label in enumerate(coloured):
         is_one_of_few = not labels.declared and place < MOST_ON
@@ -502,6 +503,7 @@ def pairs_frame(frames: Frames) -> pd.DataFrame:
     (two-sided 95 %).
     """
     lines = []
+    # Of n rows n (n - 1) / 2 pairs; only within a group, since across ratios few would ask.
     for _, group in frames.rows.groupby(["num_steps", "rule", "ratio"], sort=False):
         for row, reference in combinations(group["row"], 2):
             contrast = difference(frames, row, reference)

@@ -33,7 +33,7 @@ def timings_table(
         workloads: the names of those that are kept; None keeps all.
     """
     # `timing` is a place in the study's list of records, which the page does not have.
-    table = study.cells.drop(columns="timing", errors="ignore")
+    table = study.timed_steps.drop(columns="timing", errors="ignore")
     scored = scored_steps_frame(study.sessions)
     if len(scored):
         workload_of = {}

@@ -108,6 +108,7 @@ def write_pages(
     quoted = _quoted(places, reports)
     site = Site(output, places, reports, own, shipped, quoted, _doors(texts))
     written = {source: _write_text(site, source) for source in texts}
+    # Takes titles from the texts that were written.
     _write_experiments(site, written)
     _write_methods(site, root, standings)
     # After all other pages, whose links say which files need a page.
@@ -279,6 +280,7 @@ def _beside_answer(site: Site, source: str, section: str) -> str:
 
 def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
     """Write the page that lists the experiments, with what each has found."""
+    # By heading, in the order of the page: report.md of each experiment, by its path.
     groups: dict[str, Sequence[str]] = {_OWN: site.own}
     by_kind: dict[str, list[str]] = {}
     for source in site.shipped:

@@ -121,6 +121,7 @@ def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame
     """
     baselines = [name for name, method in model.methods.items() if method.baseline]
     lines = []
+    # Which baseline is best depends on the rate, so `over_best` compares with several.
     for rate in rates:
         seconds = {name: seconds_at(model, name, rate) for name in model.methods}
         best = min(baselines, key=seconds.__getitem__)
@@ -198,6 +199,7 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
 
     NaN where it never is.
     """
+    # It need not fall all the way, so there may be several spans: the last one's end counts.
     spans = spans_above(lambda rate: factor(rate) - target, LOWEST, HIGHEST)
     return max((high for _, high in spans), default=math.nan)
 
@@ -257,6 +259,9 @@ def _steps_on(
 
 def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
     """Return modelled steps on machines of one worker, on two machines and on one.
+
+    Columns: workload, machines, workers_per_machine, bits_per_second, method, label, baseline,
+    ratio, seconds, over_ddp (DDP's seconds on the same layout over these).
 
     Each is by the fastest algorithm of it. Inside a machine the link is the fastest of the price
     table for the device, else unlimited.

@@ -66,7 +66,7 @@ def draw_speedups(
     Lines are modelled, dots timed.
     """
     modelled = speedups_frame(model, log_grid(LOW, HIGH))
-    timed = _timed_cells(study.cells, model.workload.name)
+    timed = _shown_steps(study.timed_steps, model.workload.name)
     colours = {
         name: RIVAL_COLOURS.get(name, colour_of(method.algorithm, families))
         for name, method in model.methods.items()
@@ -99,13 +99,13 @@ def draw_speedups(
     return figure
 
 
-def _timed_cells(cells: pd.DataFrame, workload: str) -> pd.DataFrame:
+def _shown_steps(steps: pd.DataFrame, workload: str) -> pd.DataFrame:
     """Return what was timed on the curves' layout and rates, where it was not crowded."""
     # A crowded cell is slow by this host's cores, which says nothing of a GPU.
-    is_own = (cells["workload"] == workload) & (cells["workers_per_machine"] == 1)
+    is_own = (steps["workload"] == workload) & (steps["workers_per_machine"] == 1)
     # A rate is timed as the dilation lets it be, not quite at the end of the axis.
-    is_shown = cells["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)
-    return cells[is_own & ~cells["crowded"] & is_shown]
+    is_shown = steps["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)
+    return steps[is_own & ~steps["crowded"] & is_shown]
 
 
 def _complete_baselines(timed: pd.DataFrame) -> pd.DataFrame:

@@ -89,7 +89,7 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     for number, timing in enumerate(timings):
         for method in timing.methods:
             described = (
-                {"timing": number} | _place(timing) | _description(timing, method)
+                {"timing": number} | _network(timing) | _description(timing, method)
             )
             for rate in _rates(timing):
                 timed = _timed_at(timing, method, rate)
@@ -122,7 +122,8 @@ def _timed_at(timing: Timing, method: TimedMethod, rate: float | None) -> list[C
     return found
 
 
-def _place(timing: Timing) -> dict[str, Any]:
+def _network(timing: Timing) -> dict[str, Any]:
+    """Return the columns of `steps_frame` on what was timed and on which links."""
     fabric = timing.fabric
     return {
         "workload": timing.workload.name,
@@ -136,6 +137,7 @@ def _place(timing: Timing) -> dict[str, Any]:
 
 
 def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
+    """Return the columns of `steps_frame` on a method; the ratio is that on the timed network."""
     return {
         "method": method.name,
         "label": method.label,
@@ -178,7 +180,7 @@ def _step(kinds: Sequence[Cell]) -> dict[str, Any]:
     return step
 
 
-def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+def timed_steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     """Return lines of `steps_frame` with `communication_seconds` and `crowded`.
 
     `communication_seconds` is neither passes nor codec; `crowded`: the codec of a baseline that

@@ -29,7 +29,7 @@ from cser_bench.report.speed.cost_model import (
     period_seconds,
 )
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
-from cser_bench.report.speed.timed import cells_frame
+from cser_bench.report.speed.timed import timed_steps_frame
 
 STUDY = "study.json"
 SCORED_FOLDER = "scored_speedups"
@@ -259,8 +259,8 @@ class SpeedStudy:
     """A study's records, in the order of its lists, and what follows from them.
 
     `sessions` are of scored methods; `wide`, `consecutive` and `text` are on links of several
-    latencies, the last two of steps in a row. `models` are the workloads', by name. `cells` is
-    `cells_frame` of the timings with their predictions, which are `predicted_seconds`,
+    latencies, the last two of steps in a row. `models` are the workloads', by name. `timed_steps` is
+    `timed_steps_frame` of the timings with their predictions, which are `predicted_seconds`,
     `predicted_communication_seconds` and the relative errors of both, `error` and
     `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
@@ -274,7 +274,7 @@ class SpeedStudy:
     text: tuple[Timing, ...]
     fits: tuple[Fit, ...]
     models: dict[str, WorkloadModel]
-    cells: pd.DataFrame
+    timed_steps: pd.DataFrame
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -325,7 +325,7 @@ def read_study(folder: Path) -> SpeedStudy:
         text=_read_alike(folder.glob("text-*.json")),
         fits=fits,
         models=models,
-        cells=_predicted_cells(tuple(timings.values()), models),
+        timed_steps=_predicted_steps(tuple(timings.values()), models),
     )
 
 
@@ -365,29 +365,29 @@ def _models(
     return models
 
 
-def _predicted_cells(
+def _predicted_steps(
     timings: Sequence[Timing], models: Mapping[str, WorkloadModel]
 ) -> pd.DataFrame:
-    """Return `cells_frame` with predictions and their errors; see `SpeedStudy`."""
-    cells = cells_frame(timings)
+    """Return `timed_steps_frame` with predictions and their errors; see `SpeedStudy`."""
+    timed = timed_steps_frame(timings)
     steps = []
     communications = []
     # `timing` is a timing's place in the list.
-    for number, name in zip(cells["timing"], cells["method"], strict=True):
+    for number, name in zip(timed["timing"], timed["method"], strict=True):
         timing = timings[number]
         step, communication = models[timing.workload.name].predicted(timing, name)
         steps.append(step)
         communications.append(communication)
-    cells["predicted_seconds"] = np.array(steps, dtype=float)
-    cells["predicted_communication_seconds"] = np.array(communications, dtype=float)
-    cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
+    timed["predicted_seconds"] = np.array(steps, dtype=float)
+    timed["predicted_communication_seconds"] = np.array(communications, dtype=float)
+    timed["error"] = timed["predicted_seconds"] / timed["seconds"] - 1
     # A step that sends nothing has a rounding error of communication, whose share says nothing.
-    communicates = cells["communication_seconds"] > 1e-6 * cells["seconds"]
-    measured = cells["communication_seconds"].where(communicates)
-    cells["communication_error"] = (
-        cells["predicted_communication_seconds"] / measured - 1
+    communicates = timed["communication_seconds"] > 1e-6 * timed["seconds"]
+    measured = timed["communication_seconds"].where(communicates)
+    timed["communication_error"] = (
+        timed["predicted_communication_seconds"] / measured - 1
     )
-    return cells
+    return timed
 
 
 def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:

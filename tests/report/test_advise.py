@@ -28,8 +28,8 @@ from cser_bench.report.advice.measured import (
     nearest,
 )
 from cser_bench.report.advice.needs import (
-    DDP,
-    FP16_HOOK,
+    DDP_LABEL,
+    FP16_HOOK_LABEL,
     MethodInJob,
     methods_in_job,
     traffic_share,
@@ -133,9 +133,8 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     model = study.models["resnet50_v100"]
     size = model.workload.num_parameters
     errors = []
-    for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict(
-        "records"
-    ):
+    is_resnet50 = study.timed_steps["workload"] == "resnet50_v100"
+    for line in study.timed_steps[is_resnet50].to_dict("records"):
         timing = study.timings[line["timing"]]
         method = model.methods[line["method"]]
         # On machines of several workers the study had a flat ring, and the advice goes by
@@ -208,10 +207,11 @@ def test_what_is_needed_between_two_ranks_with_one_message_by_hand(
     found = {line.label: line for line in methods_in_job(job, [local], [])}
     assert found["made"].over_hook == pytest.approx(every_fourth / in_fp16)
     assert found["made"].over_ddp == pytest.approx(every_fourth / in_fp32)
-    assert found[DDP].over_hook == pytest.approx(in_fp32 / in_fp16)
-    assert found[FP16_HOOK].over_hook == 1
-    assert found[FP16_HOOK].over_ddp < 1
-    assert [line.label for line in found.values()] == ["made", FP16_HOOK, DDP]
+    assert found[DDP_LABEL].over_hook == pytest.approx(in_fp32 / in_fp16)
+    assert found[FP16_HOOK_LABEL].over_hook == 1
+    assert found[FP16_HOOK_LABEL].over_ddp < 1
+    labels = [line.label for line in found.values()]
+    assert labels == ["made", FP16_HOOK_LABEL, DDP_LABEL]
 
 
 def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(
@@ -221,7 +221,7 @@ def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(
         frames, Sending(0.5, 1.0, "all_reduce"), is_fp16_hook=True, drop="0.01"
     )
     lines = methods_in_job(RESNET50, [hook], [])
-    assert [line.label for line in lines] == ["made", DDP]
+    assert [line.label for line in lines] == ["made", DDP_LABEL]
     assert lines[0].over_hook == 1, "its buckets are sent during the backward pass"
     assert lines[0].method is hook
     assert not lines[0].is_heavy
@@ -250,7 +250,7 @@ def test_more_traffic_than_with_the_hook_is_marked(
     traffic: float, is_heavy: bool
 ) -> None:
     assert MethodInJob("made", "H 4", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
-    assert not MethodInJob(DDP, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
+    assert not MethodInJob(DDP_LABEL, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
 
 
 def test_a_setting_that_several_experiments_ran_has_one_row() -> None:

@@ -36,7 +36,9 @@ LINES = [(table, line) for table in tables() for line in table.rows]
 
 
 def name_of(value: object) -> str:
-    return value.label if isinstance(value, MethodInTable) else getattr(value, "name", "")
+    if isinstance(value, MethodInTable):
+        return value.label
+    return getattr(value, "name", "")
 
 
 @pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
@@ -203,7 +205,9 @@ TIMED = [
 
 
 @pytest.mark.parametrize("line", TIMED, ids=lambda line: line.label)
-def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: MethodInTable) -> None:
+def test_each_line_on_images_is_scored_and_timed_at_one_setting(
+    line: MethodInTable,
+) -> None:
     scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
     assert timed is not None, "what it needs is emulated"
