@@ -114,13 +114,17 @@ class ChocoSGD(DistributedOptimizer):
 
     def _tell_neighbours(self, replica: Replica, step: int) -> None:
         xhat = replica.buffers["estimate"]
+        # x_i - xhat_i, of shape (local workers, d)
         difference = replica.flat.parameters - xhat
         mixing = mixing_at(self.rounds, step)
         sent = replica.mix(difference, self.compressor, mixing, step, Purpose.MODEL)
+        # xhat_i <- xhat_i + q_i
         sent.support.add_(xhat, sent.own)
+        # `pull` is sum_j w_ij (q_j - q_i) and weights add up to 1, so s_i <- s_i + sum_j w_ij q_j.
         sent.support.add_(replica.buffers["mixed_estimates"], sent.pull.add_(sent.own))
 
     def _mix_estimates(self, replica: Replica) -> None:
+        # x_i <- x_i + gamma (s_i - xhat_i)
         apart = replica.buffers["mixed_estimates"] - replica.buffers["estimate"]
         # In two operations: a fused one is rounded as its kernel likes, and so not alike for
         # stacked workers.

@@ -82,6 +82,7 @@ class CSERReleased(CSER):
                 f"{self.name}: compressors must have a support that all workers share, as block has"
             )
         if self.decay_in_momentum_only:
+            # The momentum's buffer is there already, and the new rule goes on with it.
             replica.local = DecayInMomentumOnly(replica.flat, replica.buffers)
 
     @classmethod
@@ -124,6 +125,7 @@ class CSERReleased(CSER):
 
     def _update(self, replica: Replica, step: int) -> None:
         is_reset = step % self.reset_interval == 0
+        # A stage by C2 is left out where C1's comes next; as written, both take place.
         if is_reset and self.skip_gradient_at_reset:
             replica.local_step_()
         elif self.average_parameters:
@@ -144,6 +146,7 @@ class CSERReleased(CSER):
         if not self.overwrite_master:
             return super().average_coordinates_(replica, compressor, step, purpose)
         sent = replica.exchange(replica.flat.parameters, compressor, step, purpose)
+        # x_i <- mean(x) as it was received: what rounding took of a worker's own is gone.
         sent.support.copy_(replica.flat.parameters, sent.mean)
 
 

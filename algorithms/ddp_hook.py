@@ -85,6 +85,7 @@ class ErrorFeedbackState:
         self.beside = overlapping.early.beside
         """Has work done beside the backward pass; see `EarlyMeans`."""
         self.collectives = overlapping.twin
+        # On the twin's own group: DDP's collectives and these need no common order.
         self._sending = Sending(self.collectives)
         check_agreement(self.collectives, {"compressor": compressor})
         _first_with_parameters(model).register_forward_pre_hook(_refuse_fp16_autocast)
@@ -147,6 +148,7 @@ class ErrorFeedbackState:
             vector, self.compressor, layout, NO_DRAW, Purpose.GRADIENT
         )
         gradient.copy_(sent.mean[0])
+        # g <- mean(C(e)), and what is left of e + g is e - C(e).
         unsent = vector.sub_(sent.own)[0]
         # The mean is the same on all workers, and so is this. On a GPU the host does not ask for it.
         is_finite = torch.linalg.vector_norm(gradient, torch.inf).isfinite()

@@ -93,9 +93,12 @@ class DeepSqueeze(DistributedOptimizer):
 
     def _update(self, replica: Replica, step: int) -> None:
         replica.local_step_()
+        # e_i <- e_i + x_i, of shape (local workers, d)
         e = replica.buffers["error"].add_(replica.flat.parameters)
         sent = replica.mix(
             e, self.compressor, mixing_at(self.rounds, step), step, Purpose.MODEL
         )
+        # What was not sent stays: e_i <- e_i - C(e_i).
         sent.support.add_(e, sent.own, alpha=-1)
+        # x_i <- x_i + gamma sum_j w_ij (C(e_j) - C(e_i))
         sent.support.add_(replica.flat.parameters, sent.pull.mul_(self.gamma))

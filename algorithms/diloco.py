@@ -125,6 +125,7 @@ class DiLoCo(DistributedOptimizer):
 
     def fragment(self, replica: Replica, step: int) -> slice:
         """Return the coordinates that are synchronised at this step, which must be one with any."""
+        # The first is due at step H / F, the last of a round at step H.
         number = (step // self.fragment_interval - 1) % self.num_fragments
         return share_of(
             range(number, number + 1), replica.flat.layout.numel, self.num_fragments
@@ -138,15 +139,18 @@ class DiLoCo(DistributedOptimizer):
             self._synchronise(replica, self.fragment(replica, step))
 
     def _synchronise(self, replica: Replica, here: slice) -> None:
+        # (local workers, d / F), like x, v and Delta
         local = replica.flat.parameters[..., here]
         x = replica.buffers["anchor"][..., here]
         unsent = None
         if replica.communication_dtype is None:
             replica.average_in_place_(local, Purpose.MODEL)
         else:
+            # The difference is sent and not x_i, as a small number loses less to rounding.
             unsent = x - local
             own, mean = replica.average(unsent, Purpose.MODEL)
             unsent.sub_(own)
+            # mean(x_i) = x - Delta
             local.copy_(x - mean)
         # A frozen parameter is averaged as others are, and takes no outer step.
         with replica.flat.frozen_aside(
@@ -155,10 +159,13 @@ class DiLoCo(DistributedOptimizer):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             delta = x - local
+            # x - alpha Delta = mean(x_i) + (1 - alpha) Delta, which for alpha = 1 is the mean to
+            # the bit.
             x.copy_(local).add_(delta * (1 - self.outer_lr))
             self.add_outer_momentum(replica, x, delta, here)
             local.copy_(x)
         if unsent is not None:
+            # x_i <- x less what rounding kept back, which is sent with the next difference.
             local.sub_(unsent)
 
     def add_outer_momentum(

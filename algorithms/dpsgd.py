@@ -67,9 +67,11 @@ class DPSGD(DistributedOptimizer):
         x = replica.flat.parameters
         if self.order == "adapt_then_combine":
             replica.local_step_()
+        # sum_j w_ij (x_j - x_i), of the parameters as they are here: after the step, or before it.
         _, pull = replica.sending.mix_dense(
             x, mixing_at(self.rounds, step), Purpose.MODEL
         )
         if self.order == "combine_while_adapt":
             replica.local_step_()
+        # After the step, which needs the x_i that its gradient was taken at.
         x.add_(pull)

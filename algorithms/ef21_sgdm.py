@@ -92,13 +92,16 @@ class EF21SGDM(DistributedOptimizer):
     def _send_change(self, replica: Replica, v_i: Tensor, step: int) -> None:
         h_i = replica.buffers["estimate"]
         h = replica.buffers["mean_estimate"]
+        # v_i - h_i, in the gradients' memory: nothing reads g_i after this.
         change = torch.sub(v_i, h_i, out=replica.flat.gradients)
         compressor = self.compressor
         if step == 1:
             compressor = Identity()
         sent = replica.exchange(change, compressor, step, Purpose.GRADIENT)
+        # h_i <- h_i + c_i;   h <- h + mean(c)
         sent.support.add_(h_i, sent.own)
         sent.support.add_(h, sent.mean)
+        # x <- x - eta h
         x = replica.flat.parameters
         # Row by row, as in every local step: a worker's bits must not depend on its neighbours.
         for here, group in zip(replica.flat.parts, self.param_groups, strict=True):
@@ -125,5 +128,6 @@ class EF21SGDM(DistributedOptimizer):
         for here, group in parts:
             beta = 0.0 if begins else group["momentum"]
             for average, gradient in zip(v[:, here], g[:, here], strict=True):
+                # v_i <- (1 - a) v_i + a g_i, with beta = 1 - a
                 average.mul_(beta).add_(gradient, alpha=1 - beta)
         return v

@@ -109,6 +109,7 @@ class EFSGD(DistributedOptimizer):
 
     def _error_to_send(self, replica: Replica, support: Windows) -> Tensor:
         e = replica.buffers["error"]
+        # The error as the step will have it, on what is sent early: e_i + g_i, or e_i + p_i.
         if self.on_gradients:
             return support.gather(e).add_(support.gather(replica.flat.gradients))
         return replica.local.after(self._groups(), support, e)
@@ -129,21 +130,27 @@ class EFSGD(DistributedOptimizer):
         g = replica.flat.gradients
         e = replica.buffers["error"]
         if self.on_gradients:
+            # e_i <- e_i + g_i
             e.add_(g)
         else:
+            # e_i <- e_i + p_i: the local step adds to e_i what it would take from x.
             replica.local.apply_(self._groups(), e)
             if self.decay_apart:
                 # A step of the weight decay alone, with its own momentum.
                 g.zero_()
                 held = {"momentum": replica.buffers["decay_momentum"]}
                 Nesterov(replica.flat, held).apply_(self.param_groups)
+        # C(e_i), and the mean of all workers'.
         sent = replica.exchange(e, self.compressor, step, Purpose.GRADIENT)
         if self.drop_rest:
             e.zero_()
         else:
+            # e_i <- e_i - C(e_i)
             sent.support.add_(e, sent.own, alpha=-1)
         if self.on_gradients:
+            # g <- mean(C(e)), 0 where nobody sent
             sent.support.copy_(g.zero_(), sent.mean)
             replica.local_step_()
         else:
+            # x <- x - mean(C(e))
             sent.support.add_(replica.flat.parameters, sent.mean, alpha=-1)

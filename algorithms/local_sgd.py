@@ -82,8 +82,10 @@ class LocalSGD(DistributedOptimizer):
         return stages
 
     def _update(self, replica: Replica, step: int) -> None:
+        # x_i <- x_i - p_i
         replica.local_step_()
         if step % self.sync_interval == 0:
+            # x_i <- mean(x)
             self.average_(replica, replica.flat.parameters)
         # AdamW has two, each with an interval of its own; SGD's one has none.
         moments = replica.local.buffers(self.param_groups)
@@ -97,4 +99,5 @@ class LocalSGD(DistributedOptimizer):
             replica.average_in_place_(vector, Purpose.MODEL)
         else:
             own, mean = replica.average(vector, Purpose.MODEL)
+            # x_i <- mean + (x_i - own), as a rounded message is not all that the worker had.
             vector.sub_(own).add_(mean)

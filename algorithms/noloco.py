@@ -66,9 +66,13 @@ def spread_factor(
         return 0.0
     p = (n - math.ceil(n / group_size)) / (n - 1)
     # Each row gives a moment after the meeting in terms of |phi|^2, phi m and |m|^2 before it.
+    # m' = mu m - alpha P phi:   E|m'|^2 = alpha^2 p |phi|^2 - 2 mu alpha p (phi m) + mu^2 |m|^2
     after_m_squared = numpy.array([alpha**2 * p, -2 * mu * alpha * p, mu**2])
+    # E[phi m'] = -alpha p |phi|^2 + mu (phi m)
     phi_times_after_m = numpy.array([-alpha * p, mu, 0.0])
+    # phi' = phi + m':   E[phi' m'] = E[phi m'] + E|m'|^2
     after_product = phi_times_after_m + after_m_squared
+    # E|phi'|^2 = |phi|^2 + 2 E[phi m'] + E|m'|^2
     after_phi_squared = (
         numpy.array([1.0, 0.0, 0.0]) + 2 * phi_times_after_m + after_m_squared
     )
@@ -147,6 +151,7 @@ class NoLoCo(DistributedOptimizer):
         """Return the groups of this step as a mixing, equal on all workers."""
         n = self.collectives.world_size
         drawn = replica.draw(step, Purpose.MODEL).integers(n)
+        # Ranks in an order that is drawn: each stretch of G of them is a group.
         order = numpy.argsort(drawn, kind="stable").tolist()
         neighbours: list[tuple[tuple[int, float], ...]] = [()] * n
         for first in range(0, n, self.group_size):
@@ -170,12 +175,15 @@ class NoLoCo(DistributedOptimizer):
         _, pull = replica.sending.mix_dense(
             x, self.meeting(replica, step), Purpose.MODEL
         )
+        # x_i <- mean(x) over its group
         x.add_(pull)
         # A frozen parameter is averaged as others are, and takes no outer step.
         with replica.flat.frozen_aside(x, phi, m):
             # Each product is rounded before it is added, so that no bit depends on where a
             # kernel's vectors begin.
+            # m_i <- mu m_i + alpha (mean(x) - phi_i)
             apart = torch.sub(x, phi, out=pull)
             m.mul_(self.outer_momentum).add_(apart.mul_(self.outer_lr))
+            # phi_i <- phi_i + m_i;   x_i <- phi_i
             phi.add_(m)
             x.copy_(phi)

@@ -148,11 +148,14 @@ class QSparseLocalSGD(DistributedOptimizer):
     def _synchronise(self, replica: Replica, step: int) -> None:
         y = replica.flat.parameters
         x = replica.buffers["anchor"]
+        # e_i <- e_i + x - y_i, of shape (local workers, d)
         e = replica.buffers["error"].add_(x).sub_(y)
         sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
+        # x <- x - mean(C(e));   e_i <- e_i - C(e_i)
         sent.support.add_(x, sent.mean, alpha=-1)
         sent.support.add_(e, sent.own, alpha=-1)
         if self.keep_master:
+            # z_i <- x where C sent, else it stays at y_i, which the local steps left.
             z = replica.buffers["master"].copy_(y)
             sent.support.copy_(z, sent.support.gather(x))
         y.copy_(x)

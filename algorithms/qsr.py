@@ -84,6 +84,7 @@ class QSR(LocalSGD):
         num_syncs, end, _ = self._round_at(num_steps)
         if end != num_steps:  # the last round has not ended
             num_syncs -= 1
+        # 32 d bits a round that has ended, or as many as a message's numbers have.
         traffic = Traffic()
         bits = replica.float_bits * replica.flat.layout.numel * num_syncs
         traffic.add(Purpose.MODEL, bits, num_syncs)
@@ -100,6 +101,8 @@ class QSR(LocalSGD):
         """
         group = self.param_groups[0]
         now: Round = NONE
+        # A step in the past is in no later round than today's, so rounds are counted from the
+        # first.
         if step >= self.num_steps:
             now = group["round"]
         while now[1] < step:
@@ -116,6 +119,7 @@ class QSR(LocalSGD):
         # A rate that has risen is a warm-up's.
         if 0 < rate <= rate_before:
             root = min(self.alpha / rate, GREATEST)
+            # floor((alpha / eta)^2)
             by_rule = math.floor(root**2)
             length = max(length, by_rule)
         end = end_before + length

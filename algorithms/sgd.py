@@ -101,9 +101,11 @@ class SGDAccumulate(DistributedOptimizer):
         return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]
 
     def _update(self, replica: Replica, step: int) -> None:
+        # a_i <- a_i + g_i
         a = replica.buffers["accumulated"].add_(replica.flat.gradients)
         if step % self.accumulation_steps:
             return
+        # g_i <- a_i / A;   a_i <- 0;   but g_i <- 0 of a frozen parameter, whose a_i stays.
         with replica.flat.frozen_aside(a):
             replica.flat.gradients.copy_(a).div_(self.accumulation_steps)
             a.zero_()

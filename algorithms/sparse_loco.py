@@ -94,10 +94,12 @@ class SparseLoCo(QSparseLocalSGD):
         x = replica.buffers["anchor"]
         e = replica.buffers["error"]
         with replica.flat.frozen_aside(e, x, local):
+            # e_i <- beta e_i + (x - x_i), of shape (local workers, d)
             e.mul_(self.error_decay).add_(x).sub_(local)
             sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
             # The product is rounded before it is added, so that no bit depends on where a
             # kernel's vectors begin.
+            # x <- x - alpha mean(C(e))
             sent.support.add_(x, sent.mean * self.outer_lr, alpha=-1)
             sent.support.add_(e, sent.own, alpha=-1)
             local.copy_(x)

@@ -115,9 +115,11 @@ class StreamingDiLoCo(DiLoCo):
         here = self.fragment(replica, step)
         x = replica.buffers["anchor"][..., here]
         local = replica.flat.parameters[..., here]
+        # (local workers, d / F)
         message = x - local
         if "error" in replica.buffers:
             error = replica.buffers["error"][..., here]
+            # e_i <- x - x_i + e_i, which is sent
             message = error.add_(message)
         compressor = replica.fitted(self.compressor)
         draw = replica.draw(step, Purpose.MODEL)
@@ -145,6 +147,7 @@ class StreamingDiLoCo(DiLoCo):
             sent.support.copy_(arrived, sent.mean)
             if "error" in replica.buffers:
                 error = replica.buffers["error"][..., here]
+                # e_i keeps what rounding took.
                 sent.support.add_(error, sent.own, alpha=-1)
 
     def _arrive(self, replica: Replica, here: slice) -> None:
@@ -157,6 +160,8 @@ class StreamingDiLoCo(DiLoCo):
         ):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
+            # x <- x - eta Delta;   v <- mu v + Delta;   x <- x - eta mu v
             x.sub_(delta * self.outer_lr)
             self.add_outer_momentum(replica, x, delta, here)
+            # x_i <- alpha x_i + (1 - alpha) x
             local.mul_(self.merge).add_(x * (1 - self.merge))

@@ -153,7 +153,7 @@ def try_(
     """
     print(f"{file}: looking at it", flush=True)  # before torch is loaded
     with loading():
-        from cser_bench.algorithms.check import Subject, check
+        from cser_bench.algorithms.check import Subject, keeps_promises
         from cser_bench.harness.plan import trial
         from cser_bench.report.trial import verdict
 
@@ -167,7 +167,7 @@ def try_(
         print(slowness, flush=True)
     # Settings that cannot be used are refused before anything is checked or trained.
     tried.plan(results, tuning=tried.is_tuned)
-    if not check(Subject(tried.source.source, tried.source.file, tried.name)):
+    if not keeps_promises(Subject(tried.source.source, tried.source.file, tried.name)):
         return complain(
             f"{tried.name} breaks a promise that its numbers would rest on, so nothing was "
             "trained; fix what is marked FAIL and call again",

@@ -165,7 +165,9 @@ def rate_factors() -> Iterator[tuple[str, str, float]]:
         assert experiment.baseline is not None
         baseline = rates[experiment.baseline]
         for row in experiment.rows:
-            is_own = row.base is None and row.num_steps == experiment.rows[0].num_steps
+            is_own = (
+                row.repeats is None and row.num_steps == experiment.rows[0].num_steps
+            )
             # Not references: a single average at the end, or gradients that are averaged as well.
             is_bound = (
                 row.settings.get("sync_interval") == "end"

@@ -94,7 +94,7 @@ for epoch in range(start + 1, NUM_EPOCHS + 1):
         loss_function(model(inputs), labels).backward()
         optimizer.step()
     schedule.step()
-    with optimizer.consensus(model):  # inside, all of it is the workers' average
+    with optimizer.consensus(model):  # inside, the model is the workers' average
         evaluate(model)
     consensus_checkpoint(
         folder / f"epoch-{epoch}", model, optimizer, schedule=schedule, epoch=epoch

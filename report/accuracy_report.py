@@ -23,11 +23,10 @@ from cser_bench.report.contrasts_section import (
     contrasts_section,
     margin_of,
 )
-from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     EfficiencySection,
     curve_columns,
-    curve_frames,
+    efficiency_of,
     efficiency_section,
 )
 from cser_bench.report.findings import finding_of, findings
@@ -134,7 +133,7 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
     return {
         "accuracy": accuracy_frame(frames),
         "contrasts": contrasts_frame(frames),
-        "efficiency": efficiency_frame(frames, curve_frames(frames)),
+        "efficiency": efficiency_of(frames),
         "lengths": assay_frame(frames),
         "rates": rates_frame(frames),
         "tuning_cost": tuning_frame(frames),

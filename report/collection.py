@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +20,8 @@ class Collection:
     """Folders of records; of two of one name the first counts."""
 
     folders: tuple[Path, ...]
-    # By name, with None of an experiment that is not there: it is looked for once too.
-    _read: dict[str, Frames | None] = field(default_factory=dict)
+    # By folder: also those that turn out to have no finished run are read once.
+    _read: dict[Path, Frames] = field(default_factory=dict)
 
     @cached_property
     def about(self) -> dict[str, PlannedEvidence]:
@@ -39,18 +38,23 @@ class Collection:
         Raises:
             RecordError: a record is damaged or of another version.
         """
-        if name not in self._read:
-            self._read[name] = next(self._finished(name), None)
-        return self._read[name]
-
-    def _finished(self, name: str) -> Iterator[Frames]:
-        """Yield the experiments of a name that have a finished run, read as they are asked for."""
         for folder in self.folders:
             if folder.name == name and (folder / "experiment.json").exists():
-                frames = read_frames(folder)
+                frames = self.at(folder)
                 # Runs that all diverged have no score.
                 if (frames.runs["status"] == "done").any():
-                    yield frames
+                    return frames
+        return None
+
+    def at(self, folder: Path) -> Frames:
+        """Return the experiment in a folder, which is read once.
+
+        Raises:
+            RecordError: as `read_frames`.
+        """
+        if folder not in self._read:
+            self._read[folder] = read_frames(folder)
+        return self._read[folder]
 
     def all_of(self, *roles: Role, network: str) -> list[Frames]:
         """Return the experiments on a network in one of these roles, each once."""

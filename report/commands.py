@@ -36,6 +36,7 @@ def answers(results: Path, output: Path | None, readme: Path | None) -> int:
     from cser_bench.harness.cli.progress import shown
     from cser_bench.report.advice.which_method import build_which_method
     from cser_bench.report.answers.build import NAME, build_answers
+    from cser_bench.report.collection import collection_of
     from cser_bench.report.first_screen import write_first_screen
 
     results = known_folder(results)
@@ -44,6 +45,7 @@ def answers(results: Path, output: Path | None, readme: Path | None) -> int:
     with shown() as progress:
         path = build_answers(
             output or results / NAME,
+            collection_of(None),
             # The rest of the time goes into the page on which method to use.
             lambda done, total, what: progress(0.75 * done / total, 1.0, what),
         )

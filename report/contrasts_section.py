@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cser_bench.report.declared import seen_when_declared
+from cser_bench.report.declared import begun_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
 from cser_bench.report.sensitivity import NOT_CLAIMED, assay_frame
 from cser_bench.report.statistics import (
@@ -83,7 +83,7 @@ def contrasts_section(
     if contrasts.empty:
         return None
     experiment = frames.experiment
-    seen = seen_when_declared(frames)
+    begun = begun_when_declared(frames)
     # How sensitive the experiment is at its own length, which comes first.
     assay: dict[str, Any] = {"reason": "it has no rows"}
     lengths = assay_frame(frames).to_dict("records")
@@ -110,7 +110,7 @@ def contrasts_section(
         insensitive=assay["reason"],
         has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
         has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
-        has_late=any(each is not None and each.num_rows == 2 for each in seen),
+        has_late=any(each is not None and each.num_rows == 2 for each in begun),
         has_kept=any(contrast.is_verdict_kept for contrast in frames.contrasts),
         correlation=seed_correlation(frames),
         sharing=sharing_baseline(frames),
@@ -133,8 +133,8 @@ def _contrasts_table(
     """Return `ContrastsSection.table`, in the order of declaration."""
     unit = frames.metric.loss_unit
     lines = []
-    seen = seen_when_declared(frames)
-    for line, of_declaration in zip(contrasts.to_dict("records"), seen, strict=True):
+    begun = begun_when_declared(frames)
+    for line, of_declaration in zip(contrasts.to_dict("records"), begun, strict=True):
         found = finding(line | {"unit": unit})
         # Where even sending nothing costs little, a small drop is no finding.
         if line["verdict"] == LESS and not is_sensitive:

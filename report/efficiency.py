@@ -349,12 +349,13 @@ def _grid_of(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Without a deviation only the means themselves are known.
         means = np.where(np.isnan(means), means[0], means)
     # Longer runs are taken to score no worse: noise would else give a score two lengths.
-    regressed = [
-        isotonic_regression(of_draw, weights=curve.counts).x for of_draw in means
-    ]
+    regressed = means.copy()
+    # Where nothing falls the regression is the means themselves: most draws, and each call is slow.
+    for draw in np.flatnonzero((np.diff(means) < 0).any(axis=1)):
+        regressed[draw] = isotonic_regression(means[draw], weights=curve.counts).x
     # PCHIP does not overshoot, so a curve through rising means rises, which a spline's need not.
     # It takes the first axis, so (lengths, draws).
-    return grid, PchipInterpolator(log_steps, np.transpose(regressed))(grid)
+    return grid, PchipInterpolator(log_steps, regressed.T)(grid)
 
 
 def _steps_to(
@@ -368,11 +369,16 @@ def _steps_to(
 
     0 where the target lies before a curve's first point, infinite where it lies beyond the last.
     """
-    num_points = len(log_steps)
-    # The first point that reaches the target, as scores never fall along a curve.
-    after = (scores < targets).sum(axis=0)
-    right = np.clip(after, 1, num_points - 1)
     draw = np.arange(len(targets))
+    # (draws,): by bisection, as scores never fall along a curve, the last point but one that does
+    # not reach the target, and the first that does.
+    left = np.zeros(len(targets), dtype=int)
+    right = np.full(len(targets), len(log_steps) - 1)
+    while (right - left).max() > 1:
+        middle = (left + right) // 2
+        is_beyond = scores[middle, draw] >= targets
+        right = np.where(is_beyond, middle, right)
+        left = np.where(is_beyond, left, middle)
     # (draws,) each: the scores on both sides of the target, on each draw's own curve.
     below = scores[right - 1, draw]
     above = scores[right, draw]

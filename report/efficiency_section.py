@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def efficiency_section(
     )
 
 
+@lru_cache(maxsize=64)
+def efficiency_of(frames: Frames) -> pd.DataFrame:
+    """Return `efficiency_frame` by the curve that the experiment names, worked out once.
+
+    Frames stay as they were read, so the object itself is the key.
+    """
+    return efficiency_frame(frames, curve_frames(frames))
+
+
+@lru_cache(maxsize=64)
 def curve_frames(frames: Frames) -> Frames | None:
     """Return the experiment that ran the baseline at other lengths; None where none is at hand."""
     if frames.experiment.curve is None:
@@ -145,7 +156,7 @@ def _predicted_efficiency(frames: Frames, predicted: Prediction) -> float:
     if folder is None:
         return math.nan
     other = read_frames(folder)
-    table = efficiency_frame(other, curve_frames(other))
+    table = efficiency_of(other)
     found = table[(table["row"] == predicted.row) & (table["kind"] == "estimate")]
     if found.empty:
         return math.nan

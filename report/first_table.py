@@ -20,12 +20,11 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
-from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     BY_DEFINITION,
-    curve_frames,
     drop_cell,
     efficiency_cell,
+    efficiency_of,
 )
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import key_of, setting_in_short
@@ -210,8 +209,8 @@ def measured_row(run: str) -> MeasuredRow:
 
 def _efficiency(frames: Frames, name: str) -> dict[str, Any]:
     """Return a row's line of `efficiency_frame`, by the first score that it has an efficiency by."""
-    table = efficiency_frame(frames, curve_frames(frames))
     # A line by each score, the test loss first.
+    table = efficiency_of(frames)
     of_row = table[table["row"] == name]
     if of_row.empty:
         return {"kind": "none", "reason": "curve not run"}
@@ -386,14 +385,14 @@ def _silent_as_passes(session: Timing) -> Timing:
     steps that send up to 64 times, where it adds a few tenths.
     """
     passes = session.workload.compute_seconds
-    timed_cells = []
-    for timed in session.cells:
+    all_timed = []
+    for timed in session.timed_steps:
         seconds = timed.seconds
         # A step that sends nothing was timed without a rate of the links.
         if timed.bits_per_second is None:
             seconds = [passes] * len(timed.seconds)
-        timed_cells.append(timed.model_copy(update={"seconds": seconds}))
-    return session.model_copy(update={"cells": timed_cells})
+        all_timed.append(timed.model_copy(update={"seconds": seconds}))
+    return session.model_copy(update={"timed_steps": all_timed})
 
 
 @cache

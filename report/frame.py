@@ -107,7 +107,8 @@ _ATTEMPT += [
 ]
 
 
-@dataclass(frozen=True)
+# Two are the same where they are one object: tables have no truth value, and no hash.
+@dataclass(frozen=True, eq=False)
 class Frames:
     """An experiment and its runs.
 
@@ -118,8 +119,8 @@ class Frames:
     rows: one line a planned row, in the plan's order. Its settings are columns named by their path
         (`compressor.kind`, `reset_interval`). `models_sent` and `link_models` are of the finished
         runs where these sent other than was planned. `base` is the row that it repeats at another
-        size, length or rate, None of a row of its own. `rule` says how its rate was chosen, as in
-        `Row`: by validation samples it is "held_out". `tunes` is the row that a trial tunes.
+        size, length or rate, None of a row of its own. `rule` says how its rate was chosen, as
+        `Row.chosen_by`: by validation samples it is "held_out". `tunes` is the row that a trial tunes.
     runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training
         payload.
     scores: one line an evaluation of a run, by rising step.

@@ -12,11 +12,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from cser_bench.report.accuracy_figures import MOST_RANKED
-from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     BY_DEFINITION,
-    curve_frames,
     efficiency_cell,
+    efficiency_of,
 )
 from cser_bench.report.frame import Frames
 from cser_bench.report.setting import setting_in_short
@@ -113,9 +112,7 @@ def _are_main(rows: pd.DataFrame, main_ratio: float | None) -> pd.Series[bool]:
 def terminal_text(frames: Frames) -> str | None:
     """Return the table with how to read it; None where no efficiency is known."""
     accuracy = accuracy_frame(frames)
-    ranking = ranking_of(
-        frames, accuracy, efficiency_frame(frames, curve_frames(frames))
-    )
+    ranking = ranking_of(frames, accuracy, efficiency_of(frames))
     if not ranking.has_efficiency:
         return None
     # Shorter heads than the report's, for a terminal's width.

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cser_bench.harness.measures.declared import seen_in_words
+from cser_bench.harness.measures.declared import begun_in_words
 from cser_bench.harness.records.experiment import Contrast
-from cser_bench.report.declared import are_without_verdict, seen_when_declared
+from cser_bench.report.declared import are_without_verdict, begun_when_declared
 from cser_bench.report.frame import Frames
 
 COVERAGE = 0.95
@@ -463,7 +463,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     too_late = are_without_verdict(frames)
     # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
     frame.loc[too_late, "verdict"] = TOO_LATE
-    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
+    frame["declared"] = [begun_in_words(begun) for begun in begun_when_declared(frames)]
     return frame
 
 

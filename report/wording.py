@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cser_bench.harness.measures.declared import Seen
+from cser_bench.harness.measures.declared import RunsBegun
 from cser_bench.harness.measures.metrics import Metric
 from cser_bench.report.statistics import (
     BETTER,
@@ -395,13 +395,13 @@ def finding(line: Mapping[Any, Any]) -> str:
     return words.format(margin=margin_text(line["margin"], line["unit"]))
 
 
-def declaration(seen: Seen | None) -> str:
+def declaration(begun: RunsBegun | None) -> str:
     """Return what had been run of a comparison's two rows when it was declared, as a cell."""
-    if seen is None:
+    if begun is None:
         return "not known"
-    if seen.num_rows == 0:
+    if begun.num_rows == 0:
         return "pre-registered"
-    runs = f"{seen.num_begun} of {seen.num_planned} runs begun"
-    if seen.num_rows == 1:
+    runs = f"{begun.num_begun} of {begun.num_planned} runs begun"
+    if begun.num_rows == 1:
         return f"{runs}, all of one row"
     return f"post hoc, {runs}"

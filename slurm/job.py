@@ -22,7 +22,7 @@ from cser_bench.harness.records.endings import recorded_end
 from cser_bench.harness.records.provenance import new_attempt, output_of
 from cser_bench.harness.records.state import saved_step
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.tasks.task import Check, find_task
+from cser_bench.harness.tasks.task import PreflightCheck, find_task
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers import preflight as machine
@@ -173,7 +173,7 @@ def preflight(request: Request) -> None:
     print(ALL_WELL, flush=True)
 
 
-def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
+def checks_here(request: Request, here: Allocation) -> Iterator[PreflightCheck]:
     """Check for one process its GPUs and the network, and for its node the disk and the data."""
     profile = request.profile
     device = own_device(profile, here)
@@ -193,7 +193,7 @@ def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
         )
 
 
-def network_check(profile: Profile, here: Allocation, device: str) -> Check:
+def network_check(profile: Profile, here: Allocation, device: str) -> PreflightCheck:
     """Try an all-reduce among all workers, through NCCL or gloo as in training."""
     interfaces = ", ".join(name for _, name in socket.if_nameindex())
     advice = (
@@ -210,9 +210,9 @@ def network_check(profile: Profile, here: Allocation, device: str) -> Check:
             measured = machine.all_reduce_bits_per_second(device)
     except SpecError as error:
         why = f"{error}; in the profile look at workers_per_node and at what [sbatch] asks for"
-        return Check("a GPU for each worker", False, why)
+        return PreflightCheck("a GPU for each worker", False, why)
     except (RuntimeError, OSError) as error:
-        return Check(
+        return PreflightCheck(
             "network", False, f"an all-reduce fails: {first_line(error)}; {advice}"
         )
     workers = f"{profile.num_workers} workers on {profile.nodes} nodes"
@@ -222,4 +222,4 @@ def network_check(profile: Profile, here: Allocation, device: str) -> Check:
         # So little points at another link than the one that the profile means.
         if measured < promised / 2:
             text += ", so look at network_interface, or ask the site"
-    return Check("network", True, text)
+    return PreflightCheck("network", True, text)

@@ -22,6 +22,7 @@ FILES = (
     "tests/harness/test_command_line.py",
     "tests/harness/test_search.py",
     "tests/harness/test_installed.py",
+    "tests/harness/test_try.py",
     "tests/timing/test_trainees.py",
     "tests/timing/test_sessions.py",
     "tests/timing/test_study.py",

@@ -72,6 +72,7 @@ class DDP(SGD):
         self.hook_state, self._hook = self.hook(self._group, self.settings)
         self._bits = self._calls = 0
         """Sent since the last step."""
+        # The hook sends numbers of its own size, whatever the parameters have.
         replica.float_bits = self.bits_per_number
 
     @classmethod
@@ -106,6 +107,7 @@ class DDP(SGD):
                 "are none; start them as processes (--workers processes, torchrun, Slurm), or "
                 "take sgd"
             )
+        # Fixed, since gradients must stay where the flat vector has them.
         wrapper = wrapped(model, self._group, fixed_buckets=True)
         wrapper.register_comm_hook(None, self._communicate)
         return wrapper
@@ -117,6 +119,8 @@ class DDP(SGD):
         with translated_errors():
             result = self._hook(self.hook_state, bucket)
             if dist.get_backend(self._group) == "gloo":
+                # gloo's errors come out here, where they are translated; NCCL's wait would stall
+                # the host.
                 result.wait()
         numel, calls = self._handed_on(bucket)
         self._bits += self.bits_per_number * numel

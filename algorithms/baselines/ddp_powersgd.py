@@ -108,6 +108,7 @@ class DDPPowerSGD(DDP):
         traffic = Traffic()
         num_full = min(num_steps, EARLIEST - 1)
         num_compressed = num_steps - num_full
+        # The first steps send gradients whole, one all-reduce each as they are counted.
         full_bits = 32 * replica.flat.layout.numel * num_full
         traffic.add(Purpose.GRADIENT, full_bits, num_full)
         # Three all-reduces: P, Q and what is not compressed.
@@ -144,6 +145,7 @@ class DDPPowerSGD(DDP):
         for key, name in BY_BUCKET.items():
             values = {}
             for bucket, value in held[key].items():
+                # On this device and in this dtype, whatever the state was saved in.
                 values[bucket] = value.to(self.flat.parameters, copy=True)
             setattr(self.hook_state, name, values)
 
@@ -157,6 +159,7 @@ def sent_numel(shape: tuple[int, ...], rank: int) -> int:
     """Return how many numbers the hook sends of a gradient of this shape."""
     rows = shape[0]
     columns = torch.Size(shape[1:]).numel()
+    # P is (rows, r), Q is (columns, r).
     factors = min(rows, columns, rank) * (rows + columns)
     if 2 * factors < rows * columns:
         return factors

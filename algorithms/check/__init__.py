@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.algorithms.check.findings import Finding as Finding
-from cser_bench.algorithms.check.findings import check as check
 from cser_bench.algorithms.check.findings import finding_of as finding_of
 from cser_bench.algorithms.check.findings import findings_of as findings_of
+from cser_bench.algorithms.check.findings import keeps_promises as keeps_promises
 from cser_bench.algorithms.check.optimizers import (
     OPTIMIZER_PROMISES as OPTIMIZER_PROMISES,
 )

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cser_bench.algorithms.check.findings import check
+from cser_bench.algorithms.check.findings import keeps_promises
 from cser_bench.algorithms.check.optimizers import check_optimizer, makes_optimizer
 from cser_bench.algorithms.check.subject import subjects_in
 from cser_bench.algorithms.core.method_file import MethodFileError
@@ -32,7 +32,7 @@ def _check_file(path: Path) -> bool:
         return check_optimizer(path)
     all_kept = True
     for subject in subjects_in(path):
-        all_kept &= check(subject)
+        all_kept &= keeps_promises(subject)
     return all_kept
 
 

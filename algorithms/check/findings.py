@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cser_bench.algorithms.check.promises import (
-    PROMISES,
-    BrokenError,
-    DoesNotApplyError,
-)
+from cser_bench.algorithms.check.outcomes import BrokenError, DoesNotApplyError
+from cser_bench.algorithms.check.promises import PROMISES
 from cser_bench.algorithms.check.subject import Subject
 
 Verdict = Literal["ok", "FAIL", "none"]
@@ -63,7 +60,7 @@ def _told(error: Exception, subject: Subject) -> str:
     return f"{type(error).__name__}: {words}{where}"
 
 
-def check(subject: Subject) -> bool:
+def keeps_promises(subject: Subject) -> bool:
     """Print a line for each promise as it is checked; return whether all are kept."""
     return report(f"{subject.name} of {subject.file}", findings_of(subject))
 

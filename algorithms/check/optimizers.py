@@ -26,14 +26,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_bench.algorithms.check.findings import Finding, report
-from cser_bench.algorithms.check.problem import batch_loss, flat, make_model, train
-from cser_bench.algorithms.check.processes import WORLD_SIZE, join_group, run_processes
-from cser_bench.algorithms.check.promises import (
+from cser_bench.algorithms.check.outcomes import (
     NUM_STEPS,
     SAVED_AFTER,
     BrokenError,
     DoesNotApplyError,
 )
+from cser_bench.algorithms.check.problem import batch_loss, flat, make_model, train
+from cser_bench.algorithms.check.processes import WORLD_SIZE, join_group, run_processes
 from cser_bench.algorithms.check.subject import source_of
 from cser_bench.algorithms.core.method_file import MethodFileError, module_of
 
@@ -128,6 +128,7 @@ def main(arguments: list[str]) -> None:
     for name, training in _trainings(module, rank):
         parameters[name] = training()
         # Each at once, so that those before one that fails are there.
+        # (steps, d) by training
         torch.save(parameters, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -172,6 +173,7 @@ def _parameters_resumed(make: Make, rank: int, saved_after: int) -> Tensor:
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
+    # A foreign optimiser may keep any object in its state; the file is this process's own.
     saved = torch.load(file, weights_only=False)
     # Another start, of which nothing may be left.
     model = make_model(seed=1)
@@ -200,6 +202,7 @@ def _trained(subject: OptimizerFile) -> Trained:
     parameters = {}
     for training in by_rank[0]:
         if all(training in trainings for trainings in by_rank):
+            # (workers, steps, d)
             parameters[training] = torch.stack(
                 [trainings[training] for trainings in by_rank]
             )

@@ -46,6 +46,7 @@ def make_model(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Sequenti
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
+            # By NumPy, whose draws do not touch torch's global generator: a promise is about that.
             parameter.copy_(torch.from_numpy(generator.normal(0, 0.5, parameter.shape)))
     return model
 
@@ -55,6 +56,7 @@ def batch_loss(
 ) -> Tensor:
     """Return the loss on the batch that a worker has at a step; workers' data differ in kind."""
     generator = np.random.default_rng([step, rank])
+    # (8 samples, 4 features), about another mean for each worker, so that local gradients differ.
     inputs = generator.normal(0.2 * rank, 1, (8, 4))
     targets = np.sin(inputs @ np.linspace(-1, 1, 12).reshape(4, 3) + 0.3 * rank)
     outputs = model(torch.from_numpy(inputs).to(dtype))
@@ -96,6 +98,7 @@ class Rows:
         self.data = data or range(collectives.world_size)
         self.rows: dict[str, Parameter] = {}
         for name, parameter in self.model.named_parameters():
+            # (workers, *shape), all rows alike at first
             stacked = torch.stack([parameter.detach()] * collectives.world_size)
             self.rows[name] = Parameter(stacked)
         self.optimizer = make_optimizer(
@@ -107,6 +110,8 @@ class Rows:
         for step in steps:
             self.optimizer.zero_grad()
             for row, rank in enumerate(self.data):
+                # A clone keeps the graph, so the row's gradient lands in its row of the stacked
+                # parameter.
                 worker = {
                     name: stacked[row].clone() for name, stacked in self.rows.items()
                 }

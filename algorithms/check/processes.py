@@ -47,6 +47,7 @@ def final_states(subject: Subject, collectives: Collectives) -> dict[str, FinalS
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
         ends: list[Tensor] = []
+        # One group serves all compressors, so what was counted for the one before is forgotten.
         collectives.traffic.load_state_dict(type(collectives.traffic)().state_dict())
         if isinstance(collectives, StackedCollectives):
             rows = Rows(method, settings, collectives, seed=3)
@@ -59,6 +60,7 @@ def final_states(subject: Subject, collectives: Collectives) -> dict[str, FinalS
                 method, model.parameters(), settings, collectives, seed=3
             )
             train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
+            # A process has its own row alone.
             ends = [flat(model.parameters())]
         training = optimizer.traffic.training()
         sent = {purpose: list(astuple(entry)) for purpose, entry in training.items()}
@@ -92,6 +94,7 @@ def run_processes(module: str, folder: Path) -> None:
         for process in started:
             _, errors = process.communicate(timeout=PATIENCE_SECONDS)
             if process.returncode:
+                # The last line of a traceback names the error.
                 words = errors.strip().splitlines() or ["it said nothing"]
                 raise RuntimeError(f"a process failed: {words[-1]}")
     finally:
@@ -106,6 +109,7 @@ def _start(module: str, rank: int, folder: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # Sums then add in one order, whatever the number of cores.
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(

@@ -31,6 +31,7 @@ class ThreadGroup:
         """What the first worker said, by key."""
         self.num_keys = [0] * world_size
         """How many keys each worker has made."""
+        # `_perform` is run by one thread, while all others wait: nothing needs a lock.
         self.barrier = threading.Barrier(world_size, self._perform, timeout_seconds)
 
     def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor:
@@ -59,6 +60,7 @@ class ThreadGroup:
         elif names[0] == "broadcast":
             self._result = tensors[0].clone()
         else:
+            # Each is (1, ...), so this is (workers, ...), as a gather gives it.
             self._result = torch.cat(tensors)
 
 
@@ -90,6 +92,7 @@ class ThreadCollectives(Collectives):
             shares.append(share_of(range(rank, rank + 1), num_blocks, self.world_size))
         message, rest = add(self._gather(blocks)[:, shares[self.rank]])
         everyones = torch.zeros_like(blocks)
+        # (1, blocks, bytes), of which this worker fills its share.
         everyones[0, shares[self.rank]] = message
         everyones = self._gather(everyones)
         return torch.cat(
@@ -121,6 +124,7 @@ def run_workers(
             return work(ThreadCollectives(group, rank))
         except BaseException as error:
             failures.append(error)
+            # Else the others would wait for this worker until the time-out.
             group.barrier.abort()
             raise
 

@@ -53,6 +53,7 @@ class BlockSparsifier(SharedSupport):
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         numel = layout.numel
+        # Rounded up, so that all blocks but the last are full.
         size = math.ceil(numel / self.blocks)
         count = math.ceil(numel / size)
         # Rounding the size up can leave fewer blocks than were asked for.
@@ -134,6 +135,7 @@ class PerTensorBlockSparsifier(SharedSupport):
         for tensor, spans in self._chosen(layout, draw):
             offset = tensor.offset
             for (low, _), stride in zip(spans, tensor.strides, strict=False):
+                # In numbers of the flat vector, as strides are.
                 offset += low * stride
             shape = _cut_shape(tensor, spans)
             windows.append(Window(offset, shape, tensor.strides))

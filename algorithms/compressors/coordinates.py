@@ -158,14 +158,17 @@ class ChunkTopK(Gathered):
         # With -1, which is below every magnitude, so that it is kept last of all.
         padded = torch.nn.functional.pad(vector.abs(), (0, missing), value=-1)
         # Sorted, so that what pads the last chunk comes last and is cut off.
+        # (chunks, kept)
         largest = padded.view(-1, self.chunk_size).topk(self.kept).indices
         num_sent = self._num_sent(vector.numel())
         places = largest.view(-1)[:num_sent]
+        # (numbers sent,), like places
         values = vector[self._starts(places) + places]
         # The shifts have no name, so that they are freed before the peak of memory.
         digits = (
             places[:, None] >> torch.arange(self._index_bits, device=vector.device)
         ) & 1
+        # Digits are (numbers sent, bits of an index), lowest first.
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
             numbers = values.to(torch.float32).view(torch.uint8)
@@ -207,9 +210,11 @@ def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
 
     The mean is 0 where a bin is empty.
     """
+    # Bin j lies about mean + (j - bins / 2) * width.
     centred = values - values.mean()
     width = centred.new_zeros(())
     if len(values) > 1:
+        # A single number has no deviation: torch's would be nan.
         width = SIGMAS * centred.std() / num_bins
     # The width is 0 where all values are alike, or there is a single one.
     scaled = (centred / width).nan_to_num(0.0, 0.0, 0.0)

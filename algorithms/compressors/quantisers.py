@@ -42,6 +42,7 @@ class ScaledSign(Gathered):
         mean_magnitude = vector.abs().mean()
         scale = mean_magnitude.to(torch.float32).reshape(1)
         signs = (vector >= 0).to(torch.uint8)
+        # 4 bytes of the scale, then ceil(d / 8) of signs.
         packed = pack_bits(signs, 1)
         return torch.cat([scale.view(torch.uint8), packed])
 
@@ -100,13 +101,16 @@ class QSGD(Gathered):
         return FLOAT_BITS * num_buckets + 8 * num_bytes
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+        # (buckets, B), the last one filled up with zeros, which add nothing to its norm
         buckets = _buckets(vector, self.bucket_size)
         norms = buckets.norm(dim=1).to(torch.float32)
         levels = self.levels
         # An all-zero bucket has norm 0; any positive divisor leaves its codes at 0.
         divisors = norms.clamp(min=torch.finfo(torch.float32).tiny)
+        # s v / |v|, in [-s, s]
         scaled = buckets / divisors[:, None] * levels
         generator = draw.generator(vector.device, rank)
+        # floor(a + u) with u uniform in [0, 1) is a on average: unbiased.
         noise = torch.empty_like(scaled).uniform_(generator=generator)
         # Clamped, as rounding may carry a number past the last level. Codes have no sign: the
         # lowest level is sent as 0.
@@ -122,6 +126,7 @@ class QSGD(Gathered):
         levels = self.levels
         codes = unpack_bits(message[split:], self.bits, numel).to(dtype)
         codes.sub_(levels).div_(levels)
+        # v is about |v| * code / s.
         shares = _buckets(codes, self.bucket_size)
         numbers = shares * norms[:, None]
         return numbers.view(-1)[:numel]
@@ -184,7 +189,9 @@ class QuantisedBlocks(Reduced):
         num_blocks = math.ceil(numel / size)
         missing = num_blocks * size - numel
         padded = torch.nn.functional.pad(vector, (0, missing))
+        # (..., blocks, size)
         padded = padded.view(*lead, num_blocks, size)
+        # At least fp32: fp16 has too few digits for a mean, and no room for a small scale.
         padded = padded.to(torch.promote_types(vector.dtype, torch.float32))
         if self.bits == 1:
             # What fills the last block up must not lower its mean.
@@ -203,6 +210,7 @@ class QuantisedBlocks(Reduced):
             codes = scaled.round_().clamp_(-levels, levels).add_(levels)
         packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits)
         packed = packed.view(*lead, num_blocks, size * self.bits // 8)
+        # (..., blocks, 4)
         scale_bytes = scales[..., None].view(torch.uint8)
         return torch.cat([scale_bytes, packed], dim=-1)
 

@@ -57,15 +57,20 @@ class CompressedReduceScatter:
                 f"only means are compressed, not {op}: reduce in fp32 or bf16, without a divide "
                 "factor"
             )
+        # (ranks, numbers of a slice): row r is what rank r will own. In fp32, as a quantiser's
+        # scale is.
         slices = input_tensor.view(group.size(), -1).float()
         if self.error is not None:
             slices += self.error
         message = self.compressor.encode(slices)
+        # (ranks, blocks, bytes): row r is rank r's message on this rank's slice.
         received = torch.empty_like(message)
         dist.all_to_all_single(received, message, group=group)
         self.payload_bits += 8 * message.numel()
         numel = slices.shape[1]
         if self.error_feedback:
+            # The error covers all rows, the own one too, which is quantised as the others are.
             self.error = slices - self.compressor.decode(message, numel, slices.dtype)
+        # Decoded before they are added: codes of blocks with other scales cannot be.
         decoded = self.compressor.decode(received, numel, slices.dtype)
         output_tensor.copy_(decoded.mean(dim=0))

@@ -17,6 +17,7 @@ LONG = Layout.flat(slice(0, 2**24))
 
 def share_of(entry: Entry, world_size: int, numel: int, num_steps: float = 1) -> float:
     """Return what a link carries for these messages, as a share of DDP's in fp32."""
+    # What a ring's link carries of an all-reduce of 32 d bits a step.
     ddp_bits = carried(world_size, FLOAT_BITS * numel * num_steps)
     return entry.link_bits(world_size) / ddp_bits
 
@@ -55,6 +56,7 @@ def nearest_count(name: str, at_one: float, share: float) -> int:
             f"{share:.3g}; ask for {at_one:.3g} or less, or give its settings themselves"
         )
     low = max(1, math.floor(exact))
+    # The middle by factor is the geometric mean: exact <= sqrt(low (low + 1)).
     if exact * exact <= low * (low + 1):
         return low
     return low + 1

@@ -193,6 +193,7 @@ def load_checkpoint(
 
 def newest_checkpoint(parent: str | Path) -> Path | None:
     """Return the newest complete checkpoint in `parent`, by the numbers in its name; None without one."""
+    # Written last, so a folder that has it is whole.
     whole = [path.parent for path in Path(parent).glob(f"*/{METADATA}")]
     return max(whole, key=_numbers_of, default=None)
 
@@ -211,6 +212,7 @@ def _write_workers(
     def begin() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         if is_first:
+            # A folder that is written anew is no checkpoint until it is whole again.
             (folder / METADATA).unlink(missing_ok=True)
         return DONE
 
@@ -251,9 +253,11 @@ def _together(
         digest = action()
     except Exception as error:
         failure = error
+    # Also after a failure: the others wait in this collective.
     digests = gathered_digests(digest, processes)
     if NOT_WRITTEN not in digests:
         return digests
+    # A bug keeps its own type; an OSError gets the sentence below.
     if failure is not None and not isinstance(failure, OSError):
         raise failure
     rank = digests.index(NOT_WRITTEN)

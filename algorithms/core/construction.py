@@ -46,6 +46,7 @@ def signature_of(
     """
     arguments: dict[str, tuple[Any, Any]] = {}
     for key, hint in inspect.get_annotations(common).items():
+        # An InitVar's `type` is what it was annotated with.
         arguments[key] = (getattr(common, key, REQUIRED), hint.type)
     for key, setting in method.declared.items():
         arguments[key] = (setting.default, setting.declared)
@@ -55,6 +56,7 @@ def signature_of(
             key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
         )
         if key == "params":
+            # As torch's own optimisers take them.
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
             parameter = parameter.replace(kind=kind, default=REQUIRED)
         parameters.append(parameter)
@@ -170,6 +172,7 @@ def make_equal(
         return
     if are_apart(method.collectives):
         _compare_methods(method, replicas, model)
+    # After the comparison, which says what differs; broadcasts of other sizes would hang.
     send_first_workers(method, replicas, model)
 
 
@@ -200,6 +203,7 @@ def _compare_methods(
     keys = local_step_named(method.local_step).numbers
     numbers = []
     for group in groups:
+        # As floats: 1 and 1.0 are one learning rate.
         numbers.append([np.asarray(group[key], float).tolist() for key in keys])
     parameters = parameters_in_words(flats, groups, model)
     rest = rest_in_words(model, groups)

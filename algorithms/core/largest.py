@@ -34,7 +34,9 @@ def _among_survivors(numbers: Tensor, count: int) -> Tensor | None:
     Return None where the threshold leaves too few or too many, or where the last place goes to one
     of several equal numbers: which one `torch.topk` takes depends on all the others.
     """
+    # Every k-th, which is the same in each run; nothing is drawn.
     sample = numbers[:: len(numbers) // SAMPLED]
+    # How many of the largest the sample has: binomial, so its deviation is about the root of that.
     expected = count * len(sample) / len(numbers)
     rank = math.ceil(expected + DEVIATIONS * math.sqrt(expected)) + 1
     if rank > MOST_SURVIVORS * len(sample):

@@ -98,17 +98,18 @@ def module_of(source: str, file: str) -> types.ModuleType:
 def _told(error: BaseException, shown_as: str) -> str:
     """Say in a line what went wrong, and in which line of the file."""
     words = " ".join(str(error).split()) or "no more is said"
-    line = None
+    line_number = None
     if isinstance(error, SyntaxError):
         words = error.msg
-        line = error.lineno
+        line_number = error.lineno
     # The last line of the method's own file that the error came through.
+    # From the outermost frame inwards, so the last that matches is the nearest to the error.
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == shown_as:
-            line = trace.tb_lineno
+            line_number = trace.tb_lineno
         trace = trace.tb_next
-    where = "" if line is None else f" (line {line})"
+    where = "" if line_number is None else f" (line {line_number})"
     hint = ""
     if isinstance(error, ModuleNotFoundError):
         hint = "; a method is one file, which may import what is installed"

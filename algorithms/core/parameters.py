@@ -36,6 +36,7 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
             f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
             "yet they are sent; give only those that will be trained at some time"
         )
+    # Two parameters in one memory would be two stretches of the flat vector, and trained apart.
     addresses: dict[int, int] = {}
     numels: Counter[torch.dtype] = Counter()
     for number, parameter in enumerate(tensors):
@@ -105,6 +106,7 @@ def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None
     """Raise RuntimeError if the model, where known, does not hold the optimiser's parameters."""
     if model is None:
         return
+    # By identity: another Parameter of equal values is another one to train.
     held = set(map(id, model.parameters()))
     missing = [
         number for number, parameter in enumerate(tensors) if id(parameter) not in held

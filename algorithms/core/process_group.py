@@ -145,6 +145,7 @@ class ProcessGroupCollectives(Collectives):
             dist.all_to_all_single(
                 received.view(torch.uint8), shares.view(torch.uint8), group=self.group
             )
+            # (workers, numbers of a share): row r came from rank r.
             exact = mean_in_rank_order(received.view(self.world_size, -1))
             share = exact.to(message.dtype)
             _all_gather(
@@ -163,6 +164,7 @@ class ProcessGroupCollectives(Collectives):
         counts = [share.stop - share.start for share in shares]
         count = counts[self.rank]
         received = message.new_empty(n * count, num_bytes)
+        # (blocks, bytes): all shares again, each as its worker has made it.
         reduced = torch.empty_like(message)
         with translated_errors():
             dist.all_to_all_single(
@@ -293,6 +295,7 @@ def _tell_end() -> None:
     # Only the first counts: the others' follow from it. Where all have come to their end, nobody
     # asks.
     with suppress(Exception):
+        # By the store and no collective: whoever ends can wait for nobody.
         _get_default_store().compare_set(
             FIRST_FAILURE, "", f"rank {dist.get_rank()} {ending}"
         )

@@ -73,6 +73,7 @@ def states_for(
             f"this state does not fit {method}: the parameters of its other dtypes are of "
             f"{list(others)}, here of {names}; load the state of the same model"
         )
+    # In the order of replicas, which the names were held against.
     states = [first, *others.values()]
     for replica, state in zip(replicas, states, strict=True):
         replica.check_state(state)

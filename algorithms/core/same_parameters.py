@@ -37,6 +37,7 @@ def parameters_in_words(
     names = _names(groups, model)
     group_of: dict[int, int] = {}
     for number, group in enumerate(groups):
+        # By identity, as tensors compare by their values.
         group_of |= dict.fromkeys(map(id, group["params"]), number)
     fields = {"parameters": "; ".join(map(_summary, flats))}
     for flat in flats:
@@ -68,9 +69,9 @@ def rest_of(model: nn.Module | None, groups: Groups) -> Iterator[tuple[str, Tens
     """Yield the model's tensors that are in no group, with names: frozen parameters and buffers."""
     if model is None:
         return
-    known = {id(parameter) for group in groups for parameter in group["params"]}
+    in_groups = {id(parameter) for group in groups for parameter in group["params"]}
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if id(tensor) not in known:
+        if id(tensor) not in in_groups:
             yield name, tensor
 
 

@@ -98,6 +98,7 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in given.items() if value is not None}
     # Before the defaults are added, as these belong to the local step.
     _refuse_foreign(name, chosen, local_step)
+    # The local step's own defaults; REQUIRED where there is none.
     usual = dict(step.numbers)
     if local_step == DEFAULT and without_momentum is not None:
         usual["momentum"] = 0.9
@@ -362,16 +363,16 @@ def check_arguments(
     Args:
         unnamed: arguments given by position, after the parameters.
     """
-    known = inspect.signature(method).parameters
+    taken = inspect.signature(method).parameters
     name = method.__name__
     if unnamed:
         raise TypeError(
             f"{name} takes all but the parameters by name, as in {name}(model.parameters(), lr=0.1, "
             "...)"
         )
-    for key in given.keys() - known.keys():
+    for key in given.keys() - taken.keys():
         hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
-        near = difflib.get_close_matches(key, known, 1)
+        near = difflib.get_close_matches(key, taken, 1)
         # Other libraries' names of it.
         if key in ("group", "process_group"):
             hint = "give collectives=ProcessGroupCollectives(group)"
@@ -379,7 +380,7 @@ def check_arguments(
             hint = f"did you mean {near[0]}?"
         raise TypeError(f"{name} has no argument {key}; {hint}")
     required = [
-        key for key, parameter in known.items() if parameter.default is REQUIRED
+        key for key, parameter in taken.items() if parameter.default is REQUIRED
     ]
     missing = [key for key in required if key not in (*given, "params")]
     if missing:

@@ -65,6 +65,7 @@ def check_state(
                 f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each "
                 "worker must save a file of its own and load that"
             )
+    # What may be missing counts as there, of the shape that it would have.
     saved_shapes = {**may_be_missing, **_shapes(state)}
     shapes = {**may_be_missing, **_shapes(own)}
     if saved_shapes != shapes:

@@ -64,8 +64,10 @@ class StepChecks:
             is_changed = self._first_step.check(
                 model, may_differ, num_steps, fields_now()
             )
+            # Its hooks have seen what they were for, and would slow every backward pass.
             self._first_step.close()
             self._first_step = None
+        # Before the exchange below: it warns of this worker's script, and waits for nobody.
         self._write_watch.look_at(self._tensors, num_steps)
         self._step_watch.look_at(fields_now)
         return is_changed

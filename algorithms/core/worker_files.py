@@ -44,6 +44,7 @@ def write_own(folder: Path, rank: int, state: dict[str, Any]) -> str:
 def gathered_digests(digest: str, collectives: Collectives) -> list[str]:
     """Return the digests of all workers' files, in the order of ranks. All workers must call it."""
     content = bytearray.fromhex(digest)
+    # (1, 32): this worker's digest as bytes.
     row = torch.frombuffer(content, dtype=torch.uint8).unsqueeze(0)
     rows = collectives.all_gather(row, Purpose.CONTROL)
     return [bytes(row.tolist()).hex() for row in rows]

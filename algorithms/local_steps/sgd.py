@@ -45,6 +45,7 @@ class Nesterov(LocalStep):
     def spans(self, groups: Sequence[Group]) -> list[Span]:
         spans = []
         for part, group in zip(self.flat.parts, groups, strict=True):
+            # A group may have no parameter of this dtype.
             if part.start < part.stop:
                 spans.append(Span(part.start, part.stop, group))
         return spans

@@ -43,6 +43,7 @@ def _one_word_each(
     spread: list[str] = []
     # The option whose words follow, and how many it has had.
     option, num_taken = None, 0
+    # "--" ends options. One more at the end, so that an option without a word is noticed there too.
     for position, word in enumerate([*words, "--"]):
         if option is not None and not word.startswith("-"):
             spread += [option, word]

@@ -46,6 +46,7 @@ def end_of(command: Callable[[], int]) -> int:
         # Python flushes once more as it ends, and that would fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
+    # After BrokenPipeError, which is one of these.
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         said = f"{error.strerror or error or type(error).__name__}{where}"
@@ -100,6 +101,7 @@ def loading() -> Iterator[None]:
 def _end_at_once(number: int, frame: FrameType | None) -> None:
     # No print: where the signal interrupts one, a second raises.
     os.write(sys.stderr.fileno(), f"{INTERRUPTION}\n".encode())
+    # At once: libraries that are half loaded may not survive a regular end.
     os._exit(INTERRUPTED)
 
 

@@ -100,6 +100,7 @@ def run(selection: Selection, **infrastructure: Any) -> int:
     """
     if os.environ.get("RANK", "0") == "0":
         # Before torch is loaded, which takes its time.
+        # One of torchrun's processes speaks for all; without torchrun there is no RANK.
         print(f"{selection.experiment}: planning", flush=True)
     with loading():
         from cser_bench.algorithms import CollectiveError

@@ -88,6 +88,7 @@ def seconds_left(done: float, left: float, seconds: float) -> float | None:
     """
     if done <= 0 or seconds < FIRST_SECONDS:
         return None
+    # At the pace of this command alone: what was done before may have been done elsewhere.
     return left * seconds / done
 
 

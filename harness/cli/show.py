@@ -26,6 +26,7 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
         for state in get_args(State)
         if totals[state] or state in ("done", "missing")
     ]
+    # In the plan's order of rows, which dictionaries keep.
     by_row: dict[str, Counter[str]] = {}
     for run in runs:
         by_row.setdefault(run.row, Counter())[run.state] += 1
@@ -105,6 +106,7 @@ def worker_hours(
     spent = sum(seconds) * num_workers / 3600
     if not seconds:
         return spent, None
+    # Runs under way count as a whole: how far they are is not asked here.
     num_left = len(runs) - len(seconds)
     return spent, spent / len(seconds) * num_left
 

@@ -18,7 +18,7 @@ NOT_KNOWN = "not known"
 BEFORE_RUNS = "before its runs"
 
 
-class Seen(NamedTuple):
+class RunsBegun(NamedTuple):
     """How many planned runs of a contrast's two rows had begun when it was declared.
 
     It also says in how many of the two rows.
@@ -29,13 +29,13 @@ class Seen(NamedTuple):
     num_rows: int
 
 
-def seen_runs(
+def runs_begun(
     contrast: Contrast,
     row_runs: Collection[str],
     reference_runs: Collection[str],
     starts: Mapping[str, str],
-) -> Seen | None:
-    """Return what could be seen of a contrast when it was declared.
+) -> RunsBegun | None:
+    """Return which runs of a contrast's rows had begun when it was declared.
 
     None where that time is not recorded.
 
@@ -47,25 +47,26 @@ def seen_runs(
     declared_at = contrast.declared_at
     if declared_at is None:
         return None
+    # ISO 8601 in UTC sorts as text.
     begun = {run for run, start in starts.items() if start < declared_at}
     planned = {*row_runs, *reference_runs}
     num_rows = sum(not begun.isdisjoint(runs) for runs in (row_runs, reference_runs))
-    return Seen(len(begun & planned), len(planned), num_rows)
+    return RunsBegun(len(begun & planned), len(planned), num_rows)
 
 
-def seen_in_words(seen: Seen | None) -> str:
+def begun_in_words(begun: RunsBegun | None) -> str:
     """Return the words that a report prints next to a verdict."""
-    if seen is None:
+    if begun is None:
         return NOT_KNOWN
-    if not seen.num_begun:
+    if not begun.num_begun:
         return BEFORE_RUNS
-    words = f"after {seen.num_begun} of {seen.num_planned} runs"
-    if seen.num_rows == 1:
+    words = f"after {begun.num_begun} of {begun.num_planned} runs"
+    if begun.num_rows == 1:
         words += ", one row's"
     return words
 
 
-def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
+def is_without_verdict(contrast: Contrast, begun: RunsBegun | None) -> bool:
     """Say whether a contrast came too late to be judged.
 
     It did where runs of both rows had begun before, so that their difference could be seen.
@@ -73,7 +74,7 @@ def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
     Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing
     showed how the other would stand to it.
     """
-    return seen is not None and seen.num_rows == 2 and not contrast.is_verdict_kept
+    return begun is not None and begun.num_rows == 2 and not contrast.is_verdict_kept
 
 
 def run_files(folder: Path) -> dict[str, RunFile]:
@@ -89,6 +90,7 @@ def run_files(folder: Path) -> dict[str, RunFile]:
         if record is not None:
             runs[path.name] = record
     for run, files in packs.read_pack(folder).items():
+        # A folder of a run that is packed may be a later try at it.
         runs[run] = store.parse_record(files["run"], folder / packs.NAME, RunFile)
     return runs
 
@@ -116,6 +118,7 @@ def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Exp
         before = None
         if written is not None:
             before = _recorded(contrast, planned, written)
+        # New: it is declared by being written.
         dates: dict[str, Any] = {"declared_at": now}
         if before is not None:
             dates = before.model_dump(
@@ -131,6 +134,7 @@ def _recorded(
     rows = {row.row: row for row in planned.rows}
     rows_before = {row.row: row for row in written.rows}
     for before in written.contrasts or []:
+        # Another margin is another question, though rows are the same.
         if (contrast.kind, contrast.margin) != (before.kind, before.margin):
             continue
         same_row = _is_same_row(rows[contrast.row], rows_before[before.row])

@@ -47,9 +47,11 @@ def ring_hops(
     carries as much as a worker sends: a ring over the ranks enters and leaves the machine once.
     """
     if collective == "exchange":
+        # To both neighbours at once; `payload_bytes` has both messages.
         return 1, payload_bytes
     if collective == "all_gather":
         return num_workers - 1, payload_bytes
+    # n - 1 hops that add up, then n - 1 that pass the sums on, each of 1 / n of the vector.
     return 2 * (num_workers - 1), payload_bytes / num_workers
 
 

@@ -64,6 +64,7 @@ def resnet50_v2(
             widths follow it.
     """
     channels, *sides = input_shape
+    # Without an affine part: it scales the input and has nothing to train.
     stem: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
     if max(sides) <= SMALL_SIDE:
         stem += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
@@ -74,6 +75,7 @@ def resnet50_v2(
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         ]
+    # 8 times the first stage's: channels double in each of the three stages after it.
     last = 4 * EXPANSION * width * 2
     stages = [
         _stage(_bottleneck, width, EXPANSION * width, 3, stride=1),
@@ -111,6 +113,7 @@ def wide_resnet(
     if 16 * width % 1:
         raise ValueError(f"width must be a multiple of 1/16, not {width}")
     # d = 6n + 4: two convolutions a block in three stages, the stem's, and the shortcuts'.
+    # n in the header's formula.
     num_blocks = (depth - 4) // 6
     least = int(16 * width)
     model = nn.Sequential(
@@ -135,6 +138,7 @@ class PreActivationBlock(nn.Module):
     def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:
         super().__init__()
         first, *others = convolutions
+        # Before the convolutions, and shared by the shortcut: "pre-activation".
         self.activate = nn.Sequential(
             nn.BatchNorm2d(first.in_channels), nn.ReLU(inplace=True)
         )
@@ -202,6 +206,7 @@ def _head(channels: int, num_classes: int) -> list[nn.Module]:
     return [
         normalise,
         nn.ReLU(inplace=True),
+        # (batch, channels, 1, 1), whatever the image's size.
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(channels, num_classes),

@@ -76,6 +76,7 @@ def small_densenet(
         growth_rate: channels that each layer adds, and of the stem.
         blocks: layers of each dense block.
     """
+    # The stem divides sides by 3, and each transition by 2.
     smallest = 3 * 2 ** (len(blocks) - 1)
     if min(input_shape[1:]) < smallest:
         raise ValueError(
@@ -92,6 +93,7 @@ def small_densenet(
     stem = nn.Conv2d(input_shape[0], growth_rate, 3, stride=3, padding=1, bias=False)
     # As torchvision draws a DenseNet's convolutions; this one was not there yet when it did.
     nn.init.kaiming_normal_(stem.weight)
+    # By name, as torchvision's constructor has no choice of stem.
     network.set_submodule("features.pool0", nn.Identity())
     network.set_submodule("features.conv0", stem)
     return network
@@ -114,6 +116,7 @@ def small_shufflenet(
         )
     network: nn.Module = models.ShuffleNetV2(units, widths, num_classes=num_classes)
     stem = nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False)
+    # As in the DenseNet: images of 28 x 28 must leave something for three halvings.
     network.set_submodule("maxpool", nn.Identity())
     network.set_submodule("conv1.0", stem)
     return network

@@ -99,6 +99,7 @@ def _check_margins(spec: Spec) -> None:
     margins = {"statistics.margin": spec.statistics.margin}
     for contrast in spec.contrasts:
         where = f"the margin of {contrast.row!r} to {contrast.reference!r}"
+        # 0 where it has the experiment's margin, which is checked above.
         margins[where] = contrast.margin or 0.0
     for where, margin in margins.items():
         if metric.is_share and margin >= TOO_WIDE:
@@ -178,6 +179,7 @@ def _check_main_group(main: float | None, groups: list[float | None]) -> None:
 
 def _check_labels(spec: Spec, groups: dict[str, float | None]) -> None:
     """Raise SpecError where two rows have one label and a report could not tell them apart."""
+    # A label stands for one method, at whatever ratio.
     by_label: dict[str, RowSpec] = {}
     for row in spec.all_rows():
         first = by_label.setdefault(row.label, row)

@@ -61,6 +61,7 @@ def _settled_between(
         rate_there = chosen_at[place].learning_rate
         assert rate_there is not None, "a settled row has one"
         powers.append(rate_there**share)
+    # log(rate) = sum over corners of share * log(their rate)
     rate = math.prod(powers)
     # Ties go to the larger place, whatever the order of the corners.
     nearest = max(shares, key=lambda place: (shares[place], place))
@@ -88,6 +89,7 @@ def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, flo
     size, length = place
     by_size = _along(size, [corner_size for corner_size, _ in corners])
     by_length = _along(length, [corner_length for _, corner_length in corners])
+    # A grid has each of its sizes at each of its lengths.
     num_corners_of_grid = len(by_size) * len(by_length)
     if len(corners) < 2 or len(corners) != num_corners_of_grid:
         raise SpecError(
@@ -109,5 +111,6 @@ def _along(value: int, ends: list[int]) -> dict[int, float]:
     # The neighbours are the ends at `above - 1` and `above`.
     above = min(max(bisect(places, value), 1), len(places) - 1)
     low, high = places[above - 1], places[above]
+    # log(value) = (1 - share) log(low) + share log(high)
     share = math.log(value / low) / math.log(high / low)
     return dict.fromkeys(places, 0.0) | {low: 1 - share, high: share}

@@ -20,6 +20,7 @@ def expand(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
 
     Raises SpecError: a setting that cannot be used.
     """
+    # Records and reports keep this order.
     rows = [
         *_rows(spec, chosen),
         *_rows_by_training_loss(spec, chosen),
@@ -111,6 +112,8 @@ def _rows_at_lengths(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list
                     spec, row, spec.lengths.seeds, name, num_epochs, base=row.row
                 )
             except TooShortError as error:
+                # A length is chosen for the rows as a whole, so one that it does not fit ends
+                # nothing.
                 left_out.append(f"{name} is left out: {error.why}")
             else:
                 rows.append(planned)

@@ -120,6 +120,7 @@ def _footprint(config_json: str) -> Footprint:
     _check_scores(config, num_steps)
     empty = model_without_memory(config.model.model_dump_json(), config.task.name)
     # All workers stacked, since what a worker sends to neighbours depends on how many there are.
+    # Each is (workers, *shape), without memory.
     stacked = [
         nn.Parameter(parameter.detach().expand(config.num_workers, *parameter.shape))
         for parameter in empty.parameters()
@@ -132,6 +133,7 @@ def _footprint(config_json: str) -> Footprint:
     entries = traffic.training().values()
     rounds = optimizer.rounds
     model_bytes = _bytes_of(empty.state_dict().values())
+    # The optimiser has taken no step: all of this follows from its settings and the model's shapes.
     return Footprint(
         # Methods write it for numbers of 32 bits, and a run may send those of 16.
         formula=optimizer.formula.replace(
@@ -189,6 +191,7 @@ def _worker_bytes(optimizer: DistributedOptimizer) -> int:
     state = []
     for value in optimizer.state_dict()["param_groups"][0]["flat"].values():
         if isinstance(value, Tensor):
+            # (workers, d): a row is one worker's. What has another shape each of them saves whole.
             state.append(value[0] if value.shape == stacked_shape else value)
     num_bytes = _bytes_of(state)
     if isinstance(optimizer, DDP):

@@ -77,12 +77,12 @@ def step_times(config: RunConfig) -> tuple[StepTime, ...]:
         config.batch_size,
         config.precision,
     )
-    if key not in _KNOWN_TIMES:
-        _KNOWN_TIMES[key] = _step_times(config)
-    return _KNOWN_TIMES[key]
+    if key not in _STEP_TIMES:
+        _STEP_TIMES[key] = _step_times(config)
+    return _STEP_TIMES[key]
 
 
-_KNOWN_TIMES: dict[tuple[str, str, int, str], tuple[StepTime, ...]] = {}
+_STEP_TIMES: dict[tuple[str, str, int, str], tuple[StepTime, ...]] = {}
 """By what a step's time depends on: model, task, batch size and precision."""
 
 
@@ -185,15 +185,15 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
     runs = list(plan.by_id.values())
     # One for each kind of device, alike in all runs of a plan.
-    known_times = step_times(runs[0].config)
+    times_by_device = step_times(runs[0].config)
     compute = []
-    for place, time in enumerate(known_times):
+    for place, time in enumerate(times_by_device):
         seconds = 0.0
         for run in runs:
             _, num_steps = num_steps_of(run.config)
             seconds += step_times(run.config)[place].seconds * num_steps
         compute.append((time, seconds / 3600))
-    device = known_times[0].device
+    device = times_by_device[0].device
     if link_bits_per_second is None:
         link_bits_per_second = _usual_link(device)
     return Effort(

@@ -25,7 +25,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.most = 0
-        self._known: dict[int, int] = {}
+        self._bytes_of: dict[int, int] = {}
         """Bytes of each storage that was allocated here and is still there, by its address."""
 
     def __torch_dispatch__(
@@ -43,10 +43,10 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A view has the storage of what was given.
             # By storage: many tensors may share one.
             key = _key(leaf)
-            if key in given or key in self._known:
+            if key in given or key in self._bytes_of:
                 continue
             storage = leaf.untyped_storage()
-            self._known[key] = storage.nbytes()
+            self._bytes_of[key] = storage.nbytes()
             self.now += storage.nbytes()
             # Freed when Python frees it, as an eager step would.
             weakref.finalize(storage, self._free, key)
@@ -54,7 +54,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _free(self, key: int) -> None:
-        self.now -= self._known.pop(key)
+        self.now -= self._bytes_of.pop(key)
 
 
 def _key(tensor: Tensor) -> int:

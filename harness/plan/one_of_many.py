@@ -21,10 +21,12 @@ class OneOfMany(Collectives):
         super().__init__(rank, world_size)
         self._shares_memory = shares_memory
 
+    # Messages keep their values: what is asked here is the time and the memory that a step takes.
     def _sum_(self, tensor: Tensor) -> None:
         pass
 
     def _gather(self, tensor: Tensor) -> Tensor:
+        # (1, ...) to (world_size, ...): all rows are the same memory until they are cloned.
         gathered = tensor.expand(self.world_size, *tensor.shape[1:])
         return gathered if self._shares_memory else gathered.clone()
 
@@ -32,7 +34,9 @@ class OneOfMany(Collectives):
         pass
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        # Rounded up, as the first shares are where blocks do not divide.
         num_blocks_of_share = -(-blocks.shape[1] // self.world_size)
+        # A share from each worker: (world_size, blocks of a share, bytes).
         received = blocks[:, :num_blocks_of_share].repeat(self.world_size, 1, 1)
         _, rest = add(received)
         return blocks[0].clone(), rest

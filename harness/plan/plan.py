@@ -90,6 +90,7 @@ class Plan:
                 f"{self.experiment.name} has no stage {name!r}; its stages are {', '.join(names)}"
             )
         number = names.index(name)
+        # A stage has the runs of all stages before it, see `check_stages`.
         runs = self._runs_in(self.stages[number])
         following = None
         # The next stage, where there is one.
@@ -112,6 +113,7 @@ class Plan:
             raise SpecError(
                 f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(names)}"
             )
+        # No name given means all rows.
         chosen = [row for name in rows for row in fnmatch.filter(names, name)] or names
         runs = [
             run
@@ -184,7 +186,9 @@ def make_plan(
     RecordError: a record of the tuning is damaged.
     """
     given_as = given_as or shlex.quote(spec.name)
+    # Before any record is read: a mistake in the file is told at once.
     check_spec(spec)
+    # A search is planned as far as its results reach, so the next call may plan more of it.
     if tuning:
         rows = list(trial_rows(spec, results))
         check_rows(spec, rows)
@@ -195,6 +199,7 @@ def make_plan(
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
         )
+    # What follows is a function of the spec and of what the tuning's records chose.
     chosen = choose(spec, results, given_as)
     rows, too_short = expand(spec, chosen)
     check_rows(spec, rows)
@@ -264,7 +269,7 @@ def _experiment(
     """Return the record of the plan; `argument` is what commands call it by."""
     # Any row's will do, as these fields are common to all.
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
-    # A row may have its own of these.
+    # The experiment's, as a row may have its own of these; in full, as a report knows no defaults.
     config["schedule"] = spec.schedule.model_dump(mode="json")
     config["partition"] = spec.partition.model_dump(mode="json")
     return Experiment(

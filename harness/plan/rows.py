@@ -86,7 +86,7 @@ def plan_row(
 
     Args:
         name: the planned row's, where it is not the row itself.
-        own: what else the planned row's record says of where it comes from.
+        own: what else the planned row's record says of where it comes from, by its keys on disk.
 
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
@@ -177,6 +177,7 @@ def config_of(
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
         num_epochs = spec.tuning.num_epochs
+        # Trials at several seeds, also where the runs that are reported share one.
         same_seed = None
     if row.warmup_epochs is not None:
         schedule = schedule.model_copy(
@@ -201,6 +202,7 @@ def config_of(
         "partition": row.partition or spec.partition,
         "restart": row.restart,
         "method_source": spec.outside.get(row.algorithm),
+        # Runs that share a seed would be one run: `repeat` tells their ids apart.
         "seed": seed if same_seed is None else same_seed,
         "repeat": 0 if same_seed is None else seed,
     }
@@ -217,6 +219,7 @@ def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
         read = local_step_named(local_step).numbers
     except ValueError as error:
         raise SpecError(f"row {row.row}: {error}") from None
+    # A number that the local step does not read has a fixed value, so that it decides no run's id.
     numbers = dict(LOCAL_NUMBERS)
     for key in numbers:
         given = getattr(row, key)

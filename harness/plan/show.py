@@ -49,7 +49,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     _show_common(experiment, effort.configs[0])
     print()
     table = [
-        _table_line(shown, row, effort.link_bits_per_second) for row in experiment.rows
+        _row_texts(shown, row, effort.link_bits_per_second) for row in experiment.rows
     ]
     print(folded_table(table, _width()), end="\n\n")
     _show_remarks(shown, effort.configs[0])
@@ -121,13 +121,14 @@ def folded_table(lines: Sequence[Mapping[str, str | int]], width: int) -> str:
 def _table_of(
     lines: Sequence[Mapping[str, str | int]], heads: Sequence[str], width: int
 ) -> str:
-    cells = [[line[head] for head in heads] for line in lines]
+    texts = [[line[head] for head in heads] for line in lines]
     widest: list[int | None] = [None] * len(heads)
     if _table_width(lines, heads) > width:
+        # The plan's last column has the settings, which alone grow long.
         widest[-1] = max(
             width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH
         )
-    return tabulate(cells, heads, disable_numparse=True, maxcolwidths=widest)
+    return tabulate(texts, heads, disable_numparse=True, maxcolwidths=widest)
 
 
 def _table_width(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str]) -> int:
@@ -159,11 +160,11 @@ def _show_common(experiment: Experiment, config: RunConfig) -> None:
             print(f"baseline_seeds: {_setting_in_words(seeds)}")
 
 
-def _table_line(
+def _row_texts(
     plan: Plan, row: Row, link_bits_per_second: float
 ) -> dict[str, str | int]:
-    """Return a row's cells, by their heads."""
-    line: dict[str, str | int] = {
+    """Return what a table says of a row, by its heads."""
+    texts: dict[str, str | int] = {
         "row": row.row,
         "algorithm": row.algorithm,
         "ratio": f"{row.ratio_group:g}",
@@ -173,15 +174,16 @@ def _table_line(
     }
     if link_bits_per_second:
         hours = hours_on(link_bits_of(row), link_bits_per_second)
-        line[f"hours at {link_bits_per_second / 1e9:g} Gb/s"] = f"{hours:,.2f}"
+        texts[f"hours at {link_bits_per_second / 1e9:g} Gb/s"] = f"{hours:,.2f}"
+    # A model is d numbers of 4 bytes.
     held_bytes = plan.footprints[row.row].peak_models * 4 * row.num_parameters
-    line["lr"] = f"{row.learning_rate:g}"
-    line["runs"] = len(row.runs)
-    line["steps"] = row.num_steps
-    line["MB sent per worker"] = f"{row.expected_bits / 8e6:.3f}"
-    line["MB held, at most"] = f"{held_bytes / 1e6:.2f}"
-    line["settings"] = _settings(row)
-    return line
+    texts["lr"] = f"{row.learning_rate:g}"
+    texts["runs"] = len(row.runs)
+    texts["steps"] = row.num_steps
+    texts["MB sent per worker"] = f"{row.expected_bits / 8e6:.3f}"
+    texts["MB held, at most"] = f"{held_bytes / 1e6:.2f}"
+    texts["settings"] = _settings(row)
+    return texts
 
 
 def _show_remarks(plan: Plan, config: RunConfig) -> None:

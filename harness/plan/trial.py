@@ -145,6 +145,7 @@ def make_trial(
     name = name or next(iter(outside))
     if name not in outside:
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
+    # The text as it is now: the trial's runs keep it, whatever becomes of the file.
     source = outside[name]
     shipped = NETWORKS[network]
     shipped_spec = load_spec(find_spec(shipped.experiment))
@@ -170,6 +171,7 @@ def _spec_of(
     row: RowSpec, shipped_spec: Spec, source: MethodSource, network: str
 ) -> Spec:
     """Return the shipped spec with this row in the place of all others."""
+    # A spec needs a baseline among its rows; the comparison is with the rows that ship.
     statistics = shipped_spec.statistics.model_copy(
         update={
             "baseline": row.row,
@@ -193,6 +195,7 @@ def _spec_of(
     for key in ("contrasts", "exponents", "grids", "cells", "restarts"):
         update[key] = []
     if row.learning_rate is not None:
+        # A rate that is given leaves nothing to tune.
         update["tuning"] = None
     return shipped_spec.model_copy(update=update)
 
@@ -243,6 +246,8 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
         more = (
             f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
         )
+    # A batch needs the results of the one before it: rates, then finalists, then the runs that
+    # count.
     batches = [*_tuning_batches(trial), NUM_SEEDS]
     # A batch begins when the one before is over, with `jobs` runs at once.
     rounds = sum(math.ceil(batch / jobs) for batch in batches)

@@ -70,6 +70,7 @@ def write_failure(
     # write.
     with locked(folder / "failure.lock"):
         before = store.read_if_whole(path, Failure)
+        # A record of an earlier attempt is replaced in any case.
         if before is not None and before.attempt == attempt and not is_last_word:
             gives_way = is_cause(kind) and not is_cause(before.kind)
             if not gives_way:
@@ -178,6 +179,7 @@ def tail_of(log: Path, start: int = 0) -> str:
     try:
         with open(log, "rb") as file:
             size = file.seek(0, 2)
+            # A worker may have printed for days; the end has its last words.
             file.seek(max(start, size - LAST_BYTES))
             return file.read().decode(errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
 """experiment.json: the resolved plan of an experiment.
 
 It has the rows, where their settings came from, and the metric. Its keys are those on disk, but for
-two ratio groups, and apart from the spec's: `harness.plan.plan` says which becomes which, so a key of
+those with an alias, and apart from the spec's: `harness.plan.plan` says which becomes which, so a key of
 the spec may be renamed.
 """
 
@@ -68,12 +68,14 @@ class Row(Planned):
     expected_bits: int
     runs: dict[str, str]
     """Run id per seed (the seed as a string, as JSON has it)."""
-    base: str | None = None
+    repeats: str | None = Field(default=None, alias="base")
     """The row that this one repeats, at another length or under another rule of selection; None for
     one of its own."""
-    rule: Literal["held_out", "training_loss", "sensitivity"] = "held_out"
-    """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate
-    beside its own."""
+    chosen_by: Literal["held_out", "training_loss", "sensitivity"] = Field(
+        default="held_out", alias="rule"
+    )
+    """How its settings and learning rate were chosen; "sensitivity": the settings of the row
+    that it repeats, at a rate beside that one's."""
     held_back: bool = False
     """Whether it was declared to be no part of the fit of a power law of gaps; no longer
     evaluated."""

@@ -37,6 +37,7 @@ def finished_run(files: Mapping[str, Any], folder: Path, where: object) -> RunRe
     record = store.parse_run(files, folder)
     config = config_of(record, where)
     id_of_config = run_id(config)
+    # Three names of one run: where one differs, it was edited, moved or torn.
     if record.result is None or not id_of_config == record.run.run_id == folder.name:
         with_result = "and" if record.result else "without"
         raise RecordError(
@@ -91,6 +92,7 @@ def check_records(record: RunRecord, result: Result, config: RunConfig) -> None:
         )
     if result.status == "diverged":
         return
+    # The last score is taken after the last step, so both tell of the same model.
     for key in OF_BOTH:
         last = getattr(record.events[-1], key)
         final = getattr(result, key)
@@ -140,6 +142,7 @@ def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[i
     num_epochs = config.num_schedule_epochs
     if result.status == "done":
         return config.evaluation.steps(num_epochs, result.num_steps // num_epochs)
+    # A run that is cut to a number of steps is one epoch of that length to its schedule.
     per_epoch = config.num_steps or _steps_per_epoch(record)
     if per_epoch is None:
         return set()

@@ -52,27 +52,34 @@ TEXT = slice(77, -2)
 Files = dict[str, Any]
 """The JSON of a run's files, by their names without endings."""
 
+Version = tuple[Path, tuple[int, ...]]
+"""A pack's file, and a stamp that is another one when the file was replaced."""
+
 
 def read_pack(folder: Path) -> Mapping[str, Files]:
     """Return the files of each run in the folder's pack, by id; nothing where there is none.
 
     Raises RecordError: the pack is bad.
     """
+    version = _version(folder)
+    return {} if version is None else _read_once(*version)
+
+
+def _version(folder: Path) -> Version | None:
+    """Return the folder's pack; None where there is none."""
     for path in (folder / NAME, folder / COMPRESSED):
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
-        return _read_once(path, (status.st_mtime_ns, status.st_size, status.st_ino))
-    return {}
+        # A pack is replaced by a rename, so its time or its inode is another.
+        return path, (status.st_mtime_ns, status.st_size, status.st_ino)
+    return None
 
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
-    """Return the pack in a file, which is read once.
-
-    States are asked of run by run. A file that was replaced has another `stamp`.
-    """
+    """Return the pack in a file, which is read once, as states are asked of run by run."""
     content = path.read_bytes()
     if path.name == COMPRESSED:
         content = _decompressed(content, path)
@@ -126,6 +133,7 @@ def _damaged(path: Path, number: int) -> RecordError:
 
 def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
     """Return the pack of these runs by their ids: the same runs give the same bytes."""
+    # Sorted, so that git shows the runs that came, and no others.
     lines = [_line(_inside({"run_id": run, **runs[run]})) for run in sorted(runs)]
     # The header's digest is of all others', so that no line can be lost unseen.
     digests = "".join(line[DIGEST] for line in lines)
@@ -154,6 +162,16 @@ def _packed_run(folder: Path, files: Files) -> RunRecord:
     )
 
 
+# Most of the time of a report is spent here, and pages read an experiment for several of their parts.
+@lru_cache(maxsize=32)
+def _checked_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, RunRecord]:
+    """Return all runs of the pack in a file, by id."""
+    return {
+        run: _packed_run(path.parent / run, files)
+        for run, files in _read_once(path, stamp).items()
+    }
+
+
 def read_runs(folder: Path) -> dict[str, RunRecord]:
     """Return all runs of an experiment's folder, finished or not, packed or folders, by id.
 
@@ -161,10 +179,8 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     that it should go into is made from it. A folder without one is a try at a run that the pack has
     done.
     """
-    runs = {
-        run: _packed_run(folder / run, files)
-        for run, files in read_pack(folder).items()
-    }
+    version = _version(folder)
+    runs = {} if version is None else dict(_checked_once(*version))
     for path in store.run_folders(folder):
         if path.name in runs and not (path / "result.json").exists():
             continue
@@ -228,6 +244,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
             if "result" in files:
                 finished[path.name] = files
         for run, files in finished.items():
+            # Before anything is written: one bad run leaves pack and folders as they were.
             finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
@@ -254,12 +271,14 @@ def _remove_packed(folder: Path, finished: list[str]) -> None:
 
     What is left of such folders goes too.
     """
+    # Read again from the disk: a folder goes only where its run has arrived there.
     packed = read_pack(folder)
     for run in finished:
         # As text, in which nan is nan.
         if _inside(packed[run]) == _inside(store.read_run_files(folder / run)):
             # First: a folder without one is no run, so half a one is never read.
             (folder / run / "run.json").unlink()
+    # Also what an earlier call was stopped at, between the two removals.
     for path in map(folder.joinpath, packed):
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)
@@ -276,6 +295,7 @@ def unpack_runs(folder: Path) -> int:
         )
     with _alone(folder):
         packed = _checked_pack(folder)
+        # A folder that is there may be newer than the pack.
         missing = [run for run in packed if not (folder / run / "run.json").exists()]
         for run in missing:
             _write_files(folder / run, packed[run])

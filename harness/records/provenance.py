@@ -58,8 +58,10 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         if key.startswith("SLURM_JOB")
     }
     return Attempt(
+        # 32 random bits: enough to tell the few attempts at one run apart.
         attempt=uuid.uuid4().hex[:8],
         started_at=now(),
+        # Known only after the checkpoints were read; `Recorder.enter` fills it in.
         resumed_from_step=0,
         host=platform.node(),
         command=_command_line(),
@@ -134,8 +136,10 @@ def changes_digest(folder: Path) -> str | None:
     text = diff
     for name in _untracked(Path(top)):
         with suppress(OSError):
+            # A file that vanished since the list was made is left out.
             digest = hashlib.sha256((Path(top) / name).read_bytes()).hexdigest()
             text += f"\nuntracked {name} {digest}"
+    # A digest and no text: it tells whether two runs had the same code, and holds no one's drafts.
     return hashlib.sha256(text.encode()).hexdigest() if text else None
 
 

@@ -44,6 +44,7 @@ class Recorder:
         # A job of Slurm enters its start before its workers meet, and training enters it again.
         if self.attempt in [earlier.attempt for earlier in before]:
             self.check_is_newest()
+            # Written anew below, now with the step.
             before.pop()
         attempt = self._attempt.model_copy(
             update={"resumed_from_step": resumed_from_step}
@@ -97,6 +98,7 @@ class Recorder:
         self.check_is_newest()
         events = store.read_events(self.folder / "events.jsonl")
         result = result.model_copy(update={"sha256": store.digest_of(result, events)})
+        # Before the result, so that a run that is done never has a failure beside it.
         (self.folder / "failure.json").unlink(missing_ok=True)
         (self.folder / "heartbeat.json").unlink(missing_ok=True)
         store.write_record(self.folder / "result.json", result)
@@ -115,7 +117,10 @@ def append_event(path: Path, event: Event) -> None:
 
     `Recorder.begin` has taken away a torn last line, if there was one.
     """
+    # A line is one write at the end: a kill can tear the last line, and no other.
     with store.errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
+        # A checkpoint that is saved next lies behind this score, and a resumed run does not take it
+        # again.
         os.fsync(file.fileno())

@@ -43,11 +43,13 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file stays when the lock is given back. Were it removed, one process could lock the
     # removed file while another locks a new one of that name.
+    # The lock is the open file's: it ends with the `with`, or with the process.
     with open(path, "w") as file:
         patience_ends = time.monotonic() + patience_seconds
         while _try_lock(file) is False:
             if time.monotonic() >= patience_ends:
                 raise BusyError(busy)
+            # `flock` itself can wait, but for no limited time.
             time.sleep(0.05)
         yield
 
@@ -58,6 +60,7 @@ def owned(folder: Path, rank: int = 0) -> Iterator[None]:
 
     Raises BusyError: another process is at this run.
     """
+    # Other ranks would compete with rank 0 for a lock that is one process's.
     if rank:
         yield
         return

@@ -118,6 +118,7 @@ def _has_records(folder: Path) -> bool:
 def _own_folders(results: Path) -> Iterator[Path]:
     """Yield the folders of records in a folder of results that do not ship."""
     shipped = {path.resolve() for path in shipped_paths()}
+    # Some experiments that ship lie one folder down, and so may new runs of them.
     for place in (results, results / "reference"):
         for folder in sorted(place.glob("*")):
             if _has_records(folder) and folder.resolve() not in shipped:
@@ -125,7 +126,9 @@ def _own_folders(results: Path) -> Iterator[Path]:
 
 
 def _own_experiment(folder: Path, plan: Experiment, is_evidence: bool) -> OwnExperiment:
+    # A set, as rows may share a run.
     planned = {run_id for row in plan.rows for run_id in row.runs.values()}
+    # Results alone are looked at: to check every record of every run would take long here.
     done = [run_id for run_id in planned if read_result(folder / run_id) is not None]
     return OwnExperiment(
         folder, len(done), len(planned), is_evidence or plan.evidence is not None

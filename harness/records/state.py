@@ -116,6 +116,7 @@ def look(folder: Path) -> RunFolder:
 
     Raises RecordError: the failure, or a record of a run that is done, is damaged.
     """
+    # First: a result stands over whatever a later attempt left.
     result = packs.read_checked_result(folder)
     if result is not None:
         return RunFolder(result, None, None, None)
@@ -189,6 +190,7 @@ def _silent_seconds(seen: RunFolder, now: float) -> float | None:
     """
     if seen.heartbeat is None:
         return None
+    # A failed attempt leaves its heartbeat behind.
     if seen.failure is not None and seen.failure.attempt == seen.heartbeat.attempt:
         return None
     return now - seen.heartbeat.time
@@ -196,6 +198,7 @@ def _silent_seconds(seen: RunFolder, now: float) -> float | None:
 
 def _state_after_failure(failure: Failure, job: Submitted | None) -> tuple[State, str]:
     """Return the state of a run whose last attempt failed, and what there is to say of it."""
+    # The queue does not answer, so all that is known is that such an end is tried again.
     if job is not None and job.queue is None and failure.kind in (*ALWAYS, *RETRIED):
         return "queued", (
             f"again, after {failure.kind}, if it was requeued: squeue does not answer"

@@ -222,6 +222,7 @@ def digest_of(result: Result, events: Iterable[Event]) -> str:
     fields = result.json_fields()
     fields.pop("sha256", None)
     lines = [fields, *(event.json_fields() for event in events)]
+    # Sorted and by value, so spaces or the order of keys in a file do not count.
     text = "\n".join(json.dumps(line, sort_keys=True) for line in lines)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -300,6 +301,7 @@ def _read_json(path: Path | str) -> Any:
         raise _missing(path) from None
     if not str(path).endswith(".jsonl"):
         return _parse_json(data, path)
+    # Each line ends in a newline, so behind a whole last one comes nothing.
     *lines, last = data.split(b"\n")
     found = [
         _parse_json(line, f"{path}, line {number},")
@@ -339,6 +341,8 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
     """
     if (
         isinstance(fields, dict)
+        # Before the fields are looked at: another version may have others, and would pass for
+        # damage.
         and "version" in kind.model_fields
         and fields.get("version") != VERSION
     ):
@@ -489,6 +493,7 @@ def write_record(path: Path, record: Record, durable: bool = True) -> None:
 
 
 def record_text(fields: object) -> str:
+    # A key on each line: git then shows what changed.
     return json.dumps(fields, indent=1) + "\n"
 
 

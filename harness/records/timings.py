@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from pydantic import Field
+
 from cser_bench.harness.records.store import Attempt, Record
 from cser_bench.harness.spec.run import MethodSource
 from cser_bench.harness.spec.values import LocalStep
@@ -145,6 +147,7 @@ class TimedMethod(Record):
     @property
     def key(self) -> tuple[str, dict[str, Any], float, str]:
         """What two of the same step have in common."""
+        # Not by name, as rows of experiments have names of their own.
         return self.algorithm, self.settings, self.momentum, self.local_step
 
     def payload_reduction(self, num_parameters: int) -> float:
@@ -176,7 +179,7 @@ class Stragglers(Record):
     factor: float
 
 
-class Cell(Record):
+class TimedSteps(Record):
     """Timed steps of one kind, of one method, on links of one rate.
 
     All lists are by step, in the order of timing.
@@ -211,9 +214,9 @@ class Timing(Record):
 
     The session ran in one allocation.
 
-    A method's mean step on a link is the sum of share times mean over its cells there
+    A method's mean step on a link is the sum of share times mean over its `timed_steps` there
     (`report.speed.timed.mean_step`). Sessions of the same commit and machine are repetitions. The
-    fabric's rate is None where cells are of several.
+    fabric's rate is None where these are of several.
     """
 
     version: int
@@ -224,7 +227,7 @@ class Timing(Record):
     stragglers: Stragglers | None = None
     num_warmup_steps: int
     methods: list[TimedMethod]
-    cells: list[Cell]
+    timed_steps: list[TimedSteps] = Field(alias="cells")
 
 
 class SweepPoint(Record):

@@ -141,6 +141,7 @@ class Track(Strict):
 
     def class_of(self, link_models: float) -> LoadClass | None:
         """Return the smallest class that so many models on a link fit; None where none does."""
+        # track.toml may list them in any order.
         for load in sorted(self.classes, key=lambda load: load.most_link_models):
             if link_models <= load.most_link_models:
                 return load
@@ -148,6 +149,7 @@ class Track(Strict):
 
     def complaint(self, config: RunConfig) -> str | None:
         """Say which rule a run breaks; None where it keeps all."""
+        # Every fixed field, so a new one is checked without a line here.
         for key in FixedFields.model_fields:
             wanted = getattr(self.fixed, key)
             value = getattr(config, key)

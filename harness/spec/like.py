@@ -54,6 +54,7 @@ def resolve(parent: Table, own: Table) -> Table:
     that the parent has not, or a row has no rate and no tuning.
     """
     refuse_records(own)
+    # By its keys: [tuning] with none but the parent's own plan in it shares the parent's trials.
     tunes_itself = bool(table_of(own, "tuning").keys() - NOT_INHERITED_KEYS["tuning"])
     data = _merged(_inherited(parent, tunes_itself), own)
     _put_rows_in(data, parent, own["like"], tunes_itself)
@@ -82,6 +83,7 @@ def inherited_words(data: Table, own: Table) -> str:
         if key not in own:
             parts.append(key)
         elif isinstance(own[key], dict):
+            # `records` was put there by `_share_tuning`, and is no key that a file has.
             taken = [
                 name for name in data[key] if name not in own[key] and name != "records"
             ]
@@ -119,6 +121,7 @@ def _merged(inherited: Table, own: Table) -> Table:
     data = dict(inherited)
     for key, value in own.items():
         if isinstance(value, dict):
+            # One level deep: a table in a table is replaced as a whole.
             data[key] = table_of(inherited, key) | value
         elif key != "like":
             data[key] = value
@@ -139,6 +142,7 @@ def _put_rows_in(data: Table, parent: Table, like: str, tunes_itself: bool) -> N
             raise SpecError(
                 f"rows names {row!r}, which is not among the [[rows]] of {like}"
             )
+        # A copy, as a rate may be taken out of it.
         table = dict(rows_of_parent[row])
         if tunes_itself:
             table.pop("learning_rate", None)
@@ -170,6 +174,7 @@ def _leave_out_floor(data: Table, own: Table) -> None:
         "floor" not in table_of(own, "statistics")
         and statistics.get("floor") not in names
     ):
+        # One that the file itself names stays, and is refused where it is no row.
         statistics.pop("floor", None)
 
 

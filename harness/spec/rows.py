@@ -285,6 +285,7 @@ class GridSpec(Strict):
         warmup_epochs = None
         if self.warmup is not None:
             warmup_epochs = self.warmup.num_epochs(numbers, rate)
+        # Built as a file's row is, so that a grid's rows pass the same checks.
         return RowSpec(
             row="-".join(parts).lower().replace("+", ""),  # of a million, 1e+06
             label=self.label,

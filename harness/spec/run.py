@@ -115,6 +115,7 @@ class EvaluationSpec(Strict):
 
         The last one is always among them.
         """
+        # Score k of n comes after k / n of the run.
         scores = self.num_scores or self.per_epoch * num_epochs
         # With more scores than steps the first ones round to step 0, where there is none.
         return {

@@ -88,6 +88,7 @@ class Spec(Strict):
         First those that are written out, then those that grids stand for, and then all of these in
         each cell that has them.
         """
+        # The order decides nothing of a run, but plans, records and reports keep it.
         rows = [*self.rows, *(row for grid in self.grids for row in grid.rows())]
         return rows + [
             row.at(cell)
@@ -244,6 +245,7 @@ class Spec(Strict):
 
         All tests share 5 %, so one that is none takes from the others.
         """
+        # By row, reference and kind: two margins of one kind are one question.
         asked = Counter(
             (contrast.row, contrast.reference, contrast.kind)
             for contrast in self.contrasts
@@ -302,6 +304,7 @@ class Spec(Strict):
         for where, table, part in parts:
             kinds = OF_KIND[table]
             # Those that the file gives: all others are at their defaults.
+            # Sorted, so that the error names the same key each time.
             for key in sorted(part.model_fields_set & kinds.keys()):
                 if part.kind != kinds[key]:
                     raise ValueError(

@@ -45,6 +45,7 @@ def find_spec(name_or_path: str) -> Path:
         if is_file(candidate):
             return candidate
     for candidate in sorted(EXPERIMENTS.rglob("*.toml")):
+        # As text: to parse every file for a name would take far longer.
         if f'\nname = "{name_or_path}"\n' in candidate.read_text():
             return candidate
     near = (
@@ -100,6 +101,8 @@ def read_spec(path: Path) -> SpecFile:
             data = own
             inherited = None
         else:
+            # Resolved as tables, before validation: what is inherited is checked as if it stood
+            # here.
             data = resolve(_parent(path, str(own["like"])), own)
             inherited = inherited_words(data, own)
     except SpecError as error:
@@ -114,6 +117,7 @@ def _parent(path: Path, like: str) -> dict[str, Any]:
     Raises SpecError: it is no experiment, or itself like another.
     """
     beside = path.parent / f"{like}.toml"
+    # A user's file means its neighbour before one that ships.
     place = beside if is_file(beside) else find_spec(like)
     data = read_toml(place)
     if "like" in data:

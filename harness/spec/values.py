@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+# Names become those of folders and files: no sign that a shell or a file system reads otherwise.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+# Counters of 32 bits hold it.
 MOST = 1_000_000_000
 
 Count = Annotated[int, Field(ge=1, le=MOST)]

@@ -78,6 +78,7 @@ def draw_shifts(random: torch.Generator, batch_size: int, padding: int) -> Tenso
 
     These are offsets down and right, in 0 to 2 `padding`, and flips.
     """
+    # padding is the middle, an image that is not shifted.
     offsets = torch.randint(2 * padding + 1, (batch_size, 2), generator=random)
     return torch.cat(
         [offsets, torch.randint(2, (batch_size, 1), generator=random)], dim=1
@@ -146,6 +147,7 @@ class CroppedSamples:
             statistics: mean and standard deviation.
         """
         samples = subset(train, spec, test)
+        # Once, on bytes: black before normalisation, as the released scripts have it.
         padded = torch.nn.functional.pad(samples.train_inputs, [PADDING] * 4)
         return cls(
             padded.to(device),
@@ -168,6 +170,7 @@ class CroppedSamples:
             chosen = to_device(
                 torch.cat([index[:, None], shifts], dim=1), self.padded.device
             )
+            # (batch,), on the device.
             there = chosen[:, 0]
             crops = shifted_crops(self.padded, there, chosen[:, 1:], side)
             images = normalised(crops, self.mean, self.standard_deviation)
@@ -217,6 +220,8 @@ def draw(
 
     # Columns are eigenvectors by their eigenvalues: (colours, 3).
     scaled = torch.tensor(LIGHTING_EIGENVECTORS) * torch.tensor(LIGHTING_EIGENVALUES)
+    # Each draw has its place in the generator's stream by the order of these lines: to move one
+    # changes every run.
     return Draws(
         attempts=uniform(CROP_ATTEMPTS, 2),
         places=uniform(2),
@@ -286,9 +291,11 @@ def jittered(
     changes = drawn[:, :3, None, None, None].unbind(1)
     factors_in_order = drawn[:, 3:6, None, None, None].unbind(1)
     for change, factor in zip(changes, factors_in_order, strict=True):
+        # (batch, 1, height, width)
         grey = functional.rgb_to_grayscale(pixels)
         # Each image of the batch has a change of its own, so all targets are made.
         flat = grey.mean((2, 3), keepdim=True) * (change == CONTRAST)
         target = torch.where(change == SATURATION, grey, flat)
+        # x + (1 - f) (target - x) = f x + (1 - f) target
         pixels.lerp_(target, 1 - factor).clamp_(0, 255)
     return pixels.add_(drawn[:, 6:, None, None]).clamp_(0, 255)

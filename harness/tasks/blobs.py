@@ -47,6 +47,8 @@ class Blobs:
         noise = torch.randn(
             (count, *self.input_shape), generator=generator("blobs", split)
         )
+        # Noise of twice a pattern's deviation, so that a network has something to learn and to get
+        # wrong.
         return (patterns[labels] + 2 * noise).to(device), labels.to(device)
 
 

@@ -70,6 +70,7 @@ class CIFAR100:
                 f"{names} from {self.release.url} there, or name the folder that has it with "
                 "DATA=FOLDER"
             ) from None
+        # torchvision has (n, 32, 32, 3).
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
         return images, torch.tensor(dataset.targets)
 

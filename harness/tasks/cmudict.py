@@ -82,6 +82,7 @@ class CMUDict:
             if word not in phones_by_word:
                 # The digit at a vowel's end is its stress.
                 phones_by_word[word] = [phone.rstrip("012") for phone in phones]
+        # Sorted before they are shuffled, so that the split does not hang on the package's order.
         fitting = sorted(
             (word, phones)
             for word, phones in phones_by_word.items()

@@ -108,6 +108,7 @@ def contents(data: Path | None) -> list[bytes]:
             ) from None
     cache = cache_folder("fashion-mnist")
     tried = []
+    # What lies here comes before what must be fetched, and what is whole is never fetched.
     attempts: list[tuple[str, Path, Callable[[Path], None] | None]] = [
         ("", PACKAGE_FOLDER, None),
         ("", cache, None),
@@ -123,6 +124,8 @@ def contents(data: Path | None) -> list[bytes]:
                     flush=True,
                 )
                 cache.mkdir(parents=True, exist_ok=True)
+                # Straight into the cache: what is not whole there is noticed by its digest, and
+                # fetched again.
                 fetch(cache)
             return verified(folder)
         except (DataError, OSError, subprocess.SubprocessError) as error:
@@ -203,6 +206,7 @@ def _fetch_packaged(cache: Path) -> None:
         # It may fail in a hook that needs root, and yet renew the lists.
         run(*apt, "update", check=False)
         run(*apt, "download", PACKAGE)
+        # Unpacked and not installed, which would need root.
         run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
         for name in FILES:
             shutil.copyfile(

@@ -84,6 +84,7 @@ class Dictionary:
         """
         share = data or SHARE
         entries = read_entries(share)
+        # By no run's seed: the split is the same in every run.
         order = [entries[number] for number in shuffled(len(entries), seed=0)]
         train = self._windows(order[self.num_test_entries :])
         test = self._windows(order[: self.num_test_entries])
@@ -125,6 +126,7 @@ def read_entries(share: Path) -> list[str]:
         for line in index.strip().split("\n"):
             if not line.startswith(OF_THE_PACKAGE):
                 places.add(_place(line))
+        # A slice beyond the end would silently be shorter.
         if any(start + size > len(text) for start, size in places):
             raise ValueError("an entry lies outside of the text")
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -132,6 +134,7 @@ def read_entries(share: Path) -> list[str]:
             f"{share}/gcide.* are damaged: {error}; install {PACKAGE} anew"
         ) from None
     entries = []
+    # In the order of the text: the index is sorted by headword, in which sort depends on its maker.
     for start, size in sorted(places):
         entry = text[start : start + size].decode(errors="replace")
         entries.append(" ".join(entry.split()))

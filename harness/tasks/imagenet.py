@@ -72,6 +72,7 @@ class ImageNet:
     def prepare(self, data: Path | None) -> None:
         for folder in self._splits(data):
             paths = [path for path, _ in folder.samples]
+            # Evenly over the folders, as a copy that broke off lacks the last ones.
             read_images(paths[:: max(1, len(paths) // SAMPLED)], self.side, self.resize)
 
     def load(
@@ -122,6 +123,7 @@ class ImageNet:
                 "expected; extract ILSVRC-2012 again, and keep other folders out of it"
             )
         if len(folder) != num_images:
+            # Where images lack, the smallest class says which archive was cut.
             labels = torch.tensor(folder.targets)
             fewest, label = torch.bincount(labels, minlength=self.num_classes).min(0)
             raise DataError(
@@ -173,6 +175,7 @@ class ImageNetSamples:
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
         # `calls` runs ahead of the batches that are yielded, so what belongs to each waits here.
+        # First in, first out: batches come back in the order in which they were asked for.
         pending: deque[tuple[Tensor, Draws]] = deque()
 
         def calls() -> Iterator[Callable[[], Tensor]]:
@@ -252,9 +255,11 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
                 ahead.append(pool.submit(call))
             if not ahead:
                 return
+            # An error of a reader is raised here, at the batch that it is of.
             yield ahead.popleft().result()
     finally:
         for future in ahead:
+            # What has begun ends by itself; what has not is not begun.
             future.cancel()
 
 
@@ -268,6 +273,7 @@ def read_images(
     Raises:
         DataError: a file cannot be read or decoded.
     """
+    # Bytes: a quarter of what fp32 would take to keep ahead and to send to a GPU.
     images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
     for position, path in enumerate(paths):
         try:

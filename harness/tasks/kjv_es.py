@@ -119,6 +119,7 @@ class BibleVerses:
         train, test, sha256 = self._read(data)
         texts = []
         for pair in train:
+            # The training split alone: what is scored must teach no subword.
             texts += [pair.source, pair.target]
         subwords = Subwords(texts, self.vocabulary)
         encoded_train = _encoded(train, subwords)
@@ -143,9 +144,11 @@ class BibleVerses:
         english = read_module(ENGLISH, share, self.num_slots)
         spanish = read_module(SPANISH, share, self.num_slots)
         chapters = chapters_of(english, spanish)
+        # Whole chapters, as verses repeat each other within one.
         order = [chapters[number] for number in shuffled(len(chapters), seed=0)]
         train = _fitting(order[self.num_test_chapters :])
         test = _fitting(order[: self.num_test_chapters])
+        # Over both splits in their order, so another split is noticed as well as another text.
         sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
         are_as_many = (len(train), len(test)) == (self.num_train, self.num_test)
         if not are_as_many or self.sha256 not in (None, sha256):
@@ -201,6 +204,7 @@ def read_module(name: str, share: Path, num_slots: int) -> list[str]:
     """
     folder = share / MODULES / name
     package = PACKAGES[name]
+    # Verses are paired by their place, so a slot more or less would shift all that follow.
     slots = [*_testament(folder, "ot", package), *_testament(folder, "nt", package)]
     if len(slots) != num_slots:
         raise DataError(
@@ -221,6 +225,7 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
             "`sword` of one"
         ) from None
     try:
+        # All blocks once: verses of a block follow each other, and each would unpack it anew.
         unpacked = [
             zlib.decompress(packed[start : start + length])
             for start, length, _ in BLOCK.iter_unpack(blocks)
@@ -230,6 +235,7 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
             text = b""
             if length and block < len(unpacked):
                 text = unpacked[block][start : start + length]
+            # A slice beyond the end is shorter, and raises nothing.
             if len(text) != length:
                 raise ValueError(f"slot {slot} lies outside of its block")
             slots.append(plain_text(text.decode()))
@@ -279,6 +285,7 @@ class Subwords:
         self._tokenizer: Tokenizer = Tokenizer(models.BPE())
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         self._tokenizer.decoder = decoders.ByteLevel()
+        # Sorted, since the library's order varies, and numbers of tokens with it.
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
             vocab_size=size,

@@ -75,6 +75,7 @@ class BibleText:
         slots = read_module(ENGLISH, share, self.num_slots)
         # The text stands for both of a pair's languages; only `source` is read.
         chapters = chapters_of(slots, slots)
+        # Drawn over all books; the chapters of a part stay in order, so that windows run on.
         scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         test = [chapter for number, chapter in enumerate(chapters) if number in scored]
         train = [
@@ -88,6 +89,7 @@ class BibleText:
         )
         split = split.first(self.num_train, self.num_test)
         windows, groups = split.train
+        # By no run's seed: shards are the same in every run.
         order = torch.tensor(shuffled(self.num_train, seed=0))
         return replace(split, train=(windows[order], groups[order]))
 
@@ -102,6 +104,7 @@ class BibleText:
         book_by_symbol = books.repeat_interleave(
             torch.tensor([len(line) for line in lines])
         )
+        # Window k begins at symbol k * length.
         first_symbols = slice(0, len(windows) * self.length, self.length)
         return windows, book_by_symbol[first_symbols]
 

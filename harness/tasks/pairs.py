@@ -107,6 +107,7 @@ class Pairs:
     @cached_property
     def num_tokens(self) -> Tensor:
         """Tokens that a model is to predict of each pair, END among them; on the CPU."""
+        # Less BEGIN, which is given and not predicted.
         return (self.tokens[:, 1] != PAD).sum(1).cpu() - 1
 
     @cached_property
@@ -122,9 +123,12 @@ class Pairs:
             it. Labels, int64 of shape (batch, length): the target with END after it, and IGNORED
             beyond.
         """
+        # On the CPU, where a GPU need not be waited for.
         length = int(self.lengths[index].max())
         rows = to_device(index, self.tokens.device)
+        # (batch, 2, length + 1): int32 is stored, and an embedding takes int64.
         chosen = self.tokens[rows, :, : length + 1].long()
+        # The target one place on: what is to be said at each place.
         following = chosen[:, 1, 1:]
         return chosen[:, :, :-1], following.masked_fill(following == PAD, IGNORED)
 
@@ -150,6 +154,7 @@ def chosen_pairs(
         scored = test
         index = list(range(len(test[0])))
     sources, targets, _ = scored
+    # The target first: decoding takes a step for each of its tokens.
     index.sort(key=lambda number: (len(targets[number]), len(sources[number])))
     return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, index, device)
 
@@ -230,6 +235,7 @@ class PairModality(Modality):
         for index in pairs.parts(indices):
             inputs, labels = pairs.evaluation.batch(index)
             outputs = model.outputs(inputs)
+            # Outputs are (batch, tokens of the vocabulary, length).
             loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
             sentences = model.sentences(inputs[:, 0], pairs.max_length)
             expected = pairs.evaluation.sentences(1, index)
@@ -295,6 +301,8 @@ class BleuAndChrf:
         sums: list[float] = []
         for name in self._metrics:
             rows = self._statistics(name, predicted_texts, expected_texts)
+            # Counts of n-grams and lengths: a split's BLEU is of their sums, and not a mean of
+            # sentences' BLEUs.
             sums += [float(sum(column)) for column in zip(*rows, strict=True)]
         return sums
 
@@ -306,6 +314,7 @@ class BleuAndChrf:
         for (name, metric), length in zip(
             self._metrics.items(), self._lengths, strict=True
         ):
+            # sacreBLEU's scores are of 100.
             score = metric._compute_score_from_stats(numbers[first : first + length])
             scores[name] = score.score / 100
             first += length

@@ -132,7 +132,10 @@ class Modality:
         totals = torch.zeros(3, dtype=torch.float64, device=model.device)
         for inputs, labels in samples.evaluation_batches(indices):
             outputs = model.outputs(inputs)
+            # Outputs are (batch, classes), or (batch, classes, length) of windows: classes are axis
+            # 1 in both.
             correct = (outputs.argmax(dim=1) == labels).sum().double()
+            # A sum, as the last batch may be smaller: a mean of means would weigh its samples more.
             loss = nn.functional.cross_entropy(
                 outputs, labels, reduction="sum"
             ).double()

@@ -20,7 +20,7 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.samples import Batch, Measure, Modality, Samples
 
 
-class Check(NamedTuple):
+class PreflightCheck(NamedTuple):
     """One line of a preflight.
 
     It says what was looked at, whether it is well, and what was seen or is to be done.
@@ -84,6 +84,7 @@ class TensorSamples:
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
         for index in indices:
+            # Nothing is drawn here, so seed, rank and step change no batch.
             yield self._chosen(self.train_inputs, self.train_labels, index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
@@ -92,6 +93,7 @@ class TensorSamples:
 
     def _chosen(self, inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
         index = to_device(index, inputs.device)
+        # `index_select` copies, so a batch may be changed and the data stay.
         return self.batch(inputs.index_select(0, index), labels.index_select(0, index))
 
     def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
@@ -114,6 +116,7 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
             f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are "
             f"together more than the {task.num_train} training samples; lower one of them"
         )
+    # 0 stands for all that are not held out.
     num_train = spec.num_train or task.num_train - spec.held_out
     return num_train, spec.held_out or task.num_test
 
@@ -129,8 +132,10 @@ def held_out_indices(
     Args:
         num_train: how many to train on; 0 for all that are left.
     """
+    # By no run's seed: what is held out from one run must be unseen by all.
     order = torch.randperm(num_samples, generator=generator("held out", num_samples))
     first = -num_train if num_train else held_out
+    # Sorted, as the order of training is drawn from the run's seed later.
     return order[first:].sort().values, order[:held_out].sort().values
 
 
@@ -158,6 +163,7 @@ def find_task(name: str) -> Task:
     Raises:
         SpecError: there is none; the message names those there are.
     """
+    # By the folder, so that a new task is a new file and no entry in a list.
     modules = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     if name in modules:
         task = _task_in(name)
@@ -180,4 +186,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
+    # Only from pinned memory does a transfer go on by itself.
     return tensor.pin_memory().to(device, non_blocking=True)

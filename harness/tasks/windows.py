@@ -57,6 +57,7 @@ def numbers_of(text: str, symbols: str, other: str) -> Tensor:
     largest = max(int(codes.max()), *map(ord, symbols))
     number_by_code = numpy.full(largest + 1, symbols.index(other), numpy.uint8)
     number_by_code[[ord(symbol) for symbol in symbols]] = range(len(symbols))
+    # A table by code point: one look-up for the whole text.
     return torch.from_numpy(number_by_code[codes])
 
 
@@ -66,6 +67,7 @@ def windows_of(numbers: Tensor, length: int) -> Tensor:
     A window's last symbol is the next one's first, so that each symbol but the first is predicted
     once. What is left at the end and fills no window is dropped.
     """
+    # Windows share a symbol, so they are views until they are copied.
     return numbers.unfold(0, length + 1, length).contiguous()
 
 
@@ -114,6 +116,7 @@ class Split:
         self, spec: TaskSpec, device: torch.device, num_groups: int
     ) -> TextWindows:
         """Put what the spec asks for on the device."""
+        # None: `subset` scores what is held out.
         scored = None if spec.held_out else self.test
         chosen = subset(self.train, spec, scored)
         length = self.train[0].shape[1] - 1

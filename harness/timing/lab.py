@@ -64,6 +64,7 @@ def why_not() -> str | None:
     effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
     if effective is None:
         return None
+    # A bit for each capability that is in force.
     bits = int(effective[1], 16)
     missing = [name for bit, name in CAPABILITIES.items() if not bits >> bit & 1]
     if missing:
@@ -306,6 +307,7 @@ def _processes_in(namespace: str) -> list[str]:
 def _batch(program: str, lines: Sequence[str], namespace: str | None = None) -> None:
     """Have `ip` or `tc` do these lines, in a namespace where one is given."""
     where = [] if namespace is None else ["-n", namespace]
+    # One process for all lines, since to start one takes longer than its work.
     command = [program, *where, "-batch", "-"]
     text = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
@@ -332,6 +334,7 @@ def _counted(namespace: str) -> tuple[int, int]:
         "root",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # The first discipline listed is the limit itself.
     [limit] = json.loads(done.stdout)[:1]
     return int(limit["bytes"]), int(limit["packets"])
 
@@ -343,6 +346,7 @@ def _signals_as_exceptions() -> Iterator[None]:
     They do not where the program has a use of its own for them.
     """
     taken = []
+    # Python sets handlers in the main thread alone.
     if threading.current_thread() is threading.main_thread():
         taken = [
             number
@@ -382,5 +386,6 @@ def _inside(
     """Enter the namespace (None: stay), as `ip netns exec` does, and work."""
     if namespace is not None:
         enter(str(namespace))
+    # By itself gloo takes the interface that the host's name leads to, which no namespace has.
     os.environ["GLOO_SOCKET_IFNAME"] = interface
     return work(worker, *arguments)

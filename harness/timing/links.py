@@ -142,6 +142,7 @@ def enter(namespace: str) -> None:
     """Move this thread into a network namespace. os.setns would do, from Python 3.12 on."""
     with open(namespace) as file:
         libc = ctypes.CDLL(None, use_errno=True)
+        # Not 0 is an error; the namespace is this thread's alone.
         if libc.setns(file.fileno(), CLONE_NEWNET):
             raise OSError(
                 ctypes.get_errno(), "cannot enter the network namespace", namespace
@@ -152,6 +153,7 @@ def open_tun(namespace: str, interface: str) -> int:
     """Return the file that is the other end of a new TUN device in the namespace."""
     enter(namespace)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    # struct ifreq: the name in 16 bytes, then the flags.
     fcntl.ioctl(
         device, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TUN | IFF_NO_PI)
     )
@@ -187,6 +189,7 @@ def relay(
         ready, _, _ = select.select([orders, *devices], [], [], wait)
         if orders in ready:
             lines = os.read(orders, LARGEST_PACKET).split()
+            # The lab closed its end: it is over.
             if not lines:
                 return
             rate = float(lines[-1])

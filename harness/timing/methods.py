@@ -215,12 +215,13 @@ def _scored_rows(experiment: str, results: Path) -> Iterator[tuple[Row, RunConfi
     out. Rows at another length or rate than their own are never timed.
     """
     plan = plan_experiment(experiment, results)
-    rows = {row.row: row for row in plan.experiment.rows if row.base is None}
+    rows = {row.row: row for row in plan.experiment.rows if row.repeats is None}
     main = None
     if experiment == MAIN:
         main = load_spec(find_spec(experiment)).statistics.main_ratio_group
     in_main = {row.label for row in rows.values() if row.ratio_group == main}
     # From the end, so that the row's first run is the one that stays.
+    # Seeds differ in nothing that a step's time depends on.
     configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
     for name, row in rows.items():
         if main is None or row.label not in in_main or row.ratio_group == main:
@@ -239,6 +240,7 @@ def table_methods(results: Path, experiment: str) -> dict[str, TimedMethod]:
     """
     # As early as each can send, which changes no result: every method in its fastest form.
     timed = scored_methods(results, [experiment], overlap=True)
+    # DDP computes the same, and sends as it goes.
     del timed["sgd"]
     # Its step is the passes alone, on any link.
     del timed["alone"]

@@ -10,12 +10,12 @@ from typing import TypeVar
 from cser_bench.harness.measures.steps import ring_bytes
 from cser_bench.harness.records.store import VERSION, Attempt
 from cser_bench.harness.records.timings import (
-    Cell,
     Fabric,
     Message,
     StepKind,
     Stragglers,
     TimedMethod,
+    TimedSteps,
     Timing,
     Workload,
 )
@@ -47,12 +47,13 @@ class Session:
         fabric: the network that the workers are on, and how many times slower all is there.
         links: rates, before dilation, of the links that steps are emulated for, one after the
             other; None where no rate is set.
-        fastest: rate of a lab's links while methods warm up; no cell asks for more.
-        by_cell: whether the dilation is chosen by cell, and the fabric's does not count.
+        fastest: rate of a lab's links while methods warm up; no steps ask for more.
+        dilates_each: whether each kind of steps on each link has a dilation of its own, and the
+            fabric's does not count.
         in_a_row: whether consecutive steps are timed.
         trains: whether the workload's model takes its passes; else they are waits of the workload's
             times.
-        steps_per_visit: of each cell; stretches of them where they are in a row.
+        steps_per_visit: of each kind; stretches of them where they are in a row.
         stragglers: who is slow, in consecutive steps.
     """
 
@@ -63,7 +64,7 @@ class Session:
     fabric: Fabric
     links: Sequence[float | None]
     fastest: float
-    by_cell: bool = False
+    dilates_each: bool = False
     in_a_row: bool = False
     trains: bool = False
     num_visits: int = 2
@@ -71,10 +72,10 @@ class Session:
     stragglers: Stragglers | None = None
 
 
-def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
+def steps_to_time(session: Session, method: TimedMethod) -> list[TimedSteps]:
     """Plan what is timed of a method whose messages are known: each kind of its steps on each link.
 
-    The cells have no steps yet. Where dilations are by cell, steps that send nothing are timed
+    They have no times yet. Where each has its own dilation, steps that send nothing are timed
     once; and the dilation is large where messages are small, since it divides latency.
     """
     # What ordinary steps send: messages of each step, none of once a period.
@@ -89,27 +90,27 @@ def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
             ("ordinary", 1 - 1 / period, always),
             ("synchronising", 1 / period, method.messages),
         ]
-    cells = []
+    planned = []
     for kind, share, messages in kinds:
-        if session.by_cell and not messages:
-            cells.append(_cell(method, kind, share, None, SILENT_DILATION))
+        if session.dilates_each and not messages:
+            planned.append(_untimed(method, kind, share, None, SILENT_DILATION))
             continue
         for link in session.links:
             dilation = session.fabric.dilation
-            if session.by_cell:
+            if session.dilates_each:
                 dilation = _dilation(session, method, messages, link)
-            cells.append(_cell(method, kind, share, link, dilation))
-    return cells
+            planned.append(_untimed(method, kind, share, link, dilation))
+    return planned
 
 
-def _cell(
+def _untimed(
     method: TimedMethod,
     kind: StepKind,
     share: float,
     link: float | None,
     dilation: float,
-) -> Cell:
-    return Cell(
+) -> TimedSteps:
+    return TimedSteps(
         method=method.name,
         kind=kind,
         share=share,
@@ -167,9 +168,10 @@ def time_session(
         session.fabric.num_workers,
         list(session.methods),
     )
+    # Rank 0 alone has looked at what each method sends.
     methods: list[TimedMethod] = begun[0]
     is_in_lab = set_rate is not None
-    cells = {method.name: cells_of(session, method) for method in methods}
+    timed = {method.name: steps_to_time(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
         # On a slow network most of a session would be the warm-up.
         if set_rate is not None:
@@ -177,16 +179,16 @@ def time_session(
         do(TimingWorker.build, method)
         # Steps are numbered on from the visits before, so that each has draws of its own.
         first = visit * session.steps_per_visit
-        for cell in cells[method.name]:
-            if set_rate is not None and cell.bits_per_second is not None:
+        for steps in timed[method.name]:
+            if set_rate is not None and steps.bits_per_second is not None:
                 # Passes wait `dilation` times as long, so the link must be as much slower.
-                set_rate(cell.bits_per_second / cell.dilation)
+                set_rate(steps.bits_per_second / steps.dilation)
             for number in range(first, first + session.steps_per_visit):
                 if session.in_a_row:
-                    parts = _time_stretch(session, do, number, cell)
+                    parts = _time_stretch(session, do, number, steps)
                 else:
-                    parts = _time_step(do, number, cell, share_clock=is_in_lab)
-                add_step(cell, visit, parts, session.trains)
+                    parts = _time_step(do, number, steps, share_clock=is_in_lab)
+                add_step(steps, visit, parts, session.trains)
     return Timing(
         version=VERSION,
         basis="measured" if session.trains else "emulated",
@@ -196,20 +198,21 @@ def time_session(
         stragglers=session.stragglers,
         num_warmup_steps=NUM_WARMUP_STEPS,
         methods=methods,
-        cells=[cell for cells_of_method in cells.values() for cell in cells_of_method],
+        cells=[steps for of_method in timed.values() for steps in of_method],
     )
 
 
-def _time_step(do: Do, number: int, cell: Cell, share_clock: bool) -> Parts:
-    """Time one step of a cell's kind on all workers."""
-    sends_all = cell.kind != "ordinary"
-    steps = do(TimingWorker.step, number, sends_all, cell.dilation)
-    return parts_of(steps, share_clock=share_clock)
+def _time_step(do: Do, number: int, steps: TimedSteps, share_clock: bool) -> Parts:
+    """Time one step of this kind on all workers."""
+    # Where all steps are alike, each is the last of its period.
+    sends_all = steps.kind != "ordinary"
+    by_worker = do(TimingWorker.step, number, sends_all, steps.dilation)
+    return parts_of(by_worker, share_clock=share_clock)
 
 
-def _time_stretch(session: Session, do: Do, number: int, cell: Cell) -> Parts:
+def _time_stretch(session: Session, do: Do, number: int, steps: TimedSteps) -> Parts:
     """Time consecutive steps, of which what is not compute is transfer."""
-    times = do(TimingWorker.stretch, number, cell.dilation, session.stragglers)
+    times = do(TimingWorker.stretch, number, steps.dilation, session.stragglers)
     seconds, passes = zip(*times, strict=True)
     # All wait for the slowest worker.
     total = max(seconds)
@@ -227,17 +230,17 @@ def there_and_back(things: Sequence[T], num_rounds: int) -> Iterator[tuple[int, 
             yield number, thing
 
 
-def add_step(cell: Cell, visit: int, parts: Parts, trains: bool) -> None:
-    """Add a step to its cell, with the dilation undone in all but the codec.
+def add_step(steps: TimedSteps, visit: int, parts: Parts, trains: bool) -> None:
+    """Add a step to those of its kind, with the dilation undone in all but the codec.
 
     The codec is left out of the whole where passes are waits.
     """
-    cell.visits.append(visit)
+    steps.visits.append(visit)
     if trains:
-        cell.seconds.append(parts.total)
+        steps.seconds.append(parts.total)
     else:
-        cell.seconds.append((parts.total - parts.codec) / cell.dilation)
-    cell.compute_seconds.append(parts.compute / cell.dilation)
-    cell.codec_seconds.append(parts.codec)
-    cell.waiting_seconds.append(parts.waiting / cell.dilation)
-    cell.transfer_seconds.append(parts.transfer / cell.dilation)
+        steps.seconds.append((parts.total - parts.codec) / steps.dilation)
+    steps.compute_seconds.append(parts.compute / steps.dilation)
+    steps.codec_seconds.append(parts.codec)
+    steps.waiting_seconds.append(parts.waiting / steps.dilation)
+    steps.transfer_seconds.append(parts.transfer / steps.dilation)

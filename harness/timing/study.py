@@ -97,6 +97,7 @@ class TimingJob(NamedTuple):
         # All links at once, at the rate that they stand for.
         in_all = self.machines * self.workers * self.bits_per_second
         dilation = max(self.dilation, in_all / most_bits_per_second)
+        # Slowed down as the passes are, so that both stand for the rates asked for.
         topology = LabTopology(
             self.machines, self.workers, self.bits_per_second / dilation
         )
@@ -134,6 +135,7 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     All records and study.json are written into the folder. A timing that would be begun after so
     many minutes is left out.
     """
+    # Only a begin is refused by then: a timing that was begun is finished.
     ends = time.monotonic() + 60 * minutes
     most_workers = max(job.machines * job.workers for job in JOBS)
     most = SHARE_OF_CEILING * ceiling_bits_per_second(most_workers)
@@ -142,6 +144,7 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         flush=True,
     )
     fabrics = [job.fabric(most) for job in JOBS]
+    # First, as the cost model is fitted to them, and timings may be left out.
     sweeps = _sweep_links(fabrics, output)
     # Calibrated once each, before any timing.
     loads = {
@@ -255,11 +258,11 @@ def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Sessio
         workload=load,
         gradients=gradients_of(load.name),
         methods=methods,
-        # No one rate: each cell has its own link.
+        # No one rate: steps are timed on each link.
         fabric=network.model_copy(update={"bits_per_second": None}),
         links=data["links"],
         fastest=fastest,
-        by_cell=True,
+        dilates_each=True,
     )
 
 
@@ -365,6 +368,7 @@ def time_here(
     here = launched()
     files = [name for name in methods if name.endswith(".py")]
     own = own_methods(files)
+    # A word that ends in .py is a file; all others are names of ours.
     names = [name for name in methods if name not in files]
     # A file alone means its methods alone.
     wanted = named({**METHODS, **own}, [*names, *own])
@@ -399,6 +403,7 @@ def time_here(
         swept = sweep(attempt, network, do)
         timing = time_session(session, do, attempt, set_rate=None)
     if rank == 0:
+        # Every worker has every result; one of them writes.
         add_to_study(output, swept, timing)
 
 

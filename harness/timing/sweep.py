@@ -128,6 +128,7 @@ def sweep(
             # A repetition that is left out, then as many as fit.
             fitting = round(POINT_SECONDS / once())
             repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, fitting))
+            # After the repetition that is left out: its packets do not count either.
             before = sent()
             seconds = [once() for _ in range(repetitions)]
             wire = [None, None]
@@ -235,6 +236,7 @@ def ceiling_bits_per_second(num_workers: int) -> float:
     """
     topology = LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)
     with lab(topology) as network, connected(network) as do:
+        # Without a limit: what the machine carries at best, and an upper bound for the search.
         rate = _reached(network, do)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)

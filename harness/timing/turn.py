@@ -256,6 +256,7 @@ def _in_ddp(
     # Buckets may be rebuilt in the second step, which is part of the warm-up.
     model = wrapped(module, groups[0], fixed_buckets=False)
     observed = [ObservedGroup(group, observer) for group in groups]
+    # One state for all buckets; PowerSGD's hook gets one a bucket below.
     hooks = [baseline.hook(observed[0], method.settings)] * len(groups)
     # Without a hook DDP does by itself what this one does.
     if hooks[0][1] is allreduce_hook and not visible:

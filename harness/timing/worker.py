@@ -112,6 +112,7 @@ class TimingWorker:
             time.sleep(max(0.0, start - time.monotonic()))
         began = time.monotonic()
         once()
+        # A GPU's collective is over when its stream has come to it.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return began, time.monotonic()
@@ -136,6 +137,7 @@ class TimingWorker:
         self._trainee = partial(
             Trainee, load.name, gradients, self.device, schedule, rank
         )
+        # The others wait for rank 0 in the next collective.
         if rank > 0:
             return methods
         bare = bare_seconds(self._trainee())
@@ -156,17 +158,20 @@ class TimingWorker:
 
     def build(self, method: TimedMethod) -> None:
         """Begin a turn of the method, which is built anew."""
+        # A collective: all workers build the same turns in the same order.
         if self._turn is not None:
             self._turn.close()
         # The last turn goes first, so that the memory of one at a time is needed.
         self._turn = None
         self._turn = self._turn_of(method, self._together)
+        # Now, and not within a step that is timed.
         gc.collect()
 
     def step(self, number: int, synchronises: bool, dilation: float) -> RankStep:
         """Take the step of this number of its kind, all workers at once."""
         assert self._turn is not None
         self._turn.trainee.dilation = dilation
+        # Before the barrier: what it takes is no part of the step.
         self._turn.go_to(number, synchronises)
         dist.barrier()
         return self._turn.timed_step()[0]
@@ -186,6 +191,7 @@ class TimingWorker:
         turn.go_to(number * num_steps // period, True)
         passes_seconds = 0.0
         dist.barrier()
+        # From here on nobody waits for the host's orders: a stretch is one order.
         began = time.perf_counter()
         for step in range(num_steps):
             turn.trainee.dilation = dilation * _slowness(stragglers, step)
@@ -211,9 +217,11 @@ def _prepared(
     """Make a function that does the collective once, with so large a payload."""
     payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
+        # As gradients are; a payload of other sizes is added up byte by byte.
         payload = payload.view(torch.float32)
     collectives = ProcessGroupCollectives()
     if name == "all_gather":
+        # Under a purpose that is no method's, as traffic is not looked at here.
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
     if name == "exchange":
         [ring] = rounds_of("ring", dist.get_world_size())

@@ -140,6 +140,7 @@ def workload(name: str, device: str) -> Workload:
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
+        # Counted on the meta device, where no model is held.
         num_parameters=sum(map(math.prod, gradients_of(name).shapes)),
         device=times.device,
         forward_seconds=FORWARD_SHARE * times.seconds,
@@ -162,6 +163,7 @@ def _published_times(problem: Problem, precision: str) -> _Times:
     device = f"{rate.device}, {rate.precision}"
     if problem.model.name == "resnet50":
         return _Times(problem.batch_size / rate.images_per_second, device, rate.source)
+    # The whole batch's; the published rate is of images of ResNet-50.
     flops = forward_flops(short_run(problem))
     seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
     return _Times(seconds, device, f"modelled: scaled by arithmetic from {rate.source}")
@@ -228,6 +230,8 @@ def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradie
         for number, parameter in enumerate(parameters):
             parameter.register_hook(lambda _, number=number: note(number))  # type: ignore[no-untyped-call]
         loss.backward()
+        # At the end of the backward pass: shares of this are shares of its time, as far as
+        # arithmetic tells.
         whole = counter.get_total_flops() - forward
     done = {number: count / whole for number, count in operations.items()}
     return Gradients(tuple(tuple(parameter.shape) for parameter in parameters), done)
@@ -280,6 +284,7 @@ class Trainee:
         self._loss: Callable[[nn.Module], Tensor]
         if schedule is not None:
             self.module = _Waiting(gradients, self._wait)
+            # An input that needs a gradient, so that autograd comes back through every wait.
             self._loss = lambda model: model(torch.ones(1, requires_grad=True))
         else:
             task = find_task(self.problem.task)
@@ -340,6 +345,8 @@ class _Waiting(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(torch.full(shape, 1e-2)) for shape in gradients.shapes
         )
+        # One vector for all: a gradient of its own for each would take the model's memory once
+        # more.
         largest = max(map(math.prod, gradients.shapes))
         pattern = 1e-3 * torch.randn(
             largest, generator=torch.Generator().manual_seed(1)

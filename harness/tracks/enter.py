@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cser_bench.algorithms.check import Subject, check
+from cser_bench.algorithms.check import Subject, keeps_promises
 from cser_bench.algorithms.check.subject import source_of
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
@@ -84,6 +84,7 @@ def enter(request: EntryRequest) -> Path:
         )
     experiment = read_experiment(request.records)
     row = _row_of(experiment, request)
+    # Read once: what is checked and promised is the text that is entered.
     source = source_of(request.method)
     check_source(source, str(request.method))
     entries.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,10 @@ def enter(request: EntryRequest) -> Path:
             raise type(error)(
                 _of_request(str(error), made, experiment, request)
             ) from None
-        if not check(Subject(source, request.method.name, entry.about.algorithm)):
+        # After the form, which takes a moment where this takes half a minute.
+        if not keeps_promises(
+            Subject(source, request.method.name, entry.about.algorithm)
+        ):
             raise EntryError(
                 f"{request.method} breaks a promise that its numbers would rest on; fix what is "
                 "marked FAIL, run it anew and enter it then"
@@ -147,6 +151,7 @@ def _pack(
             update={
                 "choices": chosen,
                 "selected": selected,
+                # An entry has one row, and the other rule would choose another.
                 "choices_by_training_loss": {},
             }
         )
@@ -195,6 +200,7 @@ def _runs_of(rows: Iterable[Row], records: Path) -> dict[str, Files]:
     runs = {}
     for row in rows:
         for run_id in row.runs.values():
+            # A folder stands over a pack, as in `read_runs`.
             files = read_run_files(records / run_id) or packed.get(run_id, {})
             if "result" in files:
                 runs[run_id] = dict(files)

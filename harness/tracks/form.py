@@ -64,8 +64,10 @@ def check_form(track: Track, entry: TrackEntry) -> Checked:
         _check_bits(entry, row, footprint_of(config), run.result)
         configs[seed] = config
         results[seed] = run.result
+    # The rows' settings are equal, so one config speaks for all seeds from here on.
     _check_source(entry, configs[track.seeds[0]])
     link_models = footprint_of(configs[track.seeds[0]]).link_models
+    # The class follows from what is counted anew, and not from what the record says.
     load = track.class_of(link_models)
     if load is None:
         raise EntryError(
@@ -132,6 +134,7 @@ def _check_config(
     track: Track, entry: TrackEntry, config: RunConfig, seed: int
 ) -> None:
     where = f"{entry.name}, seed {seed}"
+    # The track's rules first: an entry that breaks one is none, whatever it says of itself.
     complaint = track.complaint(config)
     if complaint is not None:
         raise EntryError(f"{where}: {complaint}")
@@ -222,6 +225,7 @@ def _num_trials(entry: TrackEntry, experiment: Experiment) -> int | None:
     recorded = read_runs(folder)
     counted = 0
     for trial in trials:
+        # A trial counts from its first run on, whatever came of it.
         counted += any(run_id in recorded for run_id in trial.runs.values())
     if counted != stated:
         raise EntryError(

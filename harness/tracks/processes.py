@@ -78,8 +78,10 @@ def compare_workers(
     config = config.model_copy(update={"precision": "fp32"})
     # As the processes do: with more threads a sum has another order.
     prepare_thread()
+    # One attempt for both: nothing of it is recorded.
     attempt = new_attempt("verify", "gloo", torch.device("cpu"))
     training = _training(config, StackedCollectives(config.num_workers), data, attempt)
+    # Processes are slow here, so no more steps than show each kind of message, and what it led to.
     num_steps = _steps_until_all_is_sent(training, rules.most_steps)
     stacked = _take(training, num_steps)
     arguments = [(config, num_steps, data, attempt)] * config.num_workers
@@ -87,9 +89,11 @@ def compare_workers(
         by_processes: list[Steps] = workers.hear_all()
     for rank, steps in enumerate(by_processes):
         _check_sent(name, steps, stacked, rank, num_steps)
+    # (workers, d), by rank, as stacked workers have them.
     parameters = np.concatenate([steps.parameters for steps in by_processes])
     apart = float(np.linalg.norm(parameters - stacked.parameters))
     way = float(np.linalg.norm(stacked.way))
+    # Where nothing moved, both must be equal.
     share = apart / way if way else apart
     # Also refuses what is no number.
     if not share <= rules.share_of_way:

@@ -71,16 +71,18 @@ def check_source(source: str, file: str) -> None:
         file: what the message calls it.
     """
     try:
+        # Parsed and not executed: an entry may come from anyone.
         tree = ast.parse(source)
     except SyntaxError as error:
         raise EntryError(
             f"{file} is no Python: {error.msg} (line {error.lineno})"
         ) from None
     for node in ast.walk(tree):
+        # The first is enough: whoever mends it runs the check again.
         for what, why in _refused(node):
-            line = getattr(node, "lineno", 0)
+            line_number = getattr(node, "lineno", 0)
             raise EntryError(
-                f"{file}, line {line}, has {what}: {why}; a method talks by `replica` and its "
+                f"{file}, line {line_number}, has {what}: {why}; a method talks by `replica` and its "
                 "collectives alone"
             )
 
@@ -126,6 +128,7 @@ def _private_names() -> set[str]:
     """Return the names of the collectives' inner functions, which send and do not count."""
     names = set()
     for kind in (Collectives, StackedCollectives, ProcessGroupCollectives):
+        # `dir` lists what is inherited, too.
         for name in dir(kind):
             if name.startswith("_") and not name.startswith("__"):
                 names.add(name)

@@ -53,7 +53,7 @@ def rerun(
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     result = _done_again(entry, checked.configs[seed], attempt, data)
     assert entered.test_loss is not None
-    line = Rerun(
+    again = Rerun(
         seed=seed,
         loss_entered=entered.test_loss,
         loss=result.test_loss,
@@ -63,9 +63,10 @@ def rerun(
         git_commit=attempt.git_commit,
         done_at=now(),
     )
+    # Added, never replaced: a re-run that contradicts an entry stays on record.
     with (entry.folder / RERUNS).open("a") as file:
-        file.write(json.dumps(line.model_dump(mode="json")) + "\n")
-    return line
+        file.write(json.dumps(again.model_dump(mode="json")) + "\n")
+    return again
 
 
 def not_checked(track: Track, form_only: bool, seed: int | None) -> str:
@@ -134,6 +135,8 @@ class _InRankOrder(ProcessGroupCollectives):
     """Processes that add as stacked workers do, so that the same run has the same bits."""
 
     def _sum_(self, tensor: Tensor) -> None:
+        # (workers, ...) to a (1, ...) for each: n times the traffic, for the stacked workers' order
+        # of additions.
         tensor.copy_(sum_in_rank_order(self._gather(tensor).unsqueeze(1).unbind()))
 
 

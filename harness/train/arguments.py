@@ -41,6 +41,7 @@ def arguments_of(
         if kinds and value is not None:
             arguments[key] = _fitting_compressor(where, value, kinds)
         elif value == RUN_LENGTH and key.endswith("_interval"):
+            # Such an event falls on the last step, and on no other.
             arguments[key] = num_steps
         else:
             arguments[key] = value
@@ -80,6 +81,7 @@ def build_compressor(where: str, settings: Any) -> Compressor:
     Raises SpecError: it describes none.
     """
     classes = compressors()
+    # A word or a number in the place of a table is told as an unknown compressor is.
     if not isinstance(settings, CompressorSettings) or settings.kind not in classes:
         given = settings
         if isinstance(settings, CompressorSettings):
@@ -136,6 +138,7 @@ def _described(compressor: Compressor) -> CompressorSettings:
     options = {}
     for parameter in inspect.signature(type(compressor)).parameters.values():
         value = getattr(compressor, parameter.name)
+        # A default that is written out would give the same compressor another run id.
         if value != parameter.default:
             options[parameter.name] = value
     return CompressorSettings(kind=compressor.kind, **options)

@@ -116,6 +116,7 @@ def build_optimizer(
     """
     algorithm = method_of(config)
     arguments = arguments_of(algorithm, config.settings, num_steps)
+    # Stacked parameters are (workers, *shape), else they are of the model's own shapes.
     parameters = model.parameters() if stacked is None else stacked
     local_step = local_step_named(config.local_step)
     spoilt_by_overflow = issubclass(algorithm, DDP) and not algorithm.survives_overflow
@@ -154,6 +155,7 @@ def _local_numbers(config: RunConfig, local_step: type[LocalStep]) -> dict[str, 
         value = getattr(config, key)
         # An optimiser refuses a number that its local step does not read.
         if key in local_step.numbers or value != unread:
+            # A config is JSON, which has no tuples: betas come as a list.
             numbers[key] = tuple(value) if isinstance(value, list) else value
     return numbers
 
@@ -162,6 +164,7 @@ def learning_rate_at(config: RunConfig, num_steps: int, step: int) -> float:
     """Return the learning rate of a step of a run, counted from 1 as optimisers do."""
     num_epochs = config.num_schedule_epochs
     steps_per_epoch = num_steps // num_epochs
+    # The factor counts steps from 0, as the samples' order does.
     factor = learning_rate_factor(
         config.schedule, step - 1, steps_per_epoch, num_epochs
     )

@@ -52,6 +52,7 @@ def save(
     """
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
+    # All ranks make it, whichever comes first: none waits for another before it writes.
     temporary.mkdir(parents=True, exist_ok=True)
     digest = write_own(temporary, collectives.rank, state)
     # Also a barrier: rank 0 looks for the files of others only once all are written.
@@ -82,6 +83,7 @@ def _publish(
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
+    # Last: until then `load` begins at the generation before.
     write_text_atomically(folder / "latest", name + "\n")
     # A later generation is a damaged one, or was never pointed to: the run has gone back behind it.
     kept = _published(folder)[:GENERATIONS]
@@ -148,6 +150,8 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
     """
     # One size on all ranks, as the others do not know yet how many there are.
     steps = torch.full((1, 4), -1, dtype=torch.int64)
+    # The generations that are kept, and what a stop before the clearing up may have left beside
+    # them.
     for place, name in enumerate(names[:4]):
         steps[0, place] = int(name.removeprefix("step-"))
     collectives.broadcast_(steps, Purpose.CONTROL)
@@ -178,8 +182,10 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
     if num_saved != collectives.world_size:
         raise CheckpointError(of_others(path, num_saved, collectives.world_size))
     digests = manifest["sha256"]
+    # A manifest that was written or copied in part.
     if len(digests) != num_saved:
         return None
+    # Tensors and plain data alone: a checkpoint from elsewhere must not run code.
     return read_file(
         path, collectives.rank, digests[collectives.rank], weights_only=True
     )

@@ -86,6 +86,8 @@ def evaluate(
         distance_squares = _squares(parameters_before - optimizer.flat.parameters)
         if optimizer.averages_models:
             sums = sums_now()
+    # Outside of the consensus, where each model is its worker's own again: that is such a method's
+    # result.
     if not optimizer.averages_models:
         sums = sums_now()
     error = optimizer.error
@@ -190,8 +192,10 @@ def worker_accuracies(
             samples.modality.sums(Answers(model, precision), samples, all_samples)
             for model in models
         ]
+    # (local workers, 1): sums begin with the number of right answers.
     correct = torch.stack([score[:1] for score in scores])
     num_labels = num_evaluation * samples.modality.labels_per_sample
+    # (workers, 1), by rank on every worker. As control, it is no part of a method's cost.
     gathered = collectives.all_gather(correct, Purpose.CONTROL)
     return [float(count) / num_labels for count in gathered.view(-1)]
 
@@ -270,6 +274,8 @@ def _batch_norm(
                 range(RECALIBRATION_STEPS),
             )
             with precision.autocast():
+                # It forgets the running statistics, and takes the plain mean over these batches in
+                # their place.
                 update_bn(
                     samples.training_batches(indices, config.seed, rank, 0), model
                 )
@@ -278,6 +284,7 @@ def _batch_norm(
         [buffer for buffer in model_buffers if buffer.is_floating_point()]
         for model_buffers in buffers_by_model
     ]
+    # (local workers, statistics): one collective for the buffers of all layers.
     flat = torch.stack([_flattened(statistics) for statistics in statistics_by_model])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for statistics, mean in zip(statistics_by_model, flat, strict=True):
@@ -314,6 +321,7 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
     ended = torch.zeros_like(newest, dtype=torch.bool)
     tokens: list[Tensor] = []
     while len(tokens) < max_length and not (tokens and bool(ended.all())):
+        # (batch, tokens of the vocabulary)
         scores, state = model.next_scores(newest, state)
         scores[:, :END] = -torch.inf  # what no sentence holds: PAD and BEGIN
         newest = scores.argmax(1).masked_fill(ended, PAD)

@@ -285,16 +285,20 @@ def random_batch(
     """
     if task.inputs == "symbols":
         windows = (batch_size, task.input_shape[0] + 1)
+        # A label is the symbol after its input, so a window has one symbol more than is fed.
         symbols = torch.randint(task.num_classes, windows, generator=generator).to(
             like.device
         )
         return symbols[:, :-1], symbols[:, 1:]
     if task.inputs == "pairs":
+        # (batch, source and target, length + 1): no PAD, so that every sentence costs as much as
+        # any may.
         shape = (batch_size, 2, task.input_shape[1] + 1)
         tokens = torch.randint(
             NUM_SPECIAL, task.num_classes, shape, generator=generator
         )
         tokens = tokens.to(like.device)
+        # The target is fed up to a token, and that token is the label: teacher forcing.
         return tokens[:, :, :-1], tokens[:, 1, 1:]
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(
@@ -325,6 +329,7 @@ class DryTraining:
             config.precision, like.device, config.label_smoothing
         )
         task = find_task(config.task.name)
+        # Drawn once: what a step of training takes must not hold the making of its batch.
         self.batches = [
             random_batch(
                 task, config.batch_size, torch.Generator().manual_seed(rank), like
@@ -351,5 +356,6 @@ def seconds_to_idle(work: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     work()
     if device.type == "cuda":
+        # The host hands work over and goes on: without this the time would be that of the calls.
         torch.cuda.synchronize(device)
     return time.perf_counter() - started

@@ -70,6 +70,7 @@ def outside_methods(words: Iterable[str]) -> Outside:
             found = methods_in(source.source, source.file)
         except MethodFileError as error:
             raise SpecError(str(error)) from None
+        # Rows and records call a method by its name alone.
         for name in found:
             _refuse_taken(name, source, outside)
             outside[name] = source
@@ -117,6 +118,8 @@ def _installed_source(name: str) -> MethodSource:
 
 def _module_file(entry: EntryPoint) -> Path:
     try:
+        # Found, not imported: a run has the method from the recorded text, and what is recorded
+        # must be what runs.
         spec = importlib.util.find_spec(entry.module)
     except ImportError as error:
         raise SpecError(

@@ -67,6 +67,7 @@ def state_of(
         **optimizer.state_dict()["param_groups"][0]["flat"],
     }
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
+    # (local workers, d): a row is a worker's own. What has another shape is alike on all of them.
     own = {
         name: value for name, value in state.items() if value.shape == parameters.shape
     }
@@ -99,6 +100,7 @@ def traffic_before_tail(
     num_before = round(config.restart.at * num_steps)
     traffic = optimizer.expected_traffic(num_before)
     if not optimizer.agree_after(num_before):
+        # The parameters' own type: this average goes uncompressed, whatever the method sends.
         bits_per_number = 8 * optimizer.flat.parameters.element_size()
         traffic.add(Purpose.MODEL, bits_per_number * optimizer.flat.layout.numel)
     return traffic
@@ -114,6 +116,7 @@ def planned_traffic(
     if config.restart is None or not config.restart.everything_sent:
         return optimizer.expected_traffic(num_steps)
     tail = tail_of(config, optimizer.flat.tensors, optimizer.collectives, num_steps)
+    # The tail's optimiser counts its own steps from 0.
     num_tail = num_steps - round(config.restart.at * num_steps)
     return traffic_before_tail(config, optimizer, num_steps) + tail.expected_traffic(
         num_tail
@@ -150,6 +153,7 @@ def lose_state(
             for name, value in lost.items()
         }
     state = optimizer.state_dict()
+    # Vectors over all parameters are saved with the first group.
     state["param_groups"][0]["flat"] |= lost
     optimizer.load_state_dict(state)
 
@@ -159,4 +163,5 @@ def _of_worker(
 ) -> Tensor:
     """Return what the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
+    # (local workers, 1) against (local workers, d).
     return torch.where((own_ranks == rank).unsqueeze(1), new, held)

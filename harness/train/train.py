@@ -52,6 +52,8 @@ def train(
         monitor.after_step(training.step in scored)
         if training.step in scored and training.diverged_at is None:
             record_score(training)
+        # Last in a step: a checkpoint must lie behind the step's score, which a resumed run does
+        # not take again.
         monitor.save_if_due()
     record_result(training)
 
@@ -118,6 +120,8 @@ class Monitor:
             [wants_checkpoint, self._wants_stop(), step_seconds]
         )
         # (local workers, 2 + 3), of which every worker gets the sums.
+        # One collective for all that is asked: its latency, and on a GPU the wait for it, is paid
+        # once.
         totals = self._total(torch.cat([training.losses, values], dim=-1))
         loss_sum, num_losses, savers, stoppers, sum_of_step_seconds = totals.tolist()
         # There are none where loss scaling skipped every step since the last score: such a run has
@@ -143,6 +147,7 @@ class Monitor:
         """
         losses = self._training.losses
         row = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
+        # Rows of `expand` are the same memory, and the sum over workers is written into them.
         return row.expand(*losses.shape[:-1], -1).clone()
 
     def _total(self, values: Tensor) -> Tensor:
@@ -157,6 +162,8 @@ class Monitor:
         wants_stop = self._wants_stop()
         if isinstance(self._training.collectives, StackedCollectives):
             return wants_stop
+        # A signal may have reached one worker alone, so its wish is not acted on before all know of
+        # it.
         return bool(self._total(self._of_each_worker([wants_stop])).item() > 0)
 
     def _wants_stop(self) -> bool:
@@ -264,6 +271,7 @@ def record_result(training: Training) -> None:
             f"worker {collectives.rank} sent {sent}, but the closed form of {optimizer.name} says "
             f"{expected}"
         )
+    # A collective: every worker enters, also those that record nothing.
     with optimizer.consensus():
         # Two runs with the same digest ended the same, to the bit. One row tells: here all are the
         # average.
@@ -311,6 +319,7 @@ def _result(
         world_size=training.collectives.world_size,
         traffic=_recorded(sent),
         expected_traffic=_recorded(training.expected_traffic.training()),
+        # d numbers of 32 bits a step, which DDP sends, over what was sent.
         overall_ratio=32 * numel * training.step / bits if bits else None,
         clock_seconds=training.clock.seconds,
         wall_seconds=training.clock.wall_seconds,

@@ -137,6 +137,7 @@ class Training:
         self.samples = samples
         model = trainable(config, device)
         self.recorder = (
+            # Workers of a run hold the same score, so one of them writes.
             job.recorder(format_of(model)) if collectives.rank == 0 else None
         )
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
@@ -150,11 +151,14 @@ class Training:
         )
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
+        # After the optimiser: it gives parameters their places in its vectors, and what goes
+        # through the passes holds on to these.
         self._choose_passes()
         self.step = 0
         self.precision = MixedPrecision(
             config.precision, device, config.label_smoothing
         )
+        # (local workers, 2); float64, since a long run adds thousands of small losses.
         self.losses = torch.zeros(
             len(self.models), 2, dtype=torch.float64, device=device
         )
@@ -168,6 +172,8 @@ class Training:
         self._resume()
         # After `_resume`, which finds the step at which the batches begin.
         self._batches = self._all_batches()
+        # The next step's batches. No checkpoint has them: after a resume they are drawn again, by
+        # the step's number.
         self._ahead: list[Batch] | None = None
         for trained in self.models:
             trained.train()
@@ -196,6 +202,7 @@ class Training:
         if (
             isinstance(optimizer.collectives, StackedCollectives)
             and self.samples.modality.joins_workers
+            # The joint passes are written out by hand, without autocast and without smoothing.
             and config.precision == "fp32"
             and not config.label_smoothing
         ):
@@ -240,11 +247,14 @@ class Training:
         if self._is_in_tail():
             self._send_everything()
         for model, saved in zip(self.models, state["models"], strict=True):
+            # In place, so parameters stay rows of the optimiser's vectors, whose other state comes
+            # below.
             model.load_state_dict(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.losses.copy_(state["losses"])
         self.precision.load_state_dict(state["precision"])
         self.collectives.traffic.load_state_dict(state["traffic"])
+        # Anew, so that what loading the checkpoint takes counts for no phase.
         self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
 
     def _is_in_tail(self) -> bool:
@@ -266,6 +276,7 @@ class Training:
         if num_saved != num_here:
             raise CheckpointError(checkpoint.of_others(folder, num_saved, num_here))
         format_here = format_of(self.models[0])
+        # A checkpoint without the key is older than the other format.
         saved_format = state.get("memory_format", "contiguous")
         if saved_format != format_here:
             raise CheckpointError(
@@ -286,6 +297,8 @@ class Training:
             "clock_seconds": self.clock.seconds,
         }
         check_is_newest = (
+            # An attempt that was replaced may still be at work: its checkpoint must not cover its
+            # successor's.
             (lambda: None) if self.recorder is None else self.recorder.check_is_newest
         )
         checkpoint.save(
@@ -325,9 +338,11 @@ class Training:
             ]
             self._weights = token_weights(loss_terms, of_all_workers, ranks)
         if self._batched is not None:
+            # (workers * batch,): stretch r of it is worker r's.
             joined = (
                 torch.cat(step_indices) for step_indices in zip(*indices, strict=True)
             )
+            # As if of rank 0: such samples are not augmented, so nothing is drawn by rank.
             batches = samples.training_batches(joined, seed, 0, self.step)
             return ([batch] for batch in batches)
         sources = [
@@ -357,6 +372,8 @@ class Training:
         self.clock.switch("data")
         batches = self._ahead or next(self._batches)
         self.clock.switch("compute")
+        # Before the step that it opens: a checkpoint after the last one has the state from before
+        # it.
         if config.restart is not None and config.restart.is_due(
             self.step, self.num_steps
         ):
@@ -435,6 +452,8 @@ class Clock:
     def switch(self, phase: Phase) -> None:
         """End the present phase and begin another."""
         now = mark(self._device)
+        # On a GPU `now` is an event on its stream, whose time is read only when `seconds` is asked
+        # for.
         self._phases.add(self._phase, self._began, now)
         self._phase = phase
         self._began = now

@@ -80,6 +80,7 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
             prepare_thread(job.device)
             train(job, StackedCollectives(job.run.config.num_workers), stop_requested)
 
+    # Before torch starts threads, which keep the cores that they were made with.
     bind_to(job.cores)
     with owned(job.folder):
         return recorded(job, work)
@@ -107,6 +108,7 @@ def attempt_as_rank(
             if not from_rank_0(rank == 0 and is_done(job.folder)):
                 train(job, ProcessGroupCollectives(), stop_requested)
 
+    # Before the group is joined, so that two launches never have workers in training at once.
     with owned(job.folder, rank):
         return recorded(job, work)
 
@@ -131,6 +133,7 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
         work()
         return True
     except Exception as error:
+        # Their messages say all that a user can act on.
         is_sentence = isinstance(error, Preempted | SupersededError | CheckpointError)
         trace = "" if is_sentence else "".join(traceback.format_exception(error))
         print(trace or f"{job.run.row} seed {job.run.seed}: {error}", flush=True)
@@ -151,10 +154,13 @@ def failure_kind(error: BaseException) -> FailureKind:
     Records have it, and so has the decision to try again.
     """
     no_memory = any(words in str(error) for words in NO_MEMORY)
+    # First, as torch raises some of these as plain RuntimeErrors, which would pass for bugs below.
     if no_memory or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
     if isinstance(error, Preempted):
         return "preempted"
+    # Each worker that lost a peer says so; what happened to the peer is told by the peer, or by
+    # nobody.
     from_gloo = isinstance(error, RuntimeError) and NO_PEER in str(error)
     if from_gloo or isinstance(error, CollectiveError | dist.DistError):
         return "communication"
@@ -235,6 +241,7 @@ def start(job: Job, workers: Workers, place: Resources) -> ActiveRun:
     """Begin an attempt at a run."""
     job.folder.mkdir(parents=True, exist_ok=True)
     log = job.folder / LOG
+    # Attempts add to one log; what an earlier one said must not explain how this one ended.
     log_start = log.stat().st_size if log.exists() else 0
     arguments: list[tuple[Any, ...]] = [(job, workers)]
     if workers == "processes":
@@ -281,6 +288,7 @@ def close(active: ActiveRun) -> Unfinished | None:
     # A worker can fail with the result already written, as at the end of its group.
     if not any(codes) or is_done(job.folder):
         return None
+    # Before failure.json is looked for: this attempt never began, so nothing there is of it.
     if EXIT_BUSY in codes:
         return Unfinished(
             "skipped", "another process is at this run; call again when it has ended"

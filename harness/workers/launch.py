@@ -85,6 +85,7 @@ def launch(
             # After a whole launch there is none; an error must leave no process behind.
             for run in queue.active:
                 run.workers.kill()
+        # After the runs have saved their state: the exit code tells of the signal.
         flag.raise_if_asked()
     return queue.num_failures
 
@@ -227,6 +228,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 
     Raises SpecError where the machine has too few GPUs for one run.
     """
+    # Numbers of workers, of which each needs a device.
     in_processes = [
         run.config.num_workers
         for run in plan.runs
@@ -238,6 +240,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
     cores = usable_cores()
     jobs = options.jobs
     if not jobs:
+        # A stacked run computes in one thread, so more runs than cores would only take turns.
         jobs = len(cores) if options.device == "cpu" else len(groups)
     # As many cores for each run, and shared ones where there are more runs.
     shares = [

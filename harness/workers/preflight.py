@@ -19,7 +19,7 @@ from cser_bench.algorithms import CollectiveError
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.task import Check, Task, find_task
+from cser_bench.harness.tasks.task import PreflightCheck, Task, find_task
 from cser_bench.harness.train.checkpoint import GENERATIONS
 from cser_bench.harness.workers.launch import Options, places, workers_of
 
@@ -34,7 +34,7 @@ REPEATS = 5
 """Number of all-reduces that are timed."""
 
 
-def checks(plan: Plan, options: Options) -> Iterator[Check]:
+def checks(plan: Plan, options: Options) -> Iterator[PreflightCheck]:
     """Return the checks before a launch with these options, as they are made.
 
     Making them touches nothing but a temporary folder.
@@ -42,11 +42,13 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
         jobs = len(places(plan, options))
-        suffice = Check("GPUs suffice", True, _use_of_gpus(plan, options, jobs))
+        suffice = PreflightCheck(
+            "GPUs suffice", True, _use_of_gpus(plan, options, jobs)
+        )
     except SpecError as error:
         # So that the disk is checked all the same, for one run.
         jobs = 1
-        suffice = Check("GPUs suffice", False, str(error))
+        suffice = PreflightCheck("GPUs suffice", False, str(error))
     yield check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
@@ -59,14 +61,14 @@ def _use_of_gpus(plan: Plan, options: Options, jobs: int) -> str:
     return f"each worker has its own, {jobs} runs at once"
 
 
-def line_of(check: Check, where: str = "") -> str:
+def line_of(check: PreflightCheck, where: str = "") -> str:
     """Return a check as a line of text, with `where` it was made if it failed."""
     if check.passed:
         return f"ok   {check.what}: {check.detail}"
     return f"FAIL {check.what}: {check.detail}{where}"
 
 
-def check_data(task: Task, data: Path | None) -> Check:
+def check_data(task: Task, data: Path | None) -> PreflightCheck:
     """Check whether the task finds its data whole.
 
     Looked at are sums or counts of each split, and that samples of images decode.
@@ -74,8 +76,8 @@ def check_data(task: Task, data: Path | None) -> Check:
     try:
         task.prepare(data)
     except DataError as error:
-        return Check("data", False, str(error))
-    return Check(
+        return PreflightCheck("data", False, str(error))
+    return PreflightCheck(
         "data",
         True,
         f"{task.num_train:,} + {task.num_test:,} samples, found and verified",
@@ -87,24 +89,25 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def check_writable(what: str, folder: Path) -> Check:
+def check_writable(what: str, folder: Path) -> PreflightCheck:
     """Check whether a file can be written where the folder is or would be made."""
     folder = _nearest(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
+            # A write alone may stay in memory, where a full disk is not noticed.
             os.fsync(file.fileno())
     except OSError as error:
-        return Check(
+        return PreflightCheck(
             what,
             False,
             f"{folder} cannot be written to ({error.strerror}); make room or give permission",
         )
-    return Check(what, True, f"{folder} can be written to")
+    return PreflightCheck(what, True, f"{folder} can be written to")
 
 
-def check_results(plan: Plan, results: Path, jobs: int) -> Check:
+def check_results(plan: Plan, results: Path, jobs: int) -> PreflightCheck:
     """Check whether the folder of results can be written to, and has room for checkpoints.
 
     It needs room for those of the runs that go at once. Each has its generations, and beside them
@@ -117,13 +120,14 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
     checkpoint = max(
         footprint.checkpoint_bytes for footprint in plan.footprints.values()
     )
+    # `checkpoint` is one worker's part; stacked workers save all parts in one file.
     needed = (GENERATIONS + 1) * min(jobs, len(plan.runs)) * workers * checkpoint
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
     if free > needed:
-        return Check("disk", True, detail)
-    return Check("disk", False, f"{detail}; make room or lower --jobs")
+        return PreflightCheck("disk", True, detail)
+    return PreflightCheck("disk", False, f"{detail}; make room or lower --jobs")
 
 
 def _nearest(folder: Path) -> Path:
@@ -131,10 +135,10 @@ def _nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
-def check_gpus() -> Iterator[Check]:
+def check_gpus() -> Iterator[PreflightCheck]:
     """Check whether GPUs are there, and whether the installed torch computes on each."""
     if not torch.cuda.is_available():
-        yield Check(
+        yield PreflightCheck(
             "GPUs",
             False,
             "torch sees none; check the driver with nvidia-smi, and that torch is a CUDA build",
@@ -144,15 +148,18 @@ def check_gpus() -> Iterator[Check]:
         name = torch.cuda.get_device_name(index)
         built = f"a torch built for CUDA {torch.version.cuda}"
         try:
+            # A build that lacks kernels for this GPU sees it, and fails at the first computation.
             torch.ones(1, device=f"cuda:{index}").add_(1).item()
         except RuntimeError as error:
             advice = (
                 f"{built} does not compute on it; install one that does, as "
                 "docs/first-gpu-day.md says"
             )
-            yield Check(f"GPU {index}", False, f"{name}: {first_line(error)}; {advice}")
+            yield PreflightCheck(
+                f"GPU {index}", False, f"{name}: {first_line(error)}; {advice}"
+            )
         else:
-            yield Check(f"GPU {index}", True, f"{built} computes on {name}")
+            yield PreflightCheck(f"GPU {index}", True, f"{built} computes on {name}")
 
 
 def all_reduce_bits_per_second(device: str) -> float:
@@ -163,6 +170,7 @@ def all_reduce_bits_per_second(device: str) -> float:
     """
     world_size = dist.get_world_size()
     num_bytes = REDUCED_BYTES[torch.device(device).type]
+    # fp32: 4 bytes a number.
     numbers = torch.ones(num_bytes // 4, device=device)
     # NCCL connects the workers in the first one, so that is checked and not timed.
     dist.all_reduce(numbers)

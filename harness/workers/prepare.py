@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cser_bench.harness.measures.declared import (
+    begun_in_words,
     is_without_verdict,
     run_files,
-    seen_in_words,
-    seen_runs,
+    runs_begun,
     starts_of,
     with_dates,
 )
@@ -32,7 +32,10 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     missing = [
         run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)
     ]
-    second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
+    second = {
+        row.row for row in plan.experiment.rows if row.chosen_by == "training_loss"
+    }
+    # The sort is stable: within a seed runs stay in the order of rows.
     return sorted(missing, key=lambda run: (run.row in second, seeds.get(run.seed, 0)))
 
 
@@ -69,6 +72,7 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     declared_at = now()
     experiment = with_dates(plan.experiment, written, declared_at)
     if written is not None:
+        # No plan knows the next stage: it is noted when a stage is done, see `note_next_stage`.
         experiment = experiment.model_copy(update={"next_stage": written.next_stage})
     if written != experiment:
         store.write_record(path, experiment)
@@ -83,6 +87,7 @@ def _name_late_contrasts(
 
     Runs of both their rows had begun before.
     """
+    # Contrasts that this write declares bear its moment.
     new = [
         contrast
         for contrast in experiment.contrasts or []
@@ -93,11 +98,13 @@ def _name_late_contrasts(
     starts = starts_of(run_files(folder))
     runs = {row.row: row.runs.values() for row in experiment.rows}
     for contrast in new:
-        seen = seen_runs(contrast, runs[contrast.row], runs[contrast.reference], starts)
-        if is_without_verdict(contrast, seen):
+        begun = runs_begun(
+            contrast, runs[contrast.row], runs[contrast.reference], starts
+        )
+        if is_without_verdict(contrast, begun):
             print(
                 f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} "
-                f"is declared {seen_in_words(seen)}: it gets an interval and no verdict"
+                f"is declared {begun_in_words(begun)}: it gets an interval and no verdict"
             )
 
 

@@ -163,7 +163,10 @@ def joined(
             store = PrefixStore(key, shared)
             # The meeting's timeout is not the store's: that of a file has torch's own.
             store.set_timeout(timeout)
+            # Each says its own before it asks for the others': in the other order all would wait
+            # until the timeout.
             store.set(f"device of {rank}", identity(device))
+            # `get` waits for a rank that has not come yet.
             owned = [
                 store.get(f"device of {other}").decode() for other in range(world_size)
             ]
@@ -184,6 +187,7 @@ def joined(
             timeout=timeout,
         )
     yield
+    # Not in a `finally`: after an exception it would wait for peers.
     dist.destroy_process_group()
 
 
@@ -223,9 +227,11 @@ def done_by_rank_0(act: Callable[[], T]) -> T:
         try:
             outcome = act()
         except Exception as error:
+            # Anything else is a bug: its traceback is worth more than the others' orderly end.
             if not (hasattr(error, "exit_code") or isinstance(error, OSError)):
                 raise
             outcome = error
+    # Also where rank 0 failed: the others wait in this broadcast.
     answer = from_rank_0(outcome)
     if isinstance(answer, Exception):
         raise answer

@@ -149,6 +149,8 @@ class WorkerProcesses:
         from torch.multiprocessing.spawn import ProcessException
 
         try:
+            # It raises for the first worker that failed, and ends the others after their time of
+            # grace.
             self.context.join(wait_seconds, GRACE_SECONDS)
         except ProcessException as error:
             # torch's message is the worker's whole traceback, which ends with the error's words.
@@ -186,6 +188,7 @@ def start_workers(
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     # An end for us and an end for the worker, by rank.
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
+    # A file and no port, which another program could take between its choice and its use.
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
     context = start_processes(
         _be, given, len(arguments), join=False, start_method="forkserver"
@@ -202,10 +205,14 @@ def _start_fork_server(preload: Sequence[str]) -> None:
     Ctrl-C, which it receives too, must not end it. It inherits a mask that blocks signals, until
     `fork_server`, the first module that it loads, ignores them.
     """
+    # Counts only until the server runs: workers that are started later are forked with the first
+    # ones' modules.
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
     # The fork server's start would start this one first, and Python unblocks both signals when that
     # is done: the server would be made with neither of them blocked.
     resource_tracker.ensure_running()
+    # A blocked signal waits. Here it is heard after the `finally`, in the server it is ignored by
+    # then.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         forkserver.ensure_running()
@@ -227,6 +234,7 @@ def _be(
     # SIGINT is ignored below.
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     flag = StopFlag()
+    # A terminal sends Ctrl-C to the whole group: the starter hears it too, and asks by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
     # Each worker gets all pipes. One that it kept open would hide the end of another worker.
@@ -284,6 +292,7 @@ def stop_with_launcher() -> None:
             time.sleep(LAUNCHER_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # A daemon: it must not keep a process alive whose work is done.
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -292,6 +301,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
+        # As shells report a command that a signal ended.
         self.exit_code = 128 + number
 
 
@@ -331,6 +341,7 @@ def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
     ends those that stay.
     """
     flag, before = StopFlag(second_ends), {}
+    # Python sets handlers in the main thread alone; elsewhere the flag stays down.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if (

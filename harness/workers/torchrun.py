@@ -69,10 +69,12 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
                 work = partial(
                     train, job, ProcessGroupCollectives(), flag.stop_requested
                 )
+                # Every rank comes here in time: one that lost a peer fails in the next collective.
                 if not recorded(job, work):
                     flag.raise_if_asked()
                     # An exception leaves the group as it is: its end would wait for peers.
                     raise WorkerError("the run failed, as its log says")
+            # torchrun mixes what its processes print, so one speaks for all.
             if dist.get_rank() == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
 
@@ -92,6 +94,7 @@ def _device_here(plan: Plan, options: Options) -> str:
             "a run here"
         )
     here = launched()
+    # The group is one for all runs, so they must agree on its size.
     wanted = {run.config.num_workers for run in plan.runs}
     if wanted != {here.world_size}:
         raise SpecError(

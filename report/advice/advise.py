@@ -30,7 +30,7 @@ def advice(
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
-    measured = measured_in(collection.folders)
+    measured = measured_in(collection)
     experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
     # README's names of methods at the settings of its table, by their keys.

@@ -6,14 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from cser_bench.harness.records.experiment import Experiment, read_experiment
-from cser_bench.report.efficiency import LEAST_LENGTHS, efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
-from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.collection import Collection
+from cser_bench.report.efficiency import LEAST_LENGTHS
+from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
+from cser_bench.report.frame import Frames
+from cser_bench.report.labels import NETWORKS
 from cser_bench.report.setting import key_of
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.speed.needed import net_speedup
@@ -97,14 +98,14 @@ class Efficiency:
         return f"{turned.get(self.line['kind'], '')}{steps}"
 
 
-def measured_in(folders: Sequence[Path]) -> list[Frames]:
-    """Return the experiments in folders whose baseline has a curve; of two of one name the first."""
+def measured_in(collection: Collection) -> list[Frames]:
+    """Return the experiments whose baseline has a curve; of two of one name the first."""
     experiments: dict[str, Frames] = {}
-    for folder in folders:
+    for folder in collection.folders:
         if folder.name in experiments or not (folder / "experiment.json").exists():
             continue
         if _may_have_curve(read_experiment(folder)):
-            experiments[folder.name] = read_frames(folder)
+            experiments[folder.name] = collection.at(folder)
     return list(experiments.values())
 
 
@@ -116,7 +117,7 @@ def _may_have_curve(experiment: Experiment) -> bool:
     lengths = {
         (row.num_parameters, row.num_steps)
         for row in experiment.rows
-        if row.rule == "held_out" and name in (row.row, row.base)
+        if row.chosen_by == "held_out" and name in (row.row, row.repeats)
     }
     counts = Counter(size for size, _ in lengths)
     return max(counts.values(), default=0) >= LEAST_LENGTHS
@@ -126,7 +127,7 @@ def efficiencies_of(experiments: Sequence[Frames]) -> list[Efficiency]:
     """Return the efficiency of each row of experiments, by the first score that it has one by."""
     found = []
     for frames in experiments:
-        table = efficiency_frame(frames, curve_frames(frames)).drop_duplicates("row")
+        table = efficiency_of(frames).drop_duplicates("row")
         rows = {row.row: row for row in frames.experiment.rows}
         baselines = rows_by_place(frames, frames.experiment.baseline)
         # Index: row.
@@ -148,7 +149,7 @@ def efficiencies_of(experiments: Sequence[Frames]) -> list[Efficiency]:
 def _network(experiment: Experiment) -> str:
     """Return what an experiment calls its network, without its article; else the model's name."""
     if experiment.evidence is None:
-        return experiment.model
+        return NETWORKS.get(experiment.model, experiment.model)
     return experiment.evidence.network.removeprefix("a ").removeprefix("an ")
 
 

@@ -129,7 +129,7 @@ def _set_up(frames: Frames) -> tuple[Any, ...]:
 
 def own_length(experiment: Experiment) -> int:
     """Return the steps of an experiment's own rows, not of those that repeat them at others."""
-    return max(row.num_steps for row in experiment.rows if row.base is None)
+    return max(row.num_steps for row in experiment.rows if row.repeats is None)
 
 
 def methods_run(experiments: Sequence[Frames]) -> list[Method]:
@@ -188,7 +188,8 @@ def _methods_of(frames: Frames) -> list[Method]:
 def _is_method(experiment: Experiment, row: Row) -> bool:
     """Tell whether a row is a method that sends something, at the experiment's size and length."""
     is_own = row.num_parameters == experiment.rows[0].num_parameters
-    is_own &= row.base is None and row.num_steps == own_length(experiment)
+    is_own &= row.repeats is None and row.num_steps == own_length(experiment)
     # Ratio 1 is what methods are compared with.
-    is_method = row.tunes is None and row.rule == "held_out" and row.ratio_group > 1
+    is_method = row.tunes is None and row.chosen_by == "held_out"
+    is_method &= row.ratio_group > 1
     return is_own and is_method and bool(row.models_sent)

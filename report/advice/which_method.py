@@ -44,7 +44,7 @@ def build_which_method(results: Path, output: Path) -> Path:
             cannot be written.
     """
     collection = collection_for(output, results)
-    measured = measured_in(collection.folders)
+    measured = measured_in(collection)
     efficiencies = efficiencies_of(measured)
     networks = []
     for name in advised(collection):

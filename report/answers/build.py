@@ -17,7 +17,7 @@ from cser_bench.report.answers.net import Net
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import Search
 from cser_bench.report.answers.times import Times
-from cser_bench.report.collection import Collection, collection_of
+from cser_bench.report.collection import Collection
 from cser_bench.report.typesetting import write_pdf
 
 NAME = "answers"
@@ -43,6 +43,7 @@ Progress = Callable[[float, float, str], None]
 
 def build_answers(
     output: Path,
+    shipped: Collection,
     progress: Progress = lambda done, total, what: None,
     with_pdf: bool = True,
 ) -> Path:
@@ -53,6 +54,7 @@ def build_answers(
 
     Args:
         output: a folder; made if it is not there.
+        shipped: what ships.
         progress: takes the texts that are done, how many there are, and the one that is next.
 
     Raises:
@@ -60,9 +62,8 @@ def build_answers(
         RecordError: a record is damaged or of another version.
         OSError: the output cannot be written.
     """
-    collection = collection_of(None)
     output.mkdir(parents=True, exist_ok=True)
-    queries = queries_of(collection)
+    queries = queries_of(shipped)
     sources = questions()
     parts = [rendered(INTRODUCTION, queries)]
     heads = dict(PARTS)
@@ -77,7 +78,7 @@ def build_answers(
         name = source.stem.removeprefix(OWN)
         _write(output / f"{name}.md", rendered(source, queries))
     if ships(output):
-        _write(SHIPPED / "README.md", rendered(INDEX, queries_of(collection, root=".")))
+        _write(SHIPPED / "README.md", rendered(INDEX, queries_of(shipped, root=".")))
     progress(len(sources) + 1, len(sources) + 2, "the PDF")
     text = "\n".join(parts)
     if with_pdf:

@@ -9,8 +9,7 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.collection import Collection
-from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
+from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
 from cser_bench.report.speed.needed import FP16, FP32
 from cser_bench.report.speed.timed import conditions_frame
 from cser_bench.report.wording import milliseconds
@@ -81,7 +80,7 @@ class Net:
                 f"no session of {EXPERIMENT} has links of {latency_ms:g} ms"
             )
         # By test loss, which is the score of a text.
-        worth = efficiency_frame(frames, curve_frames(frames)).drop_duplicates("row")
+        worth = efficiency_of(frames).drop_duplicates("row")
         return net_speedups(worth, steps)
 
 

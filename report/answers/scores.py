@@ -14,8 +14,7 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.report.advice.needs import methods_in_job
 from cser_bench.report.advice.runs import methods_run
 from cser_bench.report.collection import Collection, folder_in_results
-from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
+from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
 from cser_bench.report.frame import Frames
 from cser_bench.report.sensitivity import NOT_CLAIMED, claimed_contrasts
 from cser_bench.report.setting import key_of, setting_in_short
@@ -318,7 +317,7 @@ class Scores:
                 self._tables[key] = claimed_contrasts(frames)
             else:
                 # A line by each score: the first that a row has one by counts, the test loss.
-                by_row = efficiency_frame(frames, curve_frames(frames))
+                by_row = efficiency_of(frames)
                 self._tables[key] = by_row.drop_duplicates("row")
         return self._tables[key]
 

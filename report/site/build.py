@@ -16,6 +16,7 @@ from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.advice.which_method import build_which_method
 from cser_bench.report.answers.build import NAME as ANSWERS
 from cser_bench.report.answers.build import build_answers
+from cser_bench.report.collection import collection_of
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
 from cser_bench.report.frame import read_frames
 from cser_bench.report.site.methods import Standing, standings_of
@@ -161,7 +162,7 @@ def _end_at_ctrl_c() -> None:
 
 def _build_answers(results: Path, output: Path) -> None:
     """Write the answers, and the page on which method to use, which takes one's own records too."""
-    build_answers(output)
+    build_answers(output, collection_of(None))
     build_which_method(results, output)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import ships, take
-from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
+from cser_bench.harness.records.timings import TimedMethod, TimedSteps, Timing
 from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.statistics import against_baseline
@@ -104,16 +104,20 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
 
 def _rates(timing: Timing) -> list[float | None]:
     """Return the bits per second that were timed; None alone where no link was limited."""
-    rates = {timed.bits_per_second for timed in timing.cells if timed.bits_per_second}
+    rates = {
+        timed.bits_per_second for timed in timing.timed_steps if timed.bits_per_second
+    }
     if not rates:
         return [None]
     return [*sorted(rates)]
 
 
-def _timed_at(timing: Timing, method: TimedMethod, rate: float | None) -> list[Cell]:
-    """Return what was timed of a method at a rate, a cell a kind of its steps."""
+def _timed_at(
+    timing: Timing, method: TimedMethod, rate: float | None
+) -> list[TimedSteps]:
+    """Return what was timed of a method at a rate, once each kind of its steps."""
     found = []
-    for timed in timing.cells:
+    for timed in timing.timed_steps:
         if timed.method != method.name or not timed.seconds:
             continue
         # A step that sends nothing was timed once, without a rate.
@@ -148,11 +152,11 @@ def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
     }
 
 
-def _step(kinds: Sequence[Cell]) -> dict[str, Any]:
+def _step(kinds: Sequence[TimedSteps]) -> dict[str, Any]:
     """Return a step over its method's period: mean or median, how sure that is, and its parts.
 
     Args:
-        kinds: a cell each kind of step, whose shares sum to 1.
+        kinds: what was timed of each kind of step; their shares sum to 1.
     """
 
     def mixed(name: str, statistic: Callable[[Sequence[float]], float]) -> float:
@@ -280,7 +284,7 @@ def _own_rows(frames: Frames) -> list[Row]:
     """Return the rows of the experiment's length, with the rates that trials chose."""
     rows = []
     for row in frames.experiment.rows:
-        if row.base is None and row.rule == "held_out" and row.tunes is None:
+        if row.repeats is None and row.chosen_by == "held_out" and row.tunes is None:
             rows.append(row)
     return rows
 
@@ -392,20 +396,20 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
 
 
 def mean_step(
-    kinds: Sequence[Cell], confidence: float = 0.95
+    kinds: Sequence[TimedSteps], confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Return mean seconds of a method's step on one link, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means;
     Student's t has the degrees of freedom of Satterthwaite. Steps count as independent, so the
-    interval is of this session alone. The cells are of one method and link, with those that send
+    interval is of this session alone. The kinds are of one method and link, with those that send
     nothing; at least two steps each.
     """
     # It takes most of a second to import, and most readers of records ask for no interval.
     from scipy import stats
 
     share = sum(kind.share for kind in kinds)
-    assert math.isclose(share, 1.0), "shares of a method's cells on one link sum to 1"
+    assert math.isclose(share, 1.0), "shares of a method's kinds on one link sum to 1"
     # mean = sum p m, variance v = sum p^2 s^2 / n, degrees = v^2 / sum ((p^2 s^2 / n)^2 / (n - 1)),
     # over kinds of share p, with n steps of mean m and deviation s each.
     mean = 0.0

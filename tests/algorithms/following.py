@@ -32,7 +32,8 @@ from tests.algorithms.transcription import Array, Compress, Mask, Problem, State
 
 SEED = 11
 NUM_WORKERS = 4
-NUM_STEPS = 50
+NUM_STEPS = 32
+"""More than two of the longest interval, and past step 30, where intervals of 2, 3 and 5 meet."""
 SHAPES = [(6, 4), (3, 6), (6,), (3,)]
 
 

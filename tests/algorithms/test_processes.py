@@ -112,8 +112,24 @@ def test_who_freezes_a_parameter_alone_is_told_so(
 
 
 FAILING = """
-import time, torch
+import os, sys, time, torch
 from cser_bench.algorithms import SGD
+
+# Torch is imported once: the ranks are forks, each of which goes on as a script of its own.
+ranks = []
+for rank in range(3):
+    ranks.append(os.fork())
+    if not ranks[rank]:
+        os.environ["RANK"] = str(rank)
+        said = os.open(f"{folder}/{{rank}}.txt", os.O_CREAT | os.O_WRONLY)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        break
+else:
+    for process in ranks:
+        os.waitpid(process, 0)
+    sys.exit()
+
 torch.distributed.init_process_group("gloo")
 optimizer = SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
 optimizer.param_groups[0]["params"][0].sum().backward()
@@ -160,18 +176,14 @@ finally:
     ],
 )
 def test_who_failed_first_is_named_to_others(
-    rank: int, fails: str, waits: str, words: str
+    rank: int, fails: str, waits: str, words: str, tmp_path: Path
 ) -> None:
     """In a script of one's own, where an exception ends the process: within seconds, and not after
     the time-out."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [
-        sys.executable,
-        "-c",
-        FAILING.format(rank=rank, fails=fails, waits=waits),
-    ]
+    script = FAILING.format(rank=rank, fails=fails, waits=waits, folder=tmp_path)
     env = {
         **os.environ,
         "WORLD_SIZE": "3",
@@ -179,16 +191,9 @@ def test_who_failed_first_is_named_to_others(
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
     }
-    pipe: dict[str, Any] = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "cwd": Path(__file__).parents[2],
-    }
-    started = [
-        subprocess.Popen(command, env={**env, "RANK": each}, text=True, **pipe)
-        for each in "012"
-    ]
-    said = [process.communicate()[0] for process in started]
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], env=env, cwd=root, check=True)
+    said = [(tmp_path / f"{each}.txt").read_text() for each in range(3)]
     assert "CollectiveError" not in said.pop(rank)
     for each in said:
         assert re.search(f"CollectiveError: .*a collective failed: {words}", each), each

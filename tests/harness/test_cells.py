@@ -107,11 +107,9 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
         *("sgd", "cser", "ef_sgd", "ef_sgd@wide-10"),
         *(f"{row}@{cell['cell']}" for row in ("sgd", "cser") for cell in CELLS),
     }
-    assert [rows[name].base for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")] == [
-        None,
-        "sgd",
-        "ef_sgd",
-    ]
+    assert [
+        rows[name].repeats for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")
+    ] == [None, "sgd", "ef_sgd"]
     sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
     assert (sizes["sgd"], sizes["sgd@narrow-20"]) == ((742, 30), (742, 20))
     assert (

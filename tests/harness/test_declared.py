@@ -11,9 +11,9 @@ import tomli_w
 import torch
 
 from cser_bench.harness.measures.declared import (
+    begun_in_words,
     run_files,
-    seen_in_words,
-    seen_runs,
+    runs_begun,
     starts_of,
 )
 from cser_bench.harness.plan.plan import plan_experiment
@@ -99,8 +99,8 @@ def declared(folder: Path) -> list[tuple[str | None, str]]:
     return [
         (
             each.declared_at,
-            seen_in_words(
-                seen_runs(each, runs[each.row], runs[each.reference], starts)
+            begun_in_words(
+                runs_begun(each, runs[each.row], runs[each.reference], starts)
             ),
         )
         for each in experiment.contrasts or []

@@ -209,7 +209,9 @@ def test_rows_take_settings_and_rate_from_the_tuning(tuned: Path) -> None:
     assert not tuning.choices["sgd"].at_end
     assert tuning.choices_by_training_loss["csea-4"].candidate == 2
     rates = {
-        row.row: row.learning_rate for row in plan.experiment.rows if row.base is None
+        row.row: row.learning_rate
+        for row in plan.experiment.rows
+        if row.repeats is None
     }
     assert {name: each.learning_rate for name, each in tuning.choices.items()} == rates
     experiment = plan.experiment
@@ -304,7 +306,7 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
     for name in ("sgd", "alone", "csea-4", "final_average"):
         for num_epochs in (1, 2):
             row = rows[f"{name}@{num_epochs}"]
-            assert (row.base, row.num_steps, list(row.runs)) == (
+            assert (row.repeats, row.num_steps, list(row.runs)) == (
                 name,
                 20 * num_epochs,
                 ["1"],
@@ -329,8 +331,12 @@ def test_the_other_rules_choices_are_rows_of_their_own_where_they_differ(
 ) -> None:
     spec = changed(regime_spec(), "tuning.both_rules", True)
     plan = planned(tuned, spec)
-    (row,) = [row for row in plan.experiment.rows if row.rule == "training_loss"]
-    assert (row.row, row.base, list(row.runs)) == ("csea-4~loss", "csea-4", ["1", "2"])
+    (row,) = [row for row in plan.experiment.rows if row.chosen_by == "training_loss"]
+    assert (row.row, row.repeats, list(row.runs)) == (
+        "csea-4~loss",
+        "csea-4",
+        ["1", "2"],
+    )
     assert row.settings == {"error_compressor": TOP_K}
     assert row.num_steps == 80
 

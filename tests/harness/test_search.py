@@ -227,7 +227,7 @@ def test_with_a_gpu_time_and_activations_are_measured(
         "dry_steps",
         lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000),
     )
-    monkeypatch.setattr(forecast, "_KNOWN_TIMES", {})
+    monkeypatch.setattr(forecast, "_STEP_TIMES", {})
     show.show_plan(make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path))
     output = capsys.readouterr().out
     assert (
@@ -383,10 +383,11 @@ def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_fo
     plan = make_plan(
         Spec.model_validate(table_of(sensitivity={"seeds": [2]})), tmp_path
     )
-    beside = [row for row in plan.experiment.rows if row.rule == "sensitivity"]
-    assert {row.base for row in beside} >= {"sgd"}
+    beside = [row for row in plan.experiment.rows if row.chosen_by == "sensitivity"]
+    assert {row.repeats for row in beside} >= {"sgd"}
     assert all(list(row.runs) == ["2"] for row in beside)
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
     assert all(
-        row.learning_rate in neighbouring_rates(rates[row.base or ""]) for row in beside
+        row.learning_rate in neighbouring_rates(rates[row.repeats or ""])
+        for row in beside
     )

@@ -94,11 +94,6 @@ def kill_one(launcher: subprocess.Popen[str]) -> None:
     os.kill(ranks_of(launcher)[-1], signal.SIGKILL)
 
 
-def kill_all(launcher: subprocess.Popen[str]) -> None:
-    for process in (*ranks_of(launcher), launcher.pid):
-        os.kill(process, signal.SIGKILL)
-
-
 def kill_launcher(launcher: subprocess.Popen[str]) -> None:
     launcher.kill()
 
@@ -107,23 +102,19 @@ def terminate(launcher: subprocess.Popen[str]) -> None:
     launcher.send_signal(signal.SIGTERM)
 
 
-def interrupt(launcher: subprocess.Popen[str]) -> None:
-    launcher.send_signal(signal.SIGINT)
-
-
 @pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    [run] = planned(tmp_path, num_epochs=15).runs
+    [run] = planned(tmp_path, num_epochs=10).runs
     folder = tmp_path / "small" / run.run_id
     steps = [0]
-    for strike in (kill_one, kill_all, kill_launcher, terminate, interrupt):
+    for strike in (kill_one, kill_launcher, terminate):
         step, words = struck(tmp_path, folder, strike)
         steps.append(step)
-        if strike in (kill_launcher, terminate, interrupt):
-            assert f"asked to stop; saved at step {step} of 600" in words
+        if strike != kill_one:
+            assert f"asked to stop; saved at step {step} of 400" in words
     last = started(tmp_path)
     _, err = last.communicate(timeout=PATIENCE_SECONDS)
     assert last.returncode == 0, err

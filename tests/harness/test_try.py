@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cser_bench.__main__ import main
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan import trial
 from cser_bench.harness.plan.trial import NETWORKS, Shipped, duration_words, make_trial
@@ -53,17 +54,23 @@ def base_spec() -> Table:
     return spec
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+    """The base, whose runs are done and packed as what ships is."""
+    results = tmp_path_factory.mktemp("shipped")
+    path = write_spec(results, base_spec())
+    run = ["run", str(path), "--results", str(results)]
+    assert main([*run, "--tuning"]) == 0
+    assert main(run) == 0
+    pack_runs(results / "small", remove_folders=True)
+    return Shipped(str(path), results / "small", afterwards="Then a larger one.")
+
+
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> Path:
-    """The folder of the base's runs, as it would ship."""
-    path = write_spec(tmp_path, base_spec())
-    cli.out("run", path, "--results", tmp_path / "shipped", "--tuning")
-    cli.out("run", path, "--results", tmp_path / "shipped")
-    folder = tmp_path / "shipped" / "small"
-    small = Shipped(str(path), folder, afterwards="Then a larger one.")
+def shipped(small: Shipped, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the base's runs, which `try` then takes for what ships."""
     monkeypatch.setitem(trial.NETWORKS, "perceptron", small)
-    pack_runs(folder, remove_folders=True)
-    return folder
+    return small.runs
 
 
 @pytest.mark.whole

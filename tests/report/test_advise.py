@@ -3,11 +3,14 @@ what the command prints."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from cser_bench.report.advice.needs import (
     traffic_share,
 )
 from cser_bench.report.advice.runs import Method, experiments_on, methods_run
-from cser_bench.report.collection import collection_of
+from cser_bench.report.collection import Collection, collection_of
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.speed.fitting import network_on
 from cser_bench.report.speed.job import (
@@ -396,7 +399,8 @@ def made_curve(results: Path) -> Path:
 
 def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> None:
     made_curve(tmp_path)
-    measured = measured_in([tmp_path / "curve_made", tmp_path / "resnet_regime"])
+    folders = (tmp_path / "curve_made", tmp_path / "resnet_regime")
+    measured = measured_in(Collection(folders))
     assert {each.experiment.name for each in measured} == {
         "curve_made",
         "resnet_regime",
@@ -415,18 +419,20 @@ def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> N
 
 def test_no_experiment_without_a_curve_is_read_for_efficiencies() -> None:
     folder = SHIPPED / "reference" / "fashion_mnist_regime"
-    assert measured_in([folder, SHIPPED / "speedups"]) == []
+    assert measured_in(Collection((folder, SHIPPED / "speedups"))) == []
 
 
 # What is printed
 
 
-def printed_by(
-    capsys: pytest.CaptureFixture[str], words: str, results: Path | None = None
-) -> str:
+@cache
+def printed_by(words: str, results: Path | None = None) -> str:
+    """What the command prints, which several tests look at."""
     own = ALONE if results is None else ("--results", str(results))
-    assert main(["advise", *words.split(), *own]) == 0
-    return capsys.readouterr().out
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main(["advise", *words.split(), *own]) == 0
+    return out.getvalue()
 
 
 def cells_of(printed: str, method: str) -> list[str]:
@@ -435,10 +441,8 @@ def cells_of(printed: str, method: str) -> list[str]:
     return re.split(r"\s{2,}", lines[0])[1:]
 
 
-def test_the_command_of_readme_prints_the_golden_text(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    printed = printed_by(capsys, README_JOB)
+def test_the_command_of_readme_prints_the_golden_text() -> None:
+    printed = printed_by(README_JOB)
     shown = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
     assert f"{README_JOB}\n\n{shown}" in (HERE.parents[1] / "README.md").read_text()
     again = f"python -m harness advise {README_JOB} --results none > {GOLDEN}"
@@ -446,11 +450,11 @@ def test_the_command_of_readme_prints_the_golden_text(
 
 
 @pytest.mark.whole
-def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_counted(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    printed = printed_by(capsys, README_JOB)
-    everything = printed_by(capsys, f"{README_JOB} --all")
+def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_counted() -> (
+    None
+):
+    printed = printed_by(README_JOB)
+    everything = printed_by(f"{README_JOB} --all")
     assert cells_of(printed, "EF top-k: TopK(192)")[:2] == ["1/24", "33.3"]
     num_lines = [
         text.partition("\n\n")[0].count("\n") for text in (printed, everything)
@@ -460,18 +464,16 @@ def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_cou
 
 
 @pytest.mark.whole
-def test_a_net_speedup_is_given_near_what_was_measured_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_net_speedup_is_given_near_what_was_measured_alone(tmp_path: Path) -> None:
     made_curve(tmp_path)
-    far = printed_by(capsys, README_JOB, tmp_path)
+    far = printed_by(README_JOB, tmp_path)
     assert "net speed-up is given" in far
     assert "net speed-up  " not in far
     has, place = cells_of(far, "local SGD: H 24")[4:]
     assert has.startswith("0.50 (0.4")
     assert place == "residual network, 4,680 steps"
     job = README_JOB.replace("25.6M", "80000").replace("450000", "5000")
-    needed, _, rest = printed_by(capsys, job, tmp_path).partition("\n\n")
+    needed, _, rest = printed_by(job, tmp_path).partition("\n\n")
     over_hook = float(cells_of(needed, "local SGD: H 24")[2])
     speedup, plan = cells_of(rest, "local SGD: H 24")
     # What is printed has two decimals.
@@ -480,22 +482,18 @@ def test_a_net_speedup_is_given_near_what_was_measured_alone(
 
 
 @pytest.mark.whole
-def test_methods_of_another_optimiser_are_shown_by_its_network(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    printed = printed_by(capsys, f"{README_JOB} --network gpt")
+def test_methods_of_another_optimiser_are_shown_by_its_network() -> None:
+    printed = printed_by(f"{README_JOB} --network gpt")
     assert cells_of(printed, "local AdamW: H 8")[0] == "1/8.01"
     assert not re.search(r"^(local SGD|M-CSER|AdamW:|Muon)", printed, re.MULTILINE)
 
 
 @pytest.mark.whole
-def test_more_workers_than_top_k_is_good_for_are_warned_of(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_more_workers_than_top_k_is_good_for_are_warned_of() -> None:
     warning = "! More traffic than with DDP's fp16 hook."
-    assert warning not in printed_by(capsys, README_JOB)
+    assert warning not in printed_by(README_JOB)
     job = README_JOB.replace("--workers 8", "--workers 128")
-    printed = printed_by(capsys, f"{job} --all")
+    printed = printed_by(f"{job} --all")
     assert warning in printed
     # TopK(48) between 128 workers: 127 of 24 parts on a link, where DDP has 2 x 127/128.
     assert cells_of(printed, "EF-SGD top-k: TopK(48)")[0] == "2.7 !"

@@ -28,7 +28,7 @@ from cser_bench.report.answers.build import (
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import SEARCHED, Search
 from cser_bench.report.answers.times import Times
-from cser_bench.report.collection import collection_of
+from cser_bench.report.collection import Collection, collection_of
 from cser_bench.report.speed.job import RESNET50
 from tests.harness.support import CommandLine
 from tests.report.test_independent import PLANS, difference_of, scores_of
@@ -42,19 +42,25 @@ LONG = sorted(PAGES.glob(f"{OWN}*.md"))
 
 
 @pytest.fixture(scope="module")
-def scores() -> Scores:
-    return Scores(collection_of(None))
+def shipped() -> Collection:
+    """What ships, read once for all tests."""
+    return collection_of(None)
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scores(shipped: Collection) -> Scores:
+    return Scores(shipped)
+
+
+@pytest.fixture(scope="module")
+def rebuilt(shipped: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("answers")
-    build_answers(output, with_pdf=False)
+    build_answers(output, shipped, with_pdf=False)
     return output
 
 
 def test_the_shipped_answers_are_what_the_records_give_to_the_byte(
-    rebuilt: Path,
+    rebuilt: Path, shipped: Collection
 ) -> None:
     """So each placeholder of every page gives a number."""
     names = [path.name for path in rebuilt.iterdir()]
@@ -63,7 +69,7 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(
         assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), (
             f"run {AGAIN}"
         )
-    index = rendered(INDEX, queries_of(collection_of(None), root="."))
+    index = rendered(INDEX, queries_of(shipped, root="."))
     assert index == (RESULTS / "README.md").read_text(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
@@ -226,9 +232,9 @@ def test_tests_are_counted_by_their_verdicts(scores: Scores) -> None:
     assert scores.verdict("study_rules", "block-reset") == "not tested"
 
 
-def test_trials_are_counted_from_the_raw_results() -> None:
+def test_trials_are_counted_from_the_raw_results(shipped: Collection) -> None:
     """A loss beyond 1,000 times that of a guess among ten has diverged."""
-    search = Search(collection_of(None))
+    search = Search(shipped)
     folder = folder_of(f"{SEARCHED}_tuning")
     trials = (
         scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
@@ -240,8 +246,8 @@ def test_trials_are_counted_from_the_raw_results() -> None:
     assert search.searched("diverged") == str(int(trials["diverged"].sum()))
 
 
-def test_speed_ups_are_those_of_the_timings() -> None:
-    times = Times(collection_of(None))
+def test_speed_ups_are_those_of_the_timings(shipped: Collection) -> None:
+    times = Times(shipped)
     path = RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json"
     timing = json.loads(path.read_text())
 
@@ -271,12 +277,12 @@ def test_speed_ups_are_those_of_the_timings() -> None:
     ],
 )  # fmt: skip
 def test_a_placeholder_that_gives_no_number_is_named_with_its_file(
-    call: str, said: str, tmp_path: Path
+    shipped: Collection, call: str, said: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "paper-26-new.md"
     source.write_text(f"# 26. New?\n\n**It is {{{{ {call} }}}}.**\n")
     with pytest.raises(UsageError) as error:
-        rendered(source, queries_of(collection_of(None)))
+        rendered(source, queries_of(shipped))
     assert source.name in str(error.value)
     assert call in str(error.value)
     assert said in str(error.value)
@@ -311,7 +317,7 @@ def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs
     ],
 )
 def test_the_page_of_which_method_has_what_advice_prints(
-    network: str, method: str, setting: str, experiment: str
+    shipped: Collection, network: str, method: str, setting: str, experiment: str
 ) -> None:
     page = (SHIPPED / "which-method.md").read_text()
     head = next(line for line in page.splitlines() if line.startswith("| method"))
@@ -323,7 +329,7 @@ def test_the_page_of_which_method_has_what_advice_prints(
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
         job = replace(RESNET50, bits_per_second=bandwidth)
-        printed = advice(job, network, collection_of(None), shows_all=True).splitlines()
+        printed = advice(job, network, shipped, shows_all=True).splitlines()
         [row] = [text for text in printed if text.startswith(f"{method}: {setting}  ")]
         traffic, _, needed, *_ = re.split(r"\s{2,}", row)[1:]
         assert (cells["traffic"], cells[name]) == (traffic, needed)

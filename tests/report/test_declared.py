@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cser_bench.harness.measures.declared import seen_in_words
+from cser_bench.harness.measures.declared import begun_in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.accuracy_report import build_report
-from cser_bench.report.declared import seen_when_declared
+from cser_bench.report.declared import begun_when_declared
 from cser_bench.report.explorer.page import experiment_tables
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.statistics import VERDICTS, contrasts_frame
@@ -206,7 +206,7 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
     num_rows = {0: 0, 1: 0, 2: 0}
     for folder, plan in DECLARED.items():
         words = [
-            seen_in_words(seen) for seen in seen_when_declared(read_frames(folder))
+            begun_in_words(seen) for seen in begun_when_declared(read_frames(folder))
         ]
         for contrast, said in zip(plan["contrasts"], words, strict=True):
             begun, planned, rows = seen_in(folder, contrast)

@@ -82,7 +82,7 @@ def test_records_that_say_otherwise_keep_the_experiments_own_title(
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
 def test_printed_names_hold_no_comma_and_keep_rows_apart(folder: Path) -> None:
-    rows = [row for row in read_experiment(folder).rows if row.base is None]
+    rows = [row for row in read_experiment(folder).rows if row.repeats is None]
     names = [(short_label(row), row.ratio_group) for row in rows]
     assert not any("," in name for name, _ in names)
     assert len(set(names)) == len({(row.label, row.ratio_group) for row in rows})

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cser_bench.harness.measures.declared import Seen
+from cser_bench.harness.measures.declared import RunsBegun
 from cser_bench.harness.measures.metrics import ACCURACY, METRICS
 from cser_bench.report import statistics, wording
 
@@ -74,6 +74,8 @@ def test_a_margin_has_its_unit_and_a_gap_its_name() -> None:
 
 def test_a_declaration_says_what_had_been_run() -> None:
     assert wording.declaration(None) == "not known"
-    assert wording.declaration(Seen(0, 6, 0)) == "pre-registered"
-    assert wording.declaration(Seen(3, 6, 1)) == "3 of 6 runs begun, all of one row"
-    assert wording.declaration(Seen(4, 6, 2)) == "post hoc, 4 of 6 runs begun"
+    assert wording.declaration(RunsBegun(0, 6, 0)) == "pre-registered"
+    assert (
+        wording.declaration(RunsBegun(3, 6, 1)) == "3 of 6 runs begun, all of one row"
+    )
+    assert wording.declaration(RunsBegun(4, 6, 2)) == "post hoc, 4 of 6 runs begun"

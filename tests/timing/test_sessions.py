@@ -13,10 +13,15 @@ from scipy import stats
 
 from cser_bench.harness.measures.steps import ring_bytes
 from cser_bench.harness.records.provenance import new_attempt
-from cser_bench.harness.records.timings import Cell, StepKind, Stragglers, Timing
+from cser_bench.harness.records.timings import StepKind, Stragglers, TimedSteps, Timing
 from cser_bench.harness.timing.links import LabTopology
 from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS
-from cser_bench.harness.timing.session import Session, add_step, cells_of, time_session
+from cser_bench.harness.timing.session import (
+    Session,
+    add_step,
+    steps_to_time,
+    time_session,
+)
 from cser_bench.harness.timing.sweep import fabric
 from cser_bench.harness.timing.timed_step import Parts, RankStep, parts_of
 from cser_bench.harness.timing.worker import connected
@@ -99,8 +104,8 @@ def test_a_record_holds_what_was_asked_for(
     )
     kinds = {1: ["every"], 32: ["ordinary", "synchronising"]}
     expected = [(name, kind) for name in TIMED for kind in kinds[METHODS[name].period]]
-    assert [(cell.method, cell.kind) for cell in record.cells] == expected
-    for cell in record.cells:
+    assert [(cell.method, cell.kind) for cell in record.timed_steps] == expected
+    for cell in record.timed_steps:
         assert (cell.bits_per_second, cell.dilation, cell.visits) == (
             LINK,
             DILATION,
@@ -113,7 +118,7 @@ def test_every_step_waits_as_scheduled_and_its_parts_are_within_it(
 ) -> None:
     record, _ = session
     scheduled = record.workload.forward_seconds + record.workload.backward_seconds
-    for cell in record.cells:
+    for cell in record.timed_steps:
         assert cell.compute_seconds == pytest.approx([scheduled] * 4)
         parts = zip(
             cell.compute_seconds,
@@ -141,7 +146,7 @@ def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(
     assert [(each.name, each.period, len(each.messages)) for each in found.methods][
         1
     ] == ("streaming_4", 16, 1)
-    for cell in found.cells:
+    for cell in found.timed_steps:
         assert cell.compute_seconds == pytest.approx([scheduled * 2] * 2), (
             "the mean over both workers"
         )
@@ -156,7 +161,7 @@ def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_
 ) -> None:
     parts = Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0)
     for trains, seconds in ((False, (10.0 - 2.0) / DILATION), (True, 10.0)):
-        [found] = cells_of(asked, METHODS["ddp"])
+        [found] = steps_to_time(asked, METHODS["ddp"])
         add_step(found, 1, parts, trains)
         assert (found.visits, found.seconds, found.compute_seconds) == (
             [1],
@@ -187,8 +192,10 @@ def test_formulas_of_rings(collective: Any, expected: float) -> None:
 # The mean step of a method
 
 
-def cell(kind: StepKind, share: float, seconds: list[float], record: Timing) -> Cell:
-    return record.cells[0].model_copy(
+def cell(
+    kind: StepKind, share: float, seconds: list[float], record: Timing
+) -> TimedSteps:
+    return record.timed_steps[0].model_copy(
         update={"kind": kind, "share": share, "seconds": seconds}
     )
 

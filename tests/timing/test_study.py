@@ -16,10 +16,10 @@ import pytest
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.store import read_record
 from cser_bench.harness.records.timings import (
-    Cell,
     Message,
     Sweep,
     TimedMethod,
+    TimedSteps,
     Timing,
     TimingStudy,
 )
@@ -31,7 +31,7 @@ from cser_bench.harness.timing.methods import (
     scored_methods,
     table_methods,
 )
-from cser_bench.harness.timing.session import WANTED, Session, cells_of
+from cser_bench.harness.timing.session import WANTED, Session, steps_to_time
 from cser_bench.harness.timing.study import (
     TimingJob,
     add_to_study,
@@ -141,12 +141,16 @@ def sending(method: TimedMethod, *sent: tuple[int, int]) -> TimedMethod:
     return method.model_copy(update={"messages": messages})
 
 
-def cells(method: TimedMethod) -> list[Cell]:
+def cells(method: TimedMethod) -> list[TimedSteps]:
     """Those of a session of scored methods, where this machine's links carry so much in all."""
     load = workload("resnet50_v100", "cpu")
     network = fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
-    place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
-    return cells_of(
+    place = {
+        "links": SCORED_LINKS,
+        "fastest": MOST / SCORED_WORKERS,
+        "dilates_each": True,
+    }
+    return steps_to_time(
         Session("scored-1", load, gradients_of(load.name), [method], network, **place),
         method,
     )
