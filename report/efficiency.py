@@ -224,7 +224,7 @@ def _finished_scores(frames: Frames, row: str, score_name: ScoreName) -> np.ndar
     runs = frames.runs
     done = runs[(runs["row"] == row) & (runs["status"] == "done")].sort_values("seed")
     values = done[score_name].to_numpy(dtype=float)
-    # A column of losses has a sign less than a score: there less is better.
+    # The score of a loss is its negative.
     if score_name == "test_loss":
         return -values
     return values
@@ -453,7 +453,7 @@ def _judged(
         return "at least", min(low, longest), ""
     if high > WIDEST * low:
         return "none", math.nan, "interval too wide"
-    # The length above `steps`, and the one below it; at an end of the curve the last two.
+    # The place of the length above `steps`; that below is one before it.
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
         return "none", math.nan, "curve too coarse there"

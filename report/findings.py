@@ -77,7 +77,7 @@ def broken_claims(
 
 def _falls(means: pd.Series, rows: list[str]) -> bool:
     """Return whether the rows' means fall; a row without a mean breaks the claim."""
-    # NaN is greater than nothing, and nothing is greater than NaN.
+    # A comparison with NaN is false.
     return all(
         means.get(one, math.nan) > means.get(next_, math.nan)
         for one, next_ in pairwise(rows)

@@ -320,7 +320,6 @@ def spread(places: list[float], gap: float, low: float, high: float) -> list[flo
     They move upwards from `low` and then, where they pass `high`, down again.
     """
     moved: list[float] = []
-    # Upwards, each at least `gap` above the one before; then from the top down likewise.
     bottom = low
     for place in places:
         moved.append(max(place, bottom))

@@ -122,7 +122,7 @@ def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
     # The commit stays the snapshot's: the checkout around that goes on.
     kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
     kept["attempt"] = allocation.attempt
-    # It asks programs, which a worker each would do all at once; rank 0's stands in the record.
+    # Rank 0's stand in the record; to gather them asks programs, which all workers would else do at once.
     if allocation.rank == 0:
         kept["slurm"] = facts(allocation, job.folder)
     attempt = new_attempt("slurm", backend_for(device), torch.device(device))

@@ -99,8 +99,8 @@ def near_table(lines: Sequence[MethodInJob], job: TrainingJob) -> str:
     heads = ["method", "net speed-up", "plan"]
     rows = []
     for line in lines:
-        # The hook sends half of what DDP in fp32 sends and loses nothing, so it is the rival to beat.
         assert line.efficiency is not None, "lines are those with a measured efficiency"
+        # Over DDP with its fp16 hook, which sends half of what DDP in fp32 sends.
         speedup = line.efficiency.net_speedup(line.seconds, line.hook_seconds)
         rows.append([line.name, speedup, line.efficiency.planned_steps])
     if not rows:
@@ -114,7 +114,7 @@ def measured_cell(line: MethodInJob) -> str:
         return NONE
     if line.efficiency is None:
         return NOT_MEASURED
-    # Measured, and nothing came out: its interval was too wide, say.
+    # Measured without a number, as where the interval was too wide.
     if not line.efficiency.is_number:
         return NONE
     return line.efficiency.text

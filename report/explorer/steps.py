@@ -177,7 +177,7 @@ def _messages(
 
     Those that get ready together queue as one: their seconds add up.
     """
-    # By every how many steps, and when in the backward pass: a share, or several of which one is drawn.
+    # By every how many steps they are sent, and when in the backward pass they are ready, in each draw.
     groups: dict[tuple[int, tuple[float, ...]], list[Message]] = {}
     for message in messages:
         ready = message.ready_draws or (message.ready,)

@@ -108,7 +108,6 @@ def write_pages(
     quoted = _quoted(places, reports)
     site = Site(output, places, reports, own, shipped, quoted, _doors(texts))
     written = {source: _write_text(site, source) for source in texts}
-    # Takes titles from the texts that were written.
     _write_experiments(site, written)
     _write_methods(site, root, standings)
     # After all other pages, whose links say which files need a page.
