@@ -24,7 +24,7 @@ from cser_bench.report.plotting import (
     style,
     verdict_handles,
 )
-from cser_bench.report.regime import is_sensitive
+from cser_bench.report.sensitivity import is_sensitive
 from cser_bench.report.statistics import MORE, contrasts_frame
 from cser_bench.report.wording import amount, gap, traffic, units_in_one
 
@@ -71,6 +71,7 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     # A load that is unknown is NaN, which no row is below: then all rows are returned.
     best = accuracy[accuracy["link_models"] <= (1 + LOAD_TOLERANCE) * load]
     if len(best):
+        # Of each method the line of its largest load, by the index that `idxmax` names.
         loads = best.groupby("label", sort=False)["link_models"]
         best = best.loc[loads.idxmax()]
     num_methods = accuracy["label"].nunique()
@@ -90,7 +91,9 @@ def loss_at_one_load(
     load = main_load(frames)
     compared = with_verdicts(frames, accuracy)
     shown = at_link_load(compared, load)
-    return shown, load if len(shown) < len(compared) else None
+    if len(shown) == len(compared):
+        return shown, None
+    return shown, load
 
 
 def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -107,6 +110,7 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         for line in contrasts_frame(frames).to_dict("records"):
             if line["kind"] == "non-inferiority":
                 verdicts[line["row"]] = line["verdict"]
+    # The sum of one number, or 0 where there is no baseline, which makes all shares NaN.
     all_sent = accuracy.loc[is_baseline, "link_models"].sum()
     share = compared["link_models"].astype(float) / (all_sent or math.nan)
     compared = compared.assign(
@@ -114,6 +118,7 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         unit=frames.metric.loss_unit,
         traffic=share,
     )
+    # As objects, also where no row has a verdict: pandas would make a column of floats of it.
     return compared.astype({"verdict": object})
 
 
@@ -136,11 +141,11 @@ def loss_figure(
         unit: of drops. name: what they are called.
     """
     lines = shown.iloc[:MOST_RANKED].to_dict("records")
-    names = [plain(_name(line)) for line in lines]
+    names = [plain(_with_traffic(line)) for line in lines]
     factor = units_in_one(unit)
     with style():
         figure, (axes,) = new_figure(1.35 + 0.19 * max(len(lines), 3))
-        end = _end(lines, factor)
+        end = _axis_end(lines, factor)
         for place, line in enumerate(lines):
             _dot(axes, place, line, end, families, unit)
         shaded = ""
@@ -164,7 +169,7 @@ def loss_figure(
     return figure
 
 
-def _end(lines: list[dict[Hashable, Any]], factor: int) -> float:
+def _axis_end(lines: list[dict[Hashable, Any]], factor: int) -> float:
     """Return where the axis ends at the right.
 
     It ends behind the last interval, but for rows whose drop is far larger than the others.
@@ -199,8 +204,9 @@ def _dot(
     middle = -factor * float(line["difference"])
     verdict = line.get("verdict")
     if middle > end:
-        tested = "above the margin: " if verdict == MORE else ""
-        text = f"{tested}{gap(line['difference'], unit)} →"
+        text = f"{gap(line['difference'], unit)} →"
+        if verdict == MORE:
+            text = f"above the margin: {text}"
         axes.annotate(text, (0.99 * end, place), ha="right", va="center", color=colour)
         return
     axes.plot(
@@ -216,7 +222,7 @@ def _dot(
     mark(axes, (middle, place), shape_of(line["algorithm"], families), colour, verdict)
 
 
-def _name(line: dict[Hashable, Any]) -> str:
+def _with_traffic(line: dict[Hashable, Any]) -> str:
     """Return a row's label with its traffic; with its ratio where that is not known."""
     label = str(line["label"])
     share = line.get("traffic", math.nan)
@@ -254,24 +260,25 @@ def link_figure(
     A family has a panel, with its methods named below it.
     """
     drawn = drawn_methods(accuracy, families)
-    family = drawn["algorithm"].map(families)
+    family_of_row = drawn["algorithm"].map(families)
     groups = {}
-    for name in PANELS:
-        group = drawn[family == name]
+    for family in PANELS:
+        group = drawn[family_of_row == family]
         if len(group):
-            groups[name] = group
+            groups[family] = group
+    # All panels have one axis, with room for marks at its ends.
     low = drawn["link_models"].min() / 1.6
     high = drawn["link_models"].max() * 1.6
     with style():
         figure, panels = new_figure(3.4, len(groups))
-        for axes, (name, group) in zip(panels, groups.items(), strict=True):
+        for axes, (family, group) in zip(panels, groups.items(), strict=True):
             axes.set(
                 xscale="log",
                 xlim=(low, high),
                 xlabel="models sent over each link in a run",
             )
             _panel(axes, group, margin, units_in_one(unit))
-            axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
+            axes.set_title(family, color=FAMILIES[family], fontsize=8.5)
             axes.legend(
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.2),
@@ -286,6 +293,7 @@ def link_figure(
 
 def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -> None:
     """Draw the methods of one family, a line each."""
+    # (rows,): drops, positive where a row is worse than the baseline.
     losses = -factor * group["difference"].to_numpy(dtype=float)
     unit = 0.01 * factor
     worst = max(unit, float(losses.max()))

@@ -18,7 +18,11 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
     with_verdicts,
 )
-from cser_bench.report.contrasts_section import ContrastsSection, contrasts_section
+from cser_bench.report.contrasts_section import (
+    ContrastsSection,
+    contrasts_section,
+    margin_of,
+)
 from cser_bench.report.efficiency_section import (
     EfficiencySection,
     curve_columns,
@@ -30,19 +34,14 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.provenance_section import ProvenanceSection, provenance_section
-from cser_bench.report.ranking import Ranking, Regime, ranking_of, regime_of
-from cser_bench.report.regime import assay_frame
+from cser_bench.report.ranking import Ranking, ranking_of
+from cser_bench.report.regime import Regime, regime_of
 from cser_bench.report.render import write_report
+from cser_bench.report.sensitivity import assay_frame
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
 from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section
-from cser_bench.report.wording import (
-    Columns,
-    gap_name,
-    margin_text,
-    score_format,
-    score_unit,
-)
+from cser_bench.report.wording import Columns, gap_name, score_format, score_unit
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ def build_report(
         frames = with_short_labels(frames)
     tables = tables_of(frames)
     page = page_of(frames, tables)
+    # Not `asdict`, which would copy the frames and take sections apart.
     context = {field.name: getattr(page, field.name) for field in fields(page)}
     csv = tables | _told_apart(frames)
     if len(page.hours):
@@ -150,29 +150,29 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
     """
     experiment = frames.experiment
     accuracy = tables["accuracy"]
-    unit = frames.metric.loss_unit
+    finding = note = None
     written = finding_of(frames, accuracy, tables["contrasts"])
+    if written is not None:
+        finding = written.finding
+        note = written.note
     # Rows may share a run, which is one all the same.
     statuses = frames.runs.drop_duplicates("run_id")["status"]
     efficiency = efficiency_section(frames, accuracy, tables["efficiency"])
     hours = hours_frame(frames, accuracy)
     figures, load = _figures(frames, accuracy, hours)
-    algorithms = frames.rows["algorithm"]
-    is_adamw = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
+    algorithms = set(frames.rows["algorithm"])
     return AccuracyPage(
         name=experiment.name,
         title=experiment.title,
-        finding=written.finding if written else None,
-        note=written.note if written else None,
+        finding=finding,
+        note=note,
         num_planned=len(statuses),
         num_done=int((statuses == "done").sum()),
         num_diverged=int((statuses == "diverged").sum()),
         next_stage=experiment.next_stage,
         gap_name=gap_name(frames.metric),
-        unit=unit,
-        margin=None
-        if experiment.margin is None
-        else margin_text(experiment.margin, unit),
+        unit=frames.metric.loss_unit,
+        margin=margin_of(frames),
         ranking=ranking_of(frames, accuracy, tables["efficiency"]),
         regime=regime_of(frames),
         contrasts=contrasts_section(frames, tables["contrasts"]),
@@ -187,18 +187,26 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
         hours=hours,
         hours_columns=_hours_columns(frames),
         gpu_set_ups=gpu_set_ups(frames),
-        has_both_momenta={"mcser", "cser"} <= set(algorithms),
-        has_adamw=bool(is_adamw.any()),
+        has_both_momenta={"mcser", "cser"} <= algorithms,
+        has_adamw=_has_adamw(frames),
     )
+
+
+def _has_adamw(frames: Frames) -> bool:
+    """Tell whether a row is CSER with AdamW, which a note says is not the paper's."""
+    is_cser = frames.rows["algorithm"] == "cser"
+    return bool((is_cser & (frames.rows["local_step"] == "adamw")).any())
 
 
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
     """Return the frames, with what an interruption changes beside the attempts alone.
 
-    That is times, and bookkeeping's traffic.
+    That is times, and bookkeeping's traffic. So a run that was interrupted and went on leaves the
+    same bytes in all other files.
     """
     timed = []
     for name in frames.runs:
+        # Columns of traffic are named by purpose and count, as "control.bits".
         group = str(name).split(".")[0]
         if group in ("wall_seconds", "control"):
             timed.append(name)
@@ -219,6 +227,7 @@ def _figures(
     unit = frames.metric.loss_unit
     name = gap_name(frames.metric)
     title = name[:1].upper() + name[1:]
+    # At one load methods are set side by side; over loads each is a line of several rows.
     shown, load = loss_at_one_load(frames, accuracy)
     compared = with_verdicts(frames, accuracy)
     figures = {}

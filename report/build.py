@@ -37,6 +37,7 @@ def build(
             cannot be written.
     """
     progress(0, 3, "reading the records")
+    # A study of step times has study.json, an experiment has experiment.json.
     if (folder / STUDY).exists():
         study = read_study(folder)
         experiments = experiments_beside(folder, study.sessions)

@@ -20,6 +20,7 @@ class Collection:
     """Folders of records; of two of one name the first counts."""
 
     folders: tuple[Path, ...]
+    # By folder: also those that turn out to have no finished run are read once.
     _read: dict[Path, Frames] = field(default_factory=dict)
 
     @cached_property
@@ -109,7 +110,10 @@ def collection_of(results: Path | None) -> Collection:
         raise UsageError(
             f"there is no folder {results}; give the folder of results, as --results results"
         )
-    return Collection(take(results and results.resolve()).folders)
+    own = results
+    if own is not None:
+        own = own.resolve()
+    return Collection(take(own).folders)
 
 
 def collection_for(pages: Path, results: Path) -> Collection:
@@ -122,4 +126,6 @@ def collection_for(pages: Path, results: Path) -> Collection:
     Raises:
         UsageError, RecordError: as `collection_of`.
     """
-    return collection_of(None if ships(pages) else results)
+    if ships(pages):
+        return collection_of(None)
+    return collection_of(results)

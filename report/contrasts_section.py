@@ -9,7 +9,7 @@ import pandas as pd
 
 from cser_bench.report.declared import begun_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
-from cser_bench.report.regime import NOT_CLAIMED, assay_frame
+from cser_bench.report.sensitivity import NOT_CLAIMED, assay_frame
 from cser_bench.report.statistics import (
     LESS,
     UNKNOWN,
@@ -83,29 +83,30 @@ def contrasts_section(
     if contrasts.empty:
         return None
     experiment = frames.experiment
-    unit = frames.metric.loss_unit
     begun = begun_when_declared(frames)
+    # How sensitive the experiment is at its own length, which comes first.
     assay: dict[str, Any] = {"reason": "it has no rows"}
     lengths = assay_frame(frames).to_dict("records")
     if lengths:
         assay = {str(key): value for key, value in lengths[0].items()}
     is_sensitive = assay["reason"] is None
-    table = _table(frames, contrasts, is_sensitive)
+    no_communication = margins = None
+    if is_sensitive:
+        no_communication = _of_floor(frames)
+        # A margin of 0 has no multiples.
+        if experiment.margin:
+            margins = assay["gap"] / experiment.margin
     return ContrastsSection(
-        table=table,
+        table=_contrasts_table(frames, contrasts, is_sensitive),
         num_significant=_num_significant(contrasts["verdict"], is_sensitive),
         num_tests=num_tests(frames),
         num_exponents=len(experiment.exponents or []),
         error=100 * (1 - experiment.confidence),
         declared=experiment.declared,
-        margin=None
-        if experiment.margin is None
-        else margin_text(experiment.margin, unit),
+        margin=margin_of(frames),
         margin_reason=experiment.margin_reason,
-        no_communication=_of_floor(frames) if is_sensitive else None,
-        margins=assay["gap"] / experiment.margin
-        if is_sensitive and experiment.margin
-        else None,
+        no_communication=no_communication,
+        margins=margins,
         insensitive=assay["reason"],
         has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
         has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
@@ -113,21 +114,34 @@ def contrasts_section(
         has_kept=any(contrast.is_verdict_kept for contrast in frames.contrasts),
         correlation=seed_correlation(frames),
         sharing=sharing_baseline(frames),
+        # docs/statistics.md has the error of the rule by simulation, from three seeds on.
         few_seeds=len(experiment.seeds) < 3,
     )
 
 
-def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.DataFrame:
+def margin_of(frames: Frames) -> str | None:
+    """Return an experiment's margin with its unit; None where it sets none."""
+    margin = frames.experiment.margin
+    if margin is None:
+        return None
+    return margin_text(margin, frames.metric.loss_unit)
+
+
+def _contrasts_table(
+    frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool
+) -> pd.DataFrame:
+    """Return `ContrastsSection.table`, in the order of declaration."""
     unit = frames.metric.loss_unit
     lines = []
     begun = begun_when_declared(frames)
     for line, of_declaration in zip(contrasts.to_dict("records"), begun, strict=True):
         found = finding(line | {"unit": unit})
+        # Where even sending nothing costs little, a small drop is no finding.
         if line["verdict"] == LESS and not is_sensitive:
             found = NOT_CLAIMED
-        compared = (
-            f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
-        )
+        row = row_name(frames, line["row"])
+        reference = row_name(frames, line["reference"])
+        compared = f"{row} − {reference}"
         lines.append(
             {
                 "question": line["question"],
@@ -152,6 +166,7 @@ def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.Da
 
 
 def _num_significant(verdicts: pd.Series[str], is_sensitive: bool) -> int:
+    """Count the significant verdicts, without those that an insensitive experiment cannot claim."""
     is_significant = verdicts.isin(SIGNIFICANT)
     if not is_sensitive:
         is_significant &= verdicts != LESS
@@ -179,6 +194,7 @@ def row_name(frames: Frames, row: str) -> str:
         return f"{label} ({count(line['num_steps'])} steps)"
     ratio = line["ratio"]
     rows = frames.rows
+    # Rows of its own that print the same label: only then must the ratio tell them apart.
     alike = rows[(rows["label"] == label) & rows["base"].isna()]
     main_ratio = frames.experiment.main_ratio_group
     is_main = main_ratio is not None and ratio in (1.0, main_ratio)

@@ -14,8 +14,10 @@ def begun_when_declared(frames: Frames) -> list[RunsBegun | None]:
     In the order of `Frames.contrasts`; None where it is not known when one was declared.
     """
     # A run that was interrupted has several attempts. Its scores could be read from the first on.
+    # Times are texts of ISO 8601 in UTC, whose order is that of the alphabet. Index: run_id.
     first_attempts = frames.attempts.groupby("run_id")["started_at"].min()
     starts = {str(run_id): str(start) for run_id, start in first_attempts.items()}
+    # Index: row; values: sets of run ids.
     runs_of = frames.runs.groupby("row")["run_id"].agg(set)
     begun = []
     for contrast in frames.contrasts:

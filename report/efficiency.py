@@ -28,6 +28,8 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.statistics import COVERAGE, rows_by_place
 
 NUM_DRAWS = 4000
+"""With so many an interval's ends move by some 4 % of a standard deviation from one seed to another."""
+
 SEED = 20201
 """Seed of the draws, so that a report says the same each time."""
 
@@ -123,19 +125,26 @@ def efficiency_frame(
     if curve_frames is not None:
         _check_same_regime(frames, curve_frames)
     lines = []
+    # A curve is of one network, so each size of an experiment that crosses sizes has its own.
     for size in sorted(frames.rows["num_parameters"].unique()):
         for score_name in _score_names(frames):
             curve = curve_of(frames, curve_frames, int(size), score_name)
-            is_rising = (
-                curve is not None
-                and score_name == "test_loss"
-                and not curve.is_monotone
-            )
-            if curve is None or (is_rising and frames.experiment.metric != "loss"):
+            if curve is None or _is_left_out(frames, curve, score_name):
                 continue
             for reached, by_draw in draws(frames, curve, int(size), score_name):
-                lines.append(_line(curve, reached, by_draw, score_name))
+                lines.append(_efficiency_line(curve, reached, by_draw, score_name))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _is_left_out(frames: Frames, curve: Curve, score_name: ScoreName) -> bool:
+    """Tell whether a curve of the test loss is not used, as longer runs have a larger one.
+
+    An accuracy may rise while the test loss does, as where a network grows too sure of itself. Where
+    the loss is what the experiment compares there is no other score to go by.
+    """
+    if score_name != "test_loss" or frames.experiment.metric == "loss":
+        return False
+    return not curve.is_monotone
 
 
 def _score_names(frames: Frames) -> list[ScoreName]:
@@ -174,14 +183,14 @@ def curve_of(
         for (row_size, steps), row in rows_by_place(
             source, source.experiment.baseline
         ).items():
-            found = _scores(source, row, score_name)
-            if row_size != size or not len(found):
-                continue
-            scores[steps] = found
+            of_row = _finished_scores(source, row, score_name)
+            if row_size == size and len(of_row):
+                scores[steps] = of_row
         tuned |= _tuned_lengths(source, size)
     if len(scores) < LEAST_LENGTHS:
         return None
     by_length = [scores[steps] for steps in sorted(scores)]
+    # Pooled: two or three runs a length say little of their spread, those of all lengths more.
     deviation, degrees = pooled_deviation(by_length)
     return Curve(
         steps=np.array(sorted(scores), dtype=float),
@@ -200,6 +209,8 @@ def _tuned_lengths(frames: Frames, size: int) -> set[int]:
         return set()
     rows = frames.rows
     baseline = frames.experiment.baseline
+    # Repetitions at other lengths are rows of their own, whose `base` is the baseline. Only some of
+    # them were tuned; the others have their rate from these.
     is_baseline = (rows["row"] == baseline) | (rows["base"] == baseline)
     is_tuned = is_baseline & rows["row"].isin(list(tuning.choices))
     return {
@@ -208,12 +219,15 @@ def _tuned_lengths(frames: Frames, size: int) -> set[int]:
     }
 
 
-def _scores(frames: Frames, row: str, score_name: ScoreName) -> np.ndarray:
-    """Return the scores of a row's finished runs, more being better."""
+def _finished_scores(frames: Frames, row: str, score_name: ScoreName) -> np.ndarray:
+    """Return the scores of a row's finished runs by rising seed, (runs,); more is better."""
     runs = frames.runs
     done = runs[(runs["row"] == row) & (runs["status"] == "done")].sort_values("seed")
     values = done[score_name].to_numpy(dtype=float)
-    return -values if score_name == "test_loss" else values
+    # The score of a loss is its negative.
+    if score_name == "test_loss":
+        return -values
+    return values
 
 
 def pooled_deviation(samples: list[np.ndarray]) -> tuple[float, int]:
@@ -221,6 +235,7 @@ def pooled_deviation(samples: list[np.ndarray]) -> tuple[float, int]:
 
     NaN and 0 where no sample has two values.
     """
+    # s^2 = sum_j sum_i (x_ij - mean_j)^2 / sum_j (n_j - 1); a sample of one value adds nothing.
     degrees = sum(len(values) - 1 for values in samples)
     if degrees == 0:
         return math.nan, 0
@@ -239,6 +254,7 @@ def draws(
     by_length: dict[int, list[np.ndarray]] = {}
     for reached in rows:
         by_length.setdefault(reached.num_steps, []).append(reached.scores)
+    # The spread between seeds may change with the length, so a row borrows from its own length alone.
     siblings = [by_length[reached.num_steps] for reached in rows]
     steps = steps_in_draws(curve, [reached.scores for reached in rows], siblings)
     return list(zip(rows, steps, strict=True))
@@ -266,13 +282,14 @@ def steps_in_draws(
         generator, curve.means, curve.counts, curve.deviation, curve.degrees
     )
     log_steps, curves = _grid_of(curve, means)
+    # One generator for all: each row sees the same curves, and targets that are its own.
     found = []
     for number, scores in enumerate(samples):
         deviation, degrees = pooled_deviation([scores])
         if siblings is not None and len(scores) < OWN_DEVIATION_RUNS:
             deviation, degrees = pooled_deviation(siblings[number])
         mean = np.array([scores.mean()])
-        # (1 + draws,): a target for each redrawn curve.
+        # A single mean gives (1 + draws, 1), whose column has a target for each redrawn curve.
         targets = _redrawn(
             generator, mean, np.array([len(scores)]), deviation, degrees
         )[:, 0]
@@ -290,7 +307,7 @@ def _reached(frames: Frames, size: int, score_name: ScoreName) -> list[Reached]:
     rows = []
     of_size = frames.rows[frames.rows["num_parameters"] == size]
     for name in of_size.loc[of_size["rule"] == "held_out", "row"]:
-        scores = _scores(frames, name, score_name)
+        scores = _finished_scores(frames, name, score_name)
         if len(scores) and name not in baselines:
             num_steps = int(frames.by_row.loc[name, "num_steps"])
             rows.append(Reached(name, size, num_steps, scores))
@@ -312,6 +329,7 @@ def _redrawn(
     noise = np.full((NUM_DRAWS, len(means)), math.nan)
     if degrees > 0:
         noise = generator.standard_t(degrees, size=(NUM_DRAWS, len(means)))
+    # (draws, means): each column's noise over the root of its own number of runs.
     drawn = means + noise * deviation / np.sqrt(counts)
     return np.vstack([means, drawn])
 
@@ -335,6 +353,8 @@ def _grid_of(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Where nothing falls the regression is the means themselves: most draws, and each call is slow.
     for draw in np.flatnonzero((np.diff(means) < 0).any(axis=1)):
         regressed[draw] = isotonic_regression(means[draw], weights=curve.counts).x
+    # PCHIP does not overshoot, so a curve through rising means rises, which a spline's need not.
+    # It takes the first axis, so (lengths, draws).
     return grid, PchipInterpolator(log_steps, regressed.T)(grid)
 
 
@@ -369,26 +389,23 @@ def _steps_to(
     steps = np.exp(
         log_steps[right - 1] + share * (log_steps[right] - log_steps[right - 1])
     )
+    # (draws,) each. A comparison with NaN is false, so an unknown target needs a line of its own.
     steps = np.where(targets < scores[0], 0.0, steps)
-    return np.where(
-        targets > scores[-1], math.inf, np.where(np.isnan(targets), math.nan, steps)
-    )
+    steps = np.where(np.isnan(targets), math.nan, steps)
+    return np.where(targets > scores[-1], math.inf, steps)
 
 
-def _line(
+def _efficiency_line(
     curve: Curve, reached: Reached, by_draw: np.ndarray, score_name: str
 ) -> tuple[object, ...]:
-    """Return the row's line of `efficiency_frame`."""
+    """Return the row's line of `efficiency_frame`, in the order of `COLUMNS`."""
     # The first is of the means themselves, which is the estimate.
     steps = by_draw[0]
-    drawn = by_draw[1:]
-    low = high = math.nan
-    if not np.isnan(drawn).any():
-        tail = (1 - COVERAGE) / 2
-        # "lower" and "higher" do not interpolate, which infinite steps could not stand.
-        low = float(np.quantile(drawn, tail, method="lower"))
-        high = float(np.quantile(drawn, 1 - tail, method="higher"))
+    low, high = ends_of(by_draw[1:])
     kind, shown, reason = _judged(curve, float(steps), low, high)
+    # A bound has no interval: it is the end of one already.
+    if kind != "estimate":
+        low = high = math.nan
     length = reached.num_steps
     return (
         reached.row,
@@ -398,11 +415,22 @@ def _line(
         score_name,
         kind,
         shown / length,
-        low / length if kind == "estimate" else math.nan,
-        high / length if kind == "estimate" else math.nan,
+        low / length,
+        high / length,
         reason,
         quadratic_steps(curve, float(reached.scores.mean())) / length,
     )
+
+
+def ends_of(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the interval of 95 % of draws, (draws,), that may be infinite; NaN if any is NaN."""
+    if np.isnan(drawn).any():
+        return math.nan, math.nan
+    tail = (1 - COVERAGE) / 2
+    # "lower" and "higher" do not interpolate, which infinite draws could not stand.
+    low = float(np.quantile(drawn, tail, method="lower"))
+    high = float(np.quantile(drawn, 1 - tail, method="higher"))
+    return low, high
 
 
 def _judged(
@@ -425,9 +453,10 @@ def _judged(
         return "at least", min(low, longest), ""
     if high > WIDEST * low:
         return "none", math.nan, "interval too wide"
+    # The place of the length above `steps`; that below is one before it.
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
-        return ("none", math.nan, "curve too coarse there")
+        return "none", math.nan, "curve too coarse there"
     # How far off the next tuned length is, as a logarithm of a factor.
     nearest = min(
         (abs(math.log(steps / length)) for length in curve.tuned), default=math.inf
@@ -443,6 +472,7 @@ def quadratic_steps(curve: Curve, score: float) -> float:
     NaN where the parabola does not rise to it within the curve's lengths.
     """
     log_steps = np.log(curve.steps)
+    # With x = ln t: score = square x^2 + slope x + constant, of which the roots x are sought.
     # polyfit weights residuals, so a weight of n on squares is sqrt(n) here.
     square, slope, constant = np.polyfit(
         log_steps, curve.means, 2, w=np.sqrt(curve.counts)
@@ -456,4 +486,6 @@ def quadratic_steps(curve: Curve, score: float) -> float:
         and log_steps[0] <= root.real <= log_steps[-1]
         and 2 * square * root.real + slope > 0
     ]
-    return math.exp(min(inside)) if inside else math.nan
+    if not inside:
+        return math.nan
+    return math.exp(min(inside))

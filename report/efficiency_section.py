@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +76,9 @@ def curve_frames(frames: Frames) -> Frames | None:
     if frames.experiment.curve is None:
         return None
     folder = beside(frames, frames.experiment.curve)
-    return None if folder is None else read_frames(folder)
+    if folder is None:
+        return None
+    return read_frames(folder)
 
 
 def beside(frames: Frames, name: str) -> Path | None:
@@ -105,15 +107,14 @@ def drop_cell(line: Mapping[Any, Any], frames: Frames) -> str:
 
 def _curve_table(frames: Frames) -> pd.DataFrame:
     """Return the baseline's lengths with their learning rates, means and numbers of runs."""
+    own_size = int(frames.rows["num_parameters"].iloc[0])
     lines = {}
+    # The experiment itself comes last: its runs replace the curve's, as in `efficiency.curve_of`.
     for source in filter(None, (curve_frames(frames), frames)):
-        own_size = int(frames.rows["num_parameters"].iloc[0])
-        for (size, steps), row in rows_by_place(
-            source, source.experiment.baseline
-        ).items():
-            runs = source.runs[
-                (source.runs["row"] == row) & (source.runs["status"] == "done")
-            ]
+        places = rows_by_place(source, source.experiment.baseline)
+        is_done = source.runs["status"] == "done"
+        for (size, steps), row in places.items():
+            runs = source.runs[(source.runs["row"] == row) & is_done]
             if size == own_size and len(runs):
                 rate = float(source.row(row)["learning_rate"])
                 means = (runs["score"].mean(), runs["test_loss"].mean())
@@ -126,20 +127,19 @@ def _predictions_table(frames: Frames, efficiency: pd.DataFrame) -> pd.DataFrame
     """Return what was predicted beside what was found."""
     lines = []
     for predicted in frames.experiment.predictions or []:
-        found = efficiency[efficiency["row"] == predicted.row]
-        value = _predicted(frames, predicted)
-        line = (
-            found.iloc[0].to_dict()
-            if len(found)
-            else {"kind": "none", "reason": "not run"}
-        )
+        line: dict[Hashable, Any] = {"kind": "none", "reason": "not run"}
+        # A line by each score, the test loss first: predictions are of that.
+        of_row = efficiency[efficiency["row"] == predicted.row]
+        if len(of_row):
+            line = of_row.iloc[0].to_dict()
+        value = _predicted_efficiency(frames, predicted)
         lines.append(
             {
                 "label": frames.row(predicted.row)["label"],
                 "predicted": value,
                 "source": predicted.source,
                 "found": efficiency_cell(line),
-                "verdict": _verdict(line, value, predicted.tolerance),
+                "verdict": _agreement(line, value, predicted.tolerance),
             }
         )
     return pd.DataFrame(
@@ -147,7 +147,7 @@ def _predictions_table(frames: Frames, efficiency: pd.DataFrame) -> pd.DataFrame
     )
 
 
-def _predicted(frames: Frames, predicted: Prediction) -> float:
+def _predicted_efficiency(frames: Frames, predicted: Prediction) -> float:
     """Return the predicted efficiency; NaN where its experiment has none."""
     if predicted.efficiency is not None:
         return predicted.efficiency
@@ -158,13 +158,16 @@ def _predicted(frames: Frames, predicted: Prediction) -> float:
     other = read_frames(folder)
     table = efficiency_of(other)
     found = table[(table["row"] == predicted.row) & (table["kind"] == "estimate")]
-    return float(found["efficiency"].iloc[0]) if len(found) else math.nan
+    if found.empty:
+        return math.nan
+    return float(found["efficiency"].iloc[0])
 
 
-def _verdict(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str:
+def _agreement(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str:
     """Say whether the whole interval, part of it, or none lies within the tolerance."""
     if line["kind"] != "estimate" or math.isnan(predicted):
         return "not known"
+    # A tolerance of 0.2 is a factor of exp(0.2) either way: |ln(w / predicted)| < tolerance.
     low, high = (math.log(line[end] / predicted) for end in ("low", "high"))
     if -tolerance < low and high < tolerance:
         return "as predicted"

@@ -59,6 +59,7 @@ def broken_claims(
     written: Finding, frames: Frames, accuracy: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[str]:
     """Return the claims of a finding that the records do not bear out."""
+    # Index: row. More is better, also of a loss, whose negative is the score.
     means = accuracy.set_index("row")["mean"]
     broken = [f"order {rows}" for rows in written.order if not _falls(means, rows)]
     broken += _broken_extremes(written, accuracy)
@@ -76,6 +77,7 @@ def broken_claims(
 
 def _falls(means: pd.Series, rows: list[str]) -> bool:
     """Return whether the rows' means fall; a row without a mean breaks the claim."""
+    # A comparison with NaN is false.
     return all(
         means.get(one, math.nan) > means.get(next_, math.nan)
         for one, next_ in pairwise(rows)
@@ -83,17 +85,20 @@ def _falls(means: pd.Series, rows: list[str]) -> bool:
 
 
 def _broken_extremes(written: Finding, accuracy: pd.DataFrame) -> list[str]:
+    """Return the claims on whose drop is the smallest and the largest that do not hold."""
+    # DDP has ratio 1, no communication an infinite one: neither is a method that is compared.
     is_compressed = (accuracy["ratio"] > 1) & (accuracy["ratio"] < math.inf)
     compared = accuracy[accuracy["is_own"] & ~accuracy["is_bound"] & is_compressed]
     means = compared.set_index("row")["mean"].dropna()
+    smallest = largest = None
+    if len(means):
+        # The highest mean has the smallest drop.
+        smallest = means.idxmax()
+        largest = means.idxmin()
     broken = []
-    if written.smallest is not None and (
-        means.empty or means.idxmax() != written.smallest
-    ):
+    if written.smallest not in (None, smallest):
         broken.append(f"smallest {written.smallest}")
-    if written.largest is not None and (
-        means.empty or means.idxmin() != written.largest
-    ):
+    if written.largest not in (None, largest):
         broken.append(f"largest {written.largest}")
     return broken
 
@@ -102,6 +107,7 @@ def _broken_places(
     written: Finding, frames: Frames, means: pd.Series, rows: list[str]
 ) -> list[str]:
     """Return the sizes and lengths where an order does not hold, or holds against an exception."""
+    # Of each row the names of its repetitions, by (parameters, steps); where all were run counts.
     by_place = [rows_by_place(frames, row) for row in rows]
     places = set.intersection(*map(set, by_place))
     broken = []
@@ -109,4 +115,6 @@ def _broken_places(
         holds = _falls(means, [names[place] for names in by_place])
         if holds == (place in written.except_at):
             broken.append(f"everywhere {rows} at {place}")
-    return broken if places else [f"everywhere {rows}: at no place"]
+    if not places:
+        return [f"everywhere {rows}: at no place"]
+    return broken

@@ -42,7 +42,7 @@ ON_TEXT = {
 }
 """What methods with AdamW look like."""
 
-NEEDED_AT = {1e9: "--", 1e10: "-"}
+DASHES_OF_NEEDS = {1e9: "--", 1e10: "-"}
 """Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
 
 TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)
@@ -79,7 +79,7 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
     axes.set_xticks(TICKS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: traffic(share)))
     axes.minorticks_off()
-    for bits_per_second, dashes in NEEDED_AT.items():
+    for bits_per_second, dashes in DASHES_OF_NEEDS.items():
         _draw_needed(axes, bits_per_second, dashes)
         if is_first:
             _name_needed(axes, bits_per_second)
@@ -89,6 +89,7 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
             continue
         colour, shape = LOOKS[ON_TEXT.get(label, label)]
         shares, worths, lows, highs = zip(*points, strict=True)
+        # Bars are drawn by their lengths from the mark: (2, points).
         below = np.subtract(worths, lows)
         above = np.subtract(highs, worths)
         axes.errorbar(
@@ -124,14 +125,14 @@ def _points(runs: Sequence[str]) -> list[tuple[float, float, float, float]]:
 
 def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
     shares = np.geomspace(LEAST, MOST, 60)
-    needed = [_needed(share, bits_per_second) for share in shares]
+    needed = [_needed_at(share, bits_per_second) for share in shares]
     axes.plot(shares, needed, linestyle=dashes, **GREY)
 
 
 def _name_needed(axes: Axes, bits_per_second: float) -> None:
     axes.annotate(
         f"needs, {rate(bits_per_second)}",
-        (LEAST, _needed(LEAST, bits_per_second)),
+        (LEAST, _needed_at(LEAST, bits_per_second)),
         xytext=(2, 8),
         textcoords="offset points",
         fontsize=6.5,
@@ -139,8 +140,9 @@ def _name_needed(axes: Axes, bits_per_second: float) -> None:
     )
 
 
-def _needed(share: float, bits_per_second: float) -> float:
+def _needed_at(share: float, bits_per_second: float) -> float:
     """Return what a step of ResNet-50 needs to tie with DDP's fp16 hook, without encoding."""
     job = replace(RESNET50, bits_per_second=bits_per_second)
+    # So much in each step by one all-reduce after the backward pass, whatever the method.
     seconds = method_seconds(job, [Sending(share, 1.0, "all_reduce")])
     return needed_efficiency(seconds, ddp_seconds(job, 2))

@@ -24,7 +24,9 @@ def write_first_screen(readme: Path) -> None:
         OSError: a page or the picture cannot be written.
     """
     for table in tables():
-        page = readme.parent / table.page if table.page else readme
+        page = readme
+        if table.page:
+            page = readme.parent / table.page
         text = with_table(page.read_text(), table, str(page))
         write_text_atomically(page, text, durable=False)
     save(efficiency_figure(), readme.parent / FIGURE)

@@ -55,7 +55,7 @@ NEEDED_AT = (1e9, 1e10)
 """Bandwidths of a machine's link at which a step has to be worth something, in bits a second."""
 
 
-class Line(Record):
+class MethodInTable(Record):
     """A method in a table: its name, the class one types, and a run of each network.
 
     predicted: its row in `PREDICTIONS`.
@@ -83,7 +83,7 @@ class Table(Record):
     has_needs: bool = True
     unit: str
     networks: list[str]
-    rows: list[Line] = Field(min_length=1)
+    rows: list[MethodInTable] = Field(min_length=1)
 
 
 class Panel(Record):
@@ -139,10 +139,13 @@ def names_by_key(network: str) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for table in tables():
-        for line in table.rows if table.advice == network else ():
-            for run in filter(None, line.runs):
+        if table.advice != network:
+            continue
+        for method in table.rows:
+            # An empty text stands for a network on which the method was not run.
+            for run in filter(None, method.runs):
                 frames, row = _row_of(run)
-                names.setdefault(key_of(frames.experiment, row), line.label)
+                names.setdefault(key_of(frames.experiment, row), method.label)
     return names
 
 
@@ -152,6 +155,7 @@ def panels() -> list[Panel]:
     return [Panel.model_validate(panel) for panel in described]
 
 
+# An experiment stands for many methods, and is read once.
 @cache
 def _frames_of(experiment: str) -> Frames:
     folders = {folder.name: folder for folder in shipped_experiments()}
@@ -171,9 +175,10 @@ def measured_row(run: str) -> MeasuredRow:
     frames, row = _row_of(run)
     name = row.row
     baseline = str(frames.experiment.baseline)
+    # Index: row, of both.
     link_models = frames.by_row["link_models"]
     accuracy = accuracy_frame(frames).set_index("row", drop=False)
-    line = frames.rows[frames.rows["row"] == name].iloc[0]
+    planned = frames.rows[frames.rows["row"] == name].iloc[0]
     efficiency = _efficiency(frames, name)
     numbers = dict.fromkeys(("efficiency", "low", "high"), math.nan)
     if efficiency["kind"] == "estimate":
@@ -196,7 +201,7 @@ def measured_row(run: str) -> MeasuredRow:
         estimate=numbers["efficiency"],
         low=numbers["low"],
         high=numbers["high"],
-        sendings=tuple(sendings_of(frames, line)),
+        sendings=tuple(sendings_of(frames, planned)),
         bytes_per_number=bytes_per_number,
         encoding_seconds=_encoding_of_row(row),
     )
@@ -204,11 +209,12 @@ def measured_row(run: str) -> MeasuredRow:
 
 def _efficiency(frames: Frames, name: str) -> dict[str, Any]:
     """Return a row's line of `efficiency_frame`, by the first score that it has an efficiency by."""
+    # A line by each score, the test loss first.
     table = efficiency_of(frames)
-    found = table[table["row"] == name]
-    if found.empty:
+    of_row = table[table["row"] == name]
+    if of_row.empty:
         return {"kind": "none", "reason": "curve not run"}
-    return {str(key): value for key, value in found.iloc[0].items()}
+    return {str(key): value for key, value in of_row.iloc[0].items()}
 
 
 def _encoding_of_row(row: Row) -> float:
@@ -216,12 +222,22 @@ def _encoding_of_row(row: Row) -> float:
     if row.algorithm == "alone":
         return 0.0
     if row.algorithm == "sgd":
-        return _encoding_seconds(FP16 if row.wire == "fp16" else FP32, {})
+        return _encoding_seconds(_timed_algorithm(row), {})
     return _encoding_seconds(row.algorithm, row.settings)
+
+
+def _timed_algorithm(row: Row) -> str:
+    """Return what a row's algorithm is called where steps are timed: SGD is DDP there."""
+    if row.algorithm != "sgd":
+        return row.algorithm
+    if row.wire == "fp16":
+        return FP16
+    return FP32
 
 
 def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
     """Return the seconds that encoding adds to a step of ResNet-50 on a V100; NaN where not known."""
+    # Encoding takes what a method does to its vectors, so all that says what it sends is left empty.
     timed = TimedMethod(
         name=algorithm,
         label=algorithm,
@@ -236,8 +252,10 @@ def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
     )
     workload = timed_sessions()[0].workload
     measured = read_optional(TIMES, EncodingTimes)
-    found = encoding_of(timed, workload, RESNET50.num_workers, measured)
-    return math.nan if found is None else found.seconds
+    encoding = encoding_of(timed, workload, RESNET50.num_workers, measured)
+    if encoding is None:
+        return math.nan
+    return encoding.seconds
 
 
 def table_frame(table: Table) -> pd.DataFrame:
@@ -248,26 +266,26 @@ def table_frame(table: Table) -> pd.DataFrame:
     and the drop on the first network. Without `has_needs` the needs are left out.
     """
     lines = []
-    for line in table.rows:
-        runs = [measured_row(run) if run else None for run in line.runs]
+    for method in table.rows:
         # A setting that one network lacks is the other's.
-        shown = next(measured_row(run) for run in (*line.runs, line.setting_of) if run)
+        runs = filter(None, (*method.runs, method.setting_of))
+        shown = measured_row(next(runs))
         cells = {
-            "method": line.label,
-            "setting": _typed(line, shown),
+            "method": method.label,
+            "setting": _typed(method, shown),
             "traffic": traffic(shown.traffic),
         }
         if any(other.predicted for other in table.rows):
-            cells["predicted"] = _predicted(line)
-        for network, run in zip(table.networks, runs, strict=True):
+            cells["predicted"] = _predicted(method)
+        for network, run in zip(table.networks, method.runs, strict=True):
             cells[network] = NOT_RUN
-            if run is not None:
-                cells[network] = run.efficiency
+            if run:
+                cells[network] = measured_row(run).efficiency
         if table.has_needs:
-            cells |= _needed(shown)
+            cells |= _needs(shown)
         cells["drop"] = NOT_RUN
-        if runs[0] is not None:
-            cells["drop"] = runs[0].drop
+        if method.runs[0]:
+            cells["drop"] = measured_row(method.runs[0]).drop
         lines.append(cells)
     unknown = [table.networks[place] for place in _without_curve(table)]
     return pd.DataFrame(lines).drop(columns=unknown)
@@ -277,27 +295,27 @@ def _without_curve(table: Table) -> list[int]:
     """Return the places of the networks on which no method has an efficiency."""
     places = []
     for place in range(len(table.networks)):
-        runs = [
-            measured_row(line.runs[place]) for line in table.rows if line.runs[place]
-        ]
-        if all(math.isnan(run.estimate) for run in runs):
+        runs = [method.runs[place] for method in table.rows if method.runs[place]]
+        if all(math.isnan(measured_row(run).estimate) for run in runs):
             places.append(place)
     return places
 
 
-def _predicted(line: Line) -> str:
+def _predicted(method: MethodInTable) -> str:
     """Return the efficiency that was predicted for a method, with 95 % CI."""
-    if not line.predicted:
+    if not method.predicted:
         return NONE
+    # Columns: efficiency, low, high, as a line of `efficiency_frame` has them.
     means = pd.read_csv(PREDICTIONS, index_col="row")
-    return efficiency_cell(means.loc[line.predicted].to_dict() | {"kind": "estimate"})
+    line = means.loc[method.predicted].to_dict() | {"kind": "estimate"}
+    return efficiency_cell(line)
 
 
-def _typed(line: Line, measured: MeasuredRow) -> str:
+def _typed(method: MethodInTable, measured: MeasuredRow) -> str:
     """Return the class of a method and its setting, in type of a fixed width."""
     words = [
         word
-        for word in (line.type, setting_in_short(measured.row))
+        for word in (method.type, setting_in_short(measured.row))
         if word not in ("", NONE)
     ]
     if not words:
@@ -305,15 +323,15 @@ def _typed(line: Line, measured: MeasuredRow) -> str:
     return f"`{', '.join(words)}`"
 
 
-def _needed(measured: MeasuredRow) -> dict[str, str]:
+def _needs(measured: MeasuredRow) -> dict[str, str]:
     """Return what a row's step must be worth to tie with the hook's, encoding included."""
     cells = {}
     for bandwidth in NEEDED_AT:
         needed = need_of(measured, bandwidth)
-        cell = NONE
+        text = NONE
         if not math.isnan(needed):
-            cell = f"{needed:.2f}"
-        cells[f"needs at {rate(bandwidth)}"] = cell
+            text = f"{needed:.2f}"
+        cells[f"needs at {rate(bandwidth)}"] = text
     return cells
 
 
@@ -323,6 +341,7 @@ def need_of(measured: MeasuredRow, bandwidth: float) -> float:
     if timed is not None:
         return emulated_need(timed.name, bandwidth)
     job = replace(RESNET50, bits_per_second=bandwidth)
+    # The hook sends two bytes a number.
     return needed_efficiency(
         measured.step_seconds(job),
         ddp_seconds(job, 2),
@@ -333,6 +352,7 @@ def need_of(measured: MeasuredRow, bandwidth: float) -> float:
 
 def emulated_need(method: str, bandwidth: float) -> float:
     """Return what a timed method's step needs at a bandwidth in bits a second, encoding included."""
+    # Columns of `needed_frame`; a line a method and rate.
     needs = emulated_needs()
     is_it = (needs["method"] == method) & (needs["bits_per_second"] == bandwidth)
     return float(needs.loc[is_it, "needed_fp16_encoded"].iloc[0])
@@ -344,12 +364,10 @@ def timed_as(row: Row) -> TimedMethod | None:
     SGD is timed as DDP. PowerSGD is not looked for: a rank is less traffic on ResNet-50 than on the
     networks that were scored, so its step there is not that of what was scored.
     """
-    algorithm = row.algorithm
-    if algorithm == "sgd":
-        algorithm = FP16 if row.wire == "fp16" else FP32
+    wanted = (_timed_algorithm(row), row.settings)
     for session in timed_sessions():
         for method in session.methods:
-            if (method.algorithm, method.settings) == (algorithm, row.settings):
+            if (method.algorithm, method.settings) == wanted:
                 return method
     return None
 
@@ -367,12 +385,14 @@ def _silent_as_passes(session: Timing) -> Timing:
     steps that send up to 64 times, where it adds a few tenths.
     """
     passes = session.workload.compute_seconds
-    cells = []
-    for cell in session.timed_steps:
-        is_silent = cell.bits_per_second is None
-        seconds = [passes] * len(cell.seconds) if is_silent else cell.seconds
-        cells.append(cell.model_copy(update={"seconds": seconds}))
-    return session.model_copy(update={"timed_steps": cells})
+    all_timed = []
+    for timed in session.timed_steps:
+        seconds = timed.seconds
+        # A step that sends nothing was timed without a rate of the links.
+        if timed.bits_per_second is None:
+            seconds = [passes] * len(timed.seconds)
+        all_timed.append(timed.model_copy(update={"seconds": seconds}))
+    return session.model_copy(update={"timed_steps": all_timed})
 
 
 @cache

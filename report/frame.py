@@ -114,12 +114,16 @@ class Frames:
 
     Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
 
-    rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`,
-        `reset_interval`). `models_sent` and `link_models` are of the finished runs where these sent
-        other than was planned.
+    No frame has an index of its own: `row`, a row's name, and `run_id` join them.
+
+    rows: one line a planned row, in the plan's order. Its settings are columns named by their path
+        (`compressor.kind`, `reset_interval`). `models_sent` and `link_models` are of the finished
+        runs where these sent other than was planned. `base` is the row that it repeats at another
+        size, length or rate, None of a row of its own. `rule` says how its rate was chosen, as
+        `Row.chosen_by`: by validation samples it is "held_out". `tunes` is the row that a trial tunes.
     runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training
         payload.
-    scores: one line an evaluation of a run.
+    scores: one line an evaluation of a run, by rising step.
     tuning: one line a trial's run of the search that chose the rows' settings and rates; empty
         where none is at hand.
     attempts: one line an attempt at a run: who, where, with what code.
@@ -205,33 +209,28 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     """
     experiment = _experiment(folder)
     metric = metric_of(experiment.metric)
-    found = read_runs(folder)
-    planned = _planned(folder, experiment, found)
-    results = _results_by_row(planned)
+    recorded = read_runs(folder)
+    planned = _planned(folder, experiment, recorded)
+    trials = [each for each in planned if each.row.tunes]
     # Where the experiment is a tuning itself, its own runs are the trials.
-    trials = [each for each in planned if each.row.tunes] or _trials(
-        folder, experiment, tuning
+    if not trials:
+        trials = _trials(folder, experiment, tuning)
+    attempts = _frame(
+        (line for each in planned for line in _attempt_lines(each)), _ATTEMPT
     )
     return Frames(
-        folder,
-        experiment,
-        pd.DataFrame(
-            [
-                _row_line(row) | _sent(row, results.get(row.row, []))
-                for row in experiment.rows
-            ]
-        ),
-        _frame((_run_line(folder, each, metric) for each in planned), _RUN),
-        pd.DataFrame(
+        folder=folder,
+        experiment=experiment,
+        rows=_rows_frame(experiment, planned),
+        runs=_frame((_run_line(folder, each, metric) for each in planned), _RUN),
+        scores=pd.DataFrame(
             [line for each in planned for line in _score_lines(each, metric)],
             columns=_SCORE,
         ),
-        _frame((_trial_line(each, metric) for each in trials), _TUNING),
+        tuning=_frame((_trial_line(each, metric) for each in trials), _TUNING),
         # Two rows may share a run, whose attempts count once.
-        _frame(
-            (line for each in planned for line in _attempt_lines(each)), _ATTEMPT
-        ).drop_duplicates(["run_id", "attempt"]),
-        len(found.keys() - {each.run_id for each in planned}),
+        attempts=attempts.drop_duplicates(["run_id", "attempt"]),
+        unplanned=len(recorded.keys() - {each.run_id for each in planned}),
     )
 
 
@@ -259,6 +258,7 @@ def sharing_baseline(frames: Frames) -> list[str]:
     They have contrasts. Where this one ships they ship too, and else they lie beside the folder or
     one above. Those that cannot be read are left out: they stop their own report, not this one.
     """
+    # Runs are shared where two specs ask for the same run: its id is a hash of what it does.
     shared = baseline_runs(frames.experiment)
     names = set()
     for folder in _experiments_beside(frames.folder):
@@ -270,6 +270,7 @@ def sharing_baseline(frames: Frames) -> list[str]:
 
 
 def _experiments_beside(folder: Path) -> list[Path]:
+    """Return the folders of experiments that a reader would see as one collection with this one."""
     if ships(folder):
         return shipped_experiments()
     places = (folder.parent, folder.parent / "reference", folder.parent.parent)
@@ -306,8 +307,10 @@ class _Planned(NamedTuple):
             return "missing"
         if self.run.result is not None:
             return status_of(self.run.result)
-        # Without a result or a failure it was interrupted, or goes on: its result is missing.
-        return "failed" if self.run.failure else "missing"
+        if self.run.failure is not None:
+            return "failed"
+        # Without either it was interrupted, or goes on: its result is missing.
+        return "missing"
 
 
 def _frame(lines: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
@@ -337,9 +340,13 @@ def _experiment(folder: Path) -> Experiment:
 
 
 def _planned(
-    folder: Path, experiment: Experiment, found: Mapping[str, RunRecord]
+    folder: Path, experiment: Experiment, recorded: Mapping[str, RunRecord]
 ) -> list[_Planned]:
-    """List every planned run, in the order of rows and seeds."""
+    """List every planned run, in the order of rows and seeds.
+
+    Args:
+        recorded: what the folder holds, by the run's id; runs of no row may be among it.
+    """
     planned = []
     for row in experiment.rows:
         try:
@@ -351,7 +358,7 @@ def _planned(
                 f"{path} names a seed in row {row.row!r} that is no whole number; plan again"
             ) from None
         planned += [
-            _Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds
+            _Planned(row, seed, run_id, recorded.get(run_id)) for seed, run_id in seeds
         ]
     for run in planned:
         if run.run and run.run.run.run_id != run.run_id:
@@ -380,6 +387,17 @@ def _trials(
     return _planned(tuning, _experiment(tuning), read_runs(tuning))
 
 
+def _rows_frame(experiment: Experiment, planned: Sequence[_Planned]) -> pd.DataFrame:
+    """Return `Frames.rows`: what was planned of each row, and what its runs sent if that differs."""
+    results = _results_by_row(planned)
+    lines = []
+    for row in experiment.rows:
+        # The later keys win, so what was sent stands in the place of what was planned.
+        lines.append(_row_line(row) | _sent(row, results.get(row.row, [])))
+    # Without `columns`: rows have the settings of their own methods, and NaN in those of others.
+    return pd.DataFrame(lines)
+
+
 def _row_line(row: Row) -> dict[str, Any]:
     line: dict[str, Any] = row.model_dump(
         exclude={"settings", "restart", "betas", "runs", "held_back"}, by_alias=True
@@ -406,13 +424,16 @@ def _sent(row: Row, results: Sequence[Result]) -> dict[str, float]:
     A compressor that draws whole tensors sends as many bits as it happens to draw, and a plan has
     their expectation.
     """
+    # (runs,): one worker's payload bits.
     bits = [sum(entry.bits for entry in _training(result)) for result in results]
+    # Without any finished run `all` holds too, and the plan's numbers stay.
     if row.models_sent is None or all(number == row.expected_bits for number in bits):
         return {}
     gathered = sum(entry.gathered_bits for each in results for entry in _training(each))
     to_neighbours = sum(
         entry.neighbour_bits for each in results for entry in _training(each)
     )
+    # A model is its parameters in fp32, once a run: the sums are over all of them.
     model_bits = 32 * row.num_parameters * len(results)
     models_sent = sum(bits) / model_bits + row.final_exchange
     carried = link_models(
@@ -461,11 +482,12 @@ def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]
         "wall_seconds": result.wall_seconds,
         "diverged_at_step": result.diverged_at_step,
     }
-    line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
+    metrics = result.metrics or {}
+    line |= {f"metrics.{name}": value for name, value in metrics.items()}
     if result.worker_accuracy:
-        line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(
-            result.worker_accuracy
-        )
+        num_workers = len(result.worker_accuracy)
+        line["worker_accuracy"] = math.fsum(result.worker_accuracy) / num_workers
+    # As "gradient.bits": a column for each purpose and count.
     for purpose, entry in result.traffic.items():
         line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
     if planned.status == "done":
@@ -498,7 +520,9 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
         loss for loss in (result.train_loss, result.test_loss) if loss is not None
     ]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
-    return "diverged" if result.status == "diverged" or is_beyond else "done"
+    if result.status == "diverged" or is_beyond:
+        return "diverged"
+    return "done"
 
 
 def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:
@@ -532,13 +556,15 @@ def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
 
 def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
     row = planned.row
-    result = planned.run.result if planned.run else None
     losses = [event["train_loss"] for event in planned.events]
     score: float | None = math.nan
-    if result is not None:
-        losses += [loss for loss in [result.train_loss] if loss is not None]
+    if planned.run is not None and planned.run.result is not None:
+        result = planned.run.result
+        if result.train_loss is not None:
+            losses.append(result.train_loss)
         if planned.status == "done":
             score = score_in(result, metric)
+    finite = [loss for loss in losses if math.isfinite(loss)]
     return {
         "row": row.tunes,
         "label": row.label,
@@ -550,7 +576,6 @@ def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
         "run_id": planned.run_id,
         "status": planned.status,
         "score": score,
-        "train_loss": min(
-            (loss for loss in losses if math.isfinite(loss)), default=None
-        ),
+        # The least on the way, as the paper's rule chooses by it.
+        "train_loss": min(finite, default=None),
     }

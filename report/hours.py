@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.packs import read_runs
@@ -64,6 +68,7 @@ def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     if len(gpu_set_ups(frames)) != 1:
         return pd.DataFrame(columns=_COLUMNS)
     attempts = frames.attempts
+    # A run with an attempt elsewhere has some of its hours from there.
     elsewhere = set(attempts.loc[attempts["backend"] != "nccl", "run_id"])
     records = read_runs(frames.folder)
     done = frames.runs[frames.runs["status"] == "done"]
@@ -78,10 +83,13 @@ def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         lines.append((run.row, trained / 3600))
     by_row = pd.DataFrame(lines, columns=["row", "hours"]).groupby("row")["hours"]
     hours = by_row.agg(num_runs="size", hours="mean").reset_index()
+    # Its own number of runs, of those on GPUs alone.
     table = accuracy.drop(columns="num_runs").merge(hours, on="row")
     of_baseline = table.loc[table["row"] == frames.experiment.baseline, "hours"]
-    baseline = of_baseline.iloc[0] if len(of_baseline) else float("nan")
-    return table.assign(speed_up=baseline / table["hours"])[_COLUMNS]
+    baseline_hours = math.nan
+    if len(of_baseline):
+        baseline_hours = of_baseline.iloc[0]
+    return table.assign(speed_up=baseline_hours / table["hours"])[_COLUMNS]
 
 
 def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
@@ -91,32 +99,25 @@ def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
         hours: of `hours_frame`, where the baseline has hours.
     """
     metric = frames.metric
-    factor = 100 if metric.is_share else 1
+    factor = 1
+    axis_name = metric.score_label
+    if metric.is_share:
+        factor = 100
+        axis_name = f"{metric.score_label}, %"
     best = hours.loc[hours.groupby(["label", "ratio"], sort=False)["mean"].idxmax()]
     families = frames.experiment.families
-    ends = []
     with style():
         figure, (axes,) = new_figure(3.2)
-        for line in best.to_dict("records"):
-            place = (float(line["speed_up"]), factor * float(line["mean"]))
-            colour = colour_of(line["algorithm"], families)
-            shape = shape_of(line["algorithm"], families)
-            axes.plot(
-                *([value] for value in place),
-                linestyle="None",
-                marker=shape,
-                color=colour,
-            )
-            ends.append(
-                (*place, f"{line['label']}, ratio {amount(line['ratio'])}", colour)
-            )
+        ends = _draw_marks(axes, best, families, factor)
         axes.axvline(1, **GREY)
-        high = float(best["speed_up"].max())
         is_named = len(ends) <= _MOST_NAMED
+        room = 1.05
         # Names stand at the right, and take room.
-        axes.set_xlim(0, high * (1.6 if is_named else 1.05))
+        if is_named:
+            room = 1.6
+        axes.set_xlim(0, room * float(best["speed_up"].max()))
         axes.set_xlabel("speed-up: the baseline's hours of training over these")
-        axes.set_ylabel(f"{metric.score_label}{', %' if metric.is_share else ''}")
+        axes.set_ylabel(axis_name)
         drawn = dict.fromkeys(families.get(name, "") for name in best["algorithm"])
         figure.legend(
             handles=family_handles([family for family in drawn if family in FAMILIES]),
@@ -126,5 +127,21 @@ def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
         headline(figure, title)
         # After the legend and the headline, which take room.
         if is_named:
-            end_labels(axes, ends, leaders=True)
+            end_labels(axes, ends)
     return figure
+
+
+def _draw_marks(
+    axes: Axes, best: pd.DataFrame, families: Mapping[str, str], factor: int
+) -> list[tuple[float, float, str, str]]:
+    """Draw a mark a line, and return what `end_labels` takes of each."""
+    ends = []
+    for line in best.to_dict("records"):
+        speed_up = float(line["speed_up"])
+        score = factor * float(line["mean"])
+        colour = colour_of(line["algorithm"], families)
+        shape = shape_of(line["algorithm"], families)
+        axes.plot([speed_up], [score], linestyle="None", marker=shape, color=colour)
+        name = f"{line['label']}, ratio {amount(line['ratio'])}"
+        ends.append((speed_up, score, name, colour))
+    return ends

@@ -147,9 +147,13 @@ def timed_label(method: TimedMethod) -> str:
 
 
 def _method(label: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a method, by its label in a record without what `ENDINGS` has."""
+    # Records call two methods so, which differ in what they send of the error.
     if label == "M-CSER":
         error = settings.get("error_compressor", {}).get("kind")
-        return f"M-CSER {_ERRORS[error]}" if error in _ERRORS else label
+        if error in _ERRORS:
+            return f"M-CSER {_ERRORS[error]}"
+        return label
     return METHODS.get(label, label.replace(", ", " "))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from scipy import special
 
 from cser_bench.harness.errors import UsageError
@@ -30,7 +31,7 @@ from cser_bench.harness.records.tracks import (
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.leaderboard_figure import draw_leaderboard
-from cser_bench.report.leaderboard_lines import Gap, Line
+from cser_bench.report.leaderboard_lines import BoardLine, Gap
 from cser_bench.report.plotting import save
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.job import TrainingJob, method_seconds, sendings_of
@@ -61,8 +62,8 @@ class ClassLines:
     """
 
     load: LoadClass
-    lines: list[Line]
-    record: Line | None
+    lines: list[BoardLine]
+    record: BoardLine | None
     worse: dict[str, float]
     to_beat: float | None
 
@@ -79,13 +80,13 @@ class Leaderboard:
 
     name: str
     track: Track
-    entries: list[Line]
-    contradicted: list[Line]
-    bounds: list[Line]
+    entries: list[BoardLine]
+    contradicted: list[BoardLine]
+    bounds: list[BoardLine]
     usual: tuple[str, str] | None
 
     @property
-    def baseline(self) -> Line:
+    def baseline(self) -> BoardLine:
         """What loss gaps and traffic are measured against."""
         return self.bounds[0]
 
@@ -117,20 +118,26 @@ def leaderboard_text(tracks: Path, name: str) -> str:
 def read_leaderboard(tracks: Path, name: str) -> Leaderboard:
     """Return the lines of a track's page from the records of its entries."""
     track = read_track(tracks, name)
+    # Bounds name their records from the repository, in which the tracks lie.
     root = tracks.absolute().parent
     frames_of = cache(lambda folder: with_short_labels(read_frames(folder)))
-    baseline = _line(track, track.everything_sent, frames_of, root, None)
+    baseline = _bound_line(track, track.everything_sent, frames_of, root, None)
     bounds = [baseline]
     for bound in track.bounds:
-        bounds.append(_line(track, bound, frames_of, root, baseline))
-    lines: list[Line] = []
-    contradicted: list[Line] = []
+        bounds.append(_bound_line(track, bound, frames_of, root, baseline))
+    lines: list[BoardLine] = []
+    contradicted: list[BoardLine] = []
     counted: Counter[tuple[str, str]] = Counter()
     for entry in read_entries(tracks, name):
         line = _entry_line(track, entry, frames_of, root, baseline)
-        (contradicted if entry.is_contradicted else lines).append(line)
+        if entry.is_contradicted:
+            contradicted.append(line)
+        else:
+            lines.append(line)
         counted[entry.about.author, entry.about.entered] += 1
-    usual = counted.most_common(1)[0][0] if counted else None
+    usual = None
+    if counted:
+        [(usual, _)] = counted.most_common(1)
     return Leaderboard(name, track, lines, contradicted, bounds, usual)
 
 
@@ -150,7 +157,10 @@ def page_of(board: Leaderboard, tracks: Path) -> str:
     return markdown_of("leaderboard.md.j2", context)
 
 
-def _class_lines(track: Track, load: LoadClass, lines: Sequence[Line]) -> ClassLines:
+def _class_lines(
+    track: Track, load: LoadClass, lines: Sequence[BoardLine]
+) -> ClassLines:
+    # What fits a class has at most its traffic; its members fit no smaller class.
     fitting = [line for line in lines if line.link_models <= load.most_link_models]
     members = [line for line in fitting if track.class_of(line.link_models) == load]
     members.sort(key=lambda line: (line.mean_loss, line.name))
@@ -164,18 +174,19 @@ def _class_lines(track: Track, load: LoadClass, lines: Sequence[Line]) -> ClassL
     return ClassLines(load, members, record, worse, _to_beat(track, record))
 
 
-def _record(track: Track, lines: Sequence[Line]) -> Line | None:
+def _record(track: Track, lines: Sequence[BoardLine]) -> BoardLine | None:
     """Return the record of these entries.
 
     The first record is the best entry of the first day. From then on a record falls only to an
     entry that is better by the track's p, and that was run again.
     """
 
-    def order(line: Line) -> tuple[str, float, str]:
+    def order(line: BoardLine) -> tuple[str, float, str]:
         assert line.entry is not None
         return line.entry.about.entered, line.mean_loss, line.name
 
-    standing: Line | None = None
+    # By day, and of one day the best first: entries meet the record that stood when they came.
+    standing: BoardLine | None = None
     for line in sorted(lines, key=order):
         if standing is None:
             standing = line
@@ -187,9 +198,10 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
     return standing
 
 
-def _to_beat(track: Track, record: Line) -> float:
+def _to_beat(track: Track, record: BoardLine) -> float:
     """Return the mean loss that takes the record, of an entry with the same seeds and spread."""
     num_seeds = len(record.scores)
+    # mean_loss - t s sqrt(1 / n + 1 / n), with the t of 2 (n - 1) degrees.
     # For two samples of one size and spread Satterthwaite's degrees of freedom are exactly these, so
     # the loss is the one at which `_record` lets the record fall.
     quantile = float(special.stdtrit(2 * (num_seeds - 1), 1 - track.p_below))
@@ -198,47 +210,47 @@ def _to_beat(track: Track, record: Line) -> float:
 
 
 def _entry_line(
-    track: Track, entry: TrackEntry, frames_of: Any, root: Path, baseline: Line
-) -> Line:
+    track: Track, entry: TrackEntry, frames_of: Any, root: Path, baseline: BoardLine
+) -> BoardLine:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
-    return _line_of(
+    return _board_line(
         track, frames, entry.about.row, entry.name, entry, arithmetic, baseline
     )
 
 
-def _line(
-    track: Track, bound: Bound, frames_of: Any, root: Path, baseline: Line | None
-) -> Line:
+def _bound_line(
+    track: Track, bound: Bound, frames_of: Any, root: Path, baseline: BoardLine | None
+) -> BoardLine:
     frames = frames_of(root / bound.records)
     arithmetic = _arithmetic(root / BENCH).get(bound.row)
-    return _line_of(track, frames, bound.row, bound.row, None, arithmetic, baseline)
+    return _board_line(track, frames, bound.row, bound.row, None, arithmetic, baseline)
 
 
-def _line_of(
+def _board_line(
     track: Track,
     frames: Frames,
     row_name: str,
     name: str,
     entry: TrackEntry | None,
     arithmetic: float | None,
-    baseline: Line | None,
-) -> Line:
+    baseline: BoardLine | None,
+) -> BoardLine:
+    """Return the line of a row of an experiment; `baseline` is None for the baseline itself."""
     if row_name not in frames.by_row.index:
         raise UsageError(f"{frames.folder} has no row {row_name!r}, which {name} is of")
     row = frames.row(row_name)
-    # By loss whatever their experiment is scored by: the track is.
-    is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
-    scores = (
-        -frames.runs[is_done].sort_values("seed")["test_loss"].to_numpy(dtype=float)
-    )
+    scores = _negative_losses(frames, row_name)
     link_models = float(row["link_models"])
-    choice = None
-    if frames.experiment.tuning is not None:
-        choice = frames.experiment.tuning.choices.get(row_name)
-    lead = unpaired(scores, scores if baseline is None else baseline.scores)
+    # The baseline, which comes first, is compared with itself.
+    baseline_scores = scores
+    baseline_models = link_models
+    if baseline is not None:
+        baseline_scores = baseline.scores
+        baseline_models = baseline.link_models
+    lead = unpaired(scores, baseline_scores)
     low, high = lead.interval(COVERAGE)
-    return Line(
+    return BoardLine(
         name=name,
         label=str(row["label"]),
         family=frames.experiment.families.get(str(row["algorithm"]), OTHER_FAMILY),
@@ -247,8 +259,8 @@ def _line_of(
         # Scores are negative losses, so a lead of a score is a gap of the other sign.
         gap=Gap(0.0 - lead.estimate, 0.0 - high, 0.0 - low),
         learning_rate=float(row["learning_rate"]),
-        num_trials=None if choice is None else choice.num_trials,
-        traffic=1.0 if baseline is None else link_models / baseline.link_models,
+        num_trials=_num_trials(frames, row_name),
+        traffic=link_models / baseline_models,
         link_models=link_models,
         link_bits=32 * int(row["num_parameters"]) * link_models,
         num_collectives=_num_collectives(frames, row_name),
@@ -258,14 +270,34 @@ def _line_of(
     )
 
 
+def _negative_losses(frames: Frames, row_name: str) -> np.ndarray:
+    """Return the scores of a row's finished runs by rising seed, (runs,)."""
+    # By loss whatever their experiment is scored by: the track is.
+    is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
+    losses = frames.runs[is_done].sort_values("seed")["test_loss"]
+    return -losses.to_numpy(dtype=float)
+
+
+def _num_trials(frames: Frames, row_name: str) -> int | None:
+    """Return how many trials chose a row's rate; None where it was given."""
+    if frames.experiment.tuning is None:
+        return None
+    choice = frames.experiment.tuning.choices.get(row_name)
+    if choice is None:
+        return None
+    return choice.num_trials
+
+
 def _num_collectives(frames: Frames, row_name: str) -> int:
     """Return in how many collectives a worker takes part in training, by any of the row's runs."""
     run = frames.runs[frames.runs["row"] == row_name].iloc[0]
     counts = [run.get(f"{purpose}.collectives") for purpose in TRAINING]
+    # None of a purpose that no run of the experiment has.
     return int(sum(count for count in counts if count))
 
 
 def _step_seconds(track: Track, link: CostLink, frames: Frames, row_name: str) -> float:
+    """Return a row's step by the cost model, with the track's passes, a worker a machine."""
     row = frames.rows[frames.rows["row"] == row_name].iloc[0]
     job = TrainingJob(
         num_parameters=int(row["num_parameters"]),
@@ -288,8 +320,8 @@ def _arithmetic(path: Path) -> dict[str, float]:
     for case in ElementTree.parse(path).iter("testcase"):
         for item in case.iter("property"):
             if item.get("name") == OWN_ARITHMETIC:
-                name = str(case.get("name"))
-                measured[name.partition("[")[2].removesuffix("]")] = float(
-                    str(item.get("value"))
-                )
+                # As pytest names a case: "test_name[entry]".
+                _, _, parameter = str(case.get("name")).partition("[")
+                entry = parameter.removesuffix("]")
+                measured[entry] = float(str(item.get("value")))
     return measured

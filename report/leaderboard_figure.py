@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cser_bench.report.leaderboard_lines import Line
+from cser_bench.report.leaderboard_lines import BoardLine
 from cser_bench.report.plotting import (
     FAMILIES,
     GREY,
@@ -40,7 +40,9 @@ NAME_WIDTH = 18
 _BOUND_COLOUR = "#555555"
 
 
-def draw_leaderboard(entries: Sequence[Line], bounds: Sequence[Line]) -> Figure:
+def draw_leaderboard(
+    entries: Sequence[BoardLine], bounds: Sequence[BoardLine]
+) -> Figure:
     """Draw each entry with its interval, and a line at each bound.
 
     Entries of equal traffic stand side by side, the smallest gap first.
@@ -66,12 +68,13 @@ def draw_leaderboard(entries: Sequence[Line], bounds: Sequence[Line]) -> Figure:
     return figure
 
 
-def _groups(entries: Sequence[Line]) -> list[list[Line]]:
+def _groups(entries: Sequence[BoardLine]) -> list[list[BoardLine]]:
     """Return the entries by traffic, least first; in each group by their gap.
 
     A logarithmic axis has no place for an entry that sends nothing.
     """
-    groups: list[list[Line]] = []
+    # A group begins with its least traffic, from which the others are no further than `ALIKE`.
+    groups: list[list[BoardLine]] = []
     senders = [line for line in entries if line.traffic > 0]
     for line in sorted(senders, key=lambda line: line.traffic):
         if groups and line.traffic <= ALIKE * groups[-1][0].traffic:
@@ -81,19 +84,20 @@ def _groups(entries: Sequence[Line]) -> list[list[Line]]:
     return [sorted(group, key=lambda line: line.gap.mean) for group in groups]
 
 
-def _centre(group: Sequence[Line]) -> float:
+def _centre(group: Sequence[BoardLine]) -> float:
     """Return the traffic at which a group stands: that of all its entries but for some percent."""
     return median(line.traffic for line in group)
 
 
-def _places(group: Sequence[Line]) -> list[float]:
+def _places(group: Sequence[BoardLine]) -> list[float]:
     """Return where the entries of a group stand on the axis, in equal steps about its traffic."""
+    # On a logarithmic axis equal steps are equal factors: centre x STEP^k, with k about 0.
     middle = (len(group) - 1) / 2
     centre = _centre(group)
     return [centre * STEP ** (number - middle) for number in range(len(group))]
 
 
-def _draw_entry(axes: Axes, line: Line, place: float) -> None:
+def _draw_entry(axes: Axes, line: BoardLine, place: float) -> None:
     axes.errorbar(
         place,
         line.gap.mean,
@@ -105,13 +109,13 @@ def _draw_entry(axes: Axes, line: Line, place: float) -> None:
     )
 
 
-def _is_best(line: Line, entries: Sequence[Line]) -> bool:
+def _is_best(line: BoardLine, entries: Sequence[BoardLine]) -> bool:
     """Return whether no entry of as much traffic or less has a smaller gap."""
     rivals = [each for each in entries if each.traffic <= ALIKE * line.traffic]
     return line.gap.mean <= min(each.gap.mean for each in rivals)
 
 
-def _name(axes: Axes, line: Line, place: float) -> None:
+def _name(axes: Axes, line: BoardLine, place: float) -> None:
     axes.annotate(
         _in_lines(line.label),
         (place, line.gap.mean),
@@ -127,7 +131,7 @@ def _in_lines(label: str) -> str:
     return plain(textwrap.fill(label, NAME_WIDTH))
 
 
-def _draw_bound(axes: Axes, line: Line) -> None:
+def _draw_bound(axes: Axes, line: BoardLine) -> None:
     axes.axhline(line.gap.mean, **GREY)
     axes.annotate(
         _in_lines(line.label),
@@ -140,7 +144,7 @@ def _draw_bound(axes: Axes, line: Line) -> None:
     )
 
 
-def _set_traffic_axis(axes: Axes, groups: Sequence[Sequence[Line]]) -> None:
+def _set_traffic_axis(axes: Axes, groups: Sequence[Sequence[BoardLine]]) -> None:
     """Set a tick at each group's traffic."""
     centres = [_centre(group) for group in groups]
     axes.set_xlim(min(centres) / NAME_ROOM, max(centres) * 1.6)

@@ -18,7 +18,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Line:
+class BoardLine:
     """A row of the page's tables: an entry or a bound.
 
     Attributes:

@@ -15,7 +15,6 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
@@ -60,9 +59,8 @@ OTHER_SHAPE = "v"
 DASHES = ("-", "--", ":", "-.")
 """Lines of the methods of one family, in their order."""
 
-LABEL_GAP = 6
 LEADER_GAP = 20
-"""Points between a line's end and its name; with a leader between them there is more room."""
+"""Points between a line's end and its name, with a thin line between them."""
 
 GREY: dict[str, Any] = {"color": "#555555", "linewidth": 0.8}
 """A line at what others are compared with."""
@@ -86,6 +84,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "savefig.dpi": 200,
+    # TrueType: matplotlib's default, Type 3, is what many journals refuse.
     "pdf.fonttype": 42,
 }
 
@@ -112,7 +111,9 @@ def mark(
 
     Filled is a drop significantly below the margin, crossed one above it; all else is hollow.
     """
-    face = colour if verdict == LESS else "white"
+    face = "white"
+    if verdict == LESS:
+        face = colour
     axes.plot(
         *([value] for value in place),
         linestyle="None",
@@ -137,7 +138,11 @@ def mark(
 
 def verdict_handles(verdicts: Iterable[str | None]) -> list[Line2D]:
     """Return what a legend says of the marks of these verdicts."""
-    drawn = {verdict if verdict in (LESS, MORE) else None for verdict in verdicts}
+    drawn = set()
+    for verdict in verdicts:
+        # All others are drawn alike.
+        is_beyond = verdict in (LESS, MORE)
+        drawn.add(verdict if is_beyond else None)
     looks = {
         LESS: ("o", "#333333", "below the margin (Holm)"),
         None: ("o", "white", "inconclusive, or not tested"),
@@ -182,6 +187,7 @@ def new_figure(
 
     No global state: figures do not touch.
     """
+    # Without pyplot, which would keep every figure, and choose a canvas by the machine.
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -241,23 +247,23 @@ def headline(figure: Figure, title: str) -> None:
     )
 
 
-def end_labels(
-    axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False
-) -> None:
+def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write names in a column right of points, in the points' order, none touching another.
+
+    A thin line joins each name to its point.
 
     Args:
         ends: the points, each with its name: (x, y, name, colour).
-        leaders: whether a thin line joins each name to its point.
 
     The figure must have its final limits: names are placed by where the axes then are.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes are made with their figure"
     figure.draw_without_rendering()
-    # height of a name in pixels, with room above and below
+    # Height of a name in pixels, with room above and below: points are 72 to an inch.
     height = 1.3 * SIZE * figure.dpi / 72
     box = axes.get_window_extent()
+    # [x, y] in pixels each, since names keep apart on paper and not on a logarithmic axis.
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
     from_below = sorted(
         zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1])
@@ -265,22 +271,21 @@ def end_labels(
     lows = [low for (_, low), _ in from_below]
     places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
     right = max(left for left, _ in pixels)
-    gap = LEADER_GAP if leaders else LABEL_GAP
     for ((left, low), end), place in zip(from_below, places, strict=True):
         # Offsets are in points, 72 to an inch, so that they hold at every resolution.
-        across = (right - left) * 72 / figure.dpi + gap
+        across = (right - left) * 72 / figure.dpi + LEADER_GAP
         up = (place - low) * 72 / figure.dpi
-        _label_end(axes, end, (across, up)).set_in_layout(leaders)
-        if leaders:
-            _lead_to_label(axes, end, (across - 2, up))
+        _label_end(axes, end, (across, up))
+        # Ends two points before the name.
+        _lead_to_label(axes, end, (across - 2, up))
 
 
 def _label_end(
     axes: Axes, end: tuple[float, float, str, str], offset: tuple[float, float]
-) -> Annotation:
+) -> None:
     """Write a point's name at an offset from it, in points."""
     x, y, name, colour = end
-    return axes.annotate(
+    axes.annotate(
         plain(name),
         (x, y),
         xytext=offset,

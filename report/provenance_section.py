@@ -53,6 +53,10 @@ def provenance_section(frames: Frames) -> ProvenanceSection:
     # Rows may share a run: its time counts once.
     runs = frames.runs.drop_duplicates("run_id")
     seconds = runs["wall_seconds"].fillna(0).astype(float)
+    packages = ""
+    if len(attempts):
+        # Counts come in falling order, so the first are those of the most attempts.
+        packages = attempts["packages"].value_counts().index[0]
     return ProvenanceSection(
         settings=_settings(frames),
         commands=frames.experiment.commands,
@@ -63,7 +67,7 @@ def provenance_section(frames: Frames) -> ProvenanceSection:
         num_attempts=len(attempts),
         num_changed=int(is_changed.sum()),
         hours=float(seconds.sum()) / 3600,
-        packages=attempts["packages"].value_counts().index[0] if len(attempts) else "",
+        packages=packages,
     )
 
 
@@ -73,6 +77,7 @@ def _settings(frames: Frames) -> pd.DataFrame:
     config = experiment.config | {"seeds": experiment.seeds}
     baseline = experiment.baseline
     if baseline:
+        # The baseline may have more seeds than others, as all are compared with it.
         runs = frames.runs
         seeds = runs.loc[runs["row"] == baseline, "seed"].unique()
         baseline_seeds = sorted(seeds.tolist())
@@ -82,20 +87,20 @@ def _settings(frames: Frames) -> pd.DataFrame:
     names = {"wire": "communication dtype"}
     lines = []
     for key, value in config.items():
-        text = _value(value)
+        text = _in_words(value)
         if text:
             lines.append((names.get(key, key).replace("_", " "), text))
     return pd.DataFrame(lines, columns=["setting", "value"])
 
 
-def _value(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """Return a setting as text: of a table its entries, without those that are nothing."""
     if isinstance(value, Mapping):
         entries = []
         for key, entry in value.items():
             if entry not in (0, [], None, {}, False):
                 name = key.replace("_", " ")
-                entries.append(f"{name} {_value(entry)}")
+                entries.append(f"{name} {_in_words(entry)}")
         return ", ".join(entries)
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -104,15 +109,15 @@ def _value(value: Any) -> str:
 
 def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
     """Count the runs that each state of the code and each machine had, the most first."""
-    commits = [
-        str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]
-    ]
+    # Twelve digits tell commits apart in any repository, and fit a column.
+    commits = [str(commit or "none")[:12] for commit in attempts["git_commit"]]
     is_changed = attempts["git_diff_sha256"].notna()
     changed = is_changed.map({True: "yes", False: "no"})
     processors = []
     for cpu, num_cpus in zip(attempts["cpu"], attempts["num_cpus"], strict=True):
         processors.append(f"{cpu}, {num_cpus} CPUs")
     named = attempts.assign(commit=commits, changed=changed, cpu=processors)
+    # A record may lack what is grouped by, and such attempts are a state too.
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
     states = groups["run_id"].nunique().rename("num_runs").reset_index()
     return states.sort_values("num_runs", ascending=False, kind="stable")

@@ -18,7 +18,6 @@ from cser_bench.report.efficiency_section import (
     efficiency_of,
 )
 from cser_bench.report.frame import Frames
-from cser_bench.report.labels import NETWORKS, TASKS
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.statistics import accuracy_frame
 from cser_bench.report.wording import (
@@ -33,9 +32,6 @@ from cser_bench.report.wording import (
 
 MOST_ROWS = 62
 """Rows up to which an experiment's other ratios have a table; with more they are in the CSV alone."""
-
-STACKED = ("stacked", "threads")
-"""Kinds of workers that are parts of one process."""
 
 READING = """Best mean first, with the standard deviation (SD) between seeds. Drop: how much worse than DDP.
 Efficiency: the steps that DDP needs to a method's test loss, over the method's steps; 0.6
@@ -70,43 +66,6 @@ class Ranking:
     has_efficiency: bool
 
 
-@dataclass(frozen=True)
-class Regime:
-    """Where an experiment's numbers hold.
-
-    Attributes:
-        task, network: as reports name them. num_parameters, num_steps: of the first row.
-        num_workers, batch_size: None where a record has none.
-        seeds: as a text.
-        is_emulated: whether all workers were parts of one process, so that nothing crossed a network.
-    """
-
-    task: str
-    network: str
-    num_parameters: int
-    num_steps: int
-    num_workers: int | None
-    batch_size: int | None
-    seeds: str
-    is_emulated: bool
-
-
-def regime_of(frames: Frames) -> Regime:
-    """Return where the numbers of an experiment hold."""
-    experiment = frames.experiment
-    backends = frames.attempts["backend"]
-    return Regime(
-        task=TASKS.get(experiment.task, experiment.task),
-        network=NETWORKS.get(experiment.model, experiment.model),
-        num_parameters=int(frames.rows["num_parameters"].iloc[0]),
-        num_steps=int(frames.rows["num_steps"].iloc[0]),
-        num_workers=experiment.config.get("num_workers"),
-        batch_size=experiment.config.get("batch_size"),
-        seeds=", ".join(map(str, experiment.seeds)),
-        is_emulated=bool(len(backends)) and bool(backends.isin(STACKED).all()),
-    )
-
-
 def ranking_of(
     frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame
 ) -> Ranking:
@@ -120,21 +79,19 @@ def ranking_of(
     rows = begun[begun["is_own"]]
     if frames.is_tuning:
         rows = _best_trials(frames, rows)
+    # Rows without a mean come last; of equal means the plan's order stays.
     rows = rows.sort_values("mean", ascending=False, kind="stable")
-    is_main = pd.Series(True, index=rows.index)
-    if len(rows) > MOST_RANKED and experiment.main_ratio_group is not None:
-        is_main = (
-            rows["ratio"].isin([1.0, experiment.main_ratio_group, math.inf])
-            | rows["is_bound"]
-        )
-    further = rows[~is_main] if len(rows) <= MOST_ROWS else rows[:0]
-    methods = _lines(frames, rows[is_main], efficiency)
+    is_main = _are_main(rows, experiment.main_ratio_group)
+    further = rows[~is_main]
+    if len(rows) > MOST_ROWS:
+        further = rows[:0]
+    methods = _cells(frames, rows[is_main], efficiency)
     baseline = None
     if experiment.baseline is not None:
         baseline = str(frames.row(experiment.baseline)["label"])
     return Ranking(
         methods=methods,
-        further=_lines(frames, further, efficiency),
+        further=_cells(frames, further, efficiency),
         columns=_columns(frames, methods),
         left_out=len(rows) - len(methods) - len(further),
         not_begun=not_begun,
@@ -142,6 +99,14 @@ def ranking_of(
         is_tuning=frames.is_tuning,
         has_efficiency=_has_efficiency(methods),
     )
+
+
+def _are_main(rows: pd.DataFrame, main_ratio: float | None) -> pd.Series[bool]:
+    """Return which rows the first table has: all, or of many those at the main ratio."""
+    if len(rows) <= MOST_RANKED or main_ratio is None:
+        return pd.Series(True, index=rows.index)
+    # A ratio of 1 is a method that compresses nothing, an infinite one no communication.
+    return rows["ratio"].isin([1.0, main_ratio, math.inf]) | rows["is_bound"]
 
 
 def terminal_text(frames: Frames) -> str | None:
@@ -159,12 +124,14 @@ def terminal_text(frames: Frames) -> str | None:
         "drop": f"drop, {frames.metric.loss_unit}",
         "by_loss": "efficiency",
     }
+    formats = {name: FORMATS[ranking.columns[name][1]] for name in heads}
     cells = [
-        [FORMATS[ranking.columns[name][1]](line[name]) for name in heads]
+        [formats[name](line[name]) for name in heads]
         for line in ranking.methods.to_dict("records")
     ]
     # Numbers are texts by now, which tabulate would read as numbers again.
-    return f"{tabulate(cells, [*heads.values()], disable_numparse=True)}\n\n{READING}"
+    text = tabulate(cells, [*heads.values()], disable_numparse=True)
+    return f"{text}\n\n{READING}"
 
 
 def _begun_rows(
@@ -175,10 +142,12 @@ def _begun_rows(
     As a table of rows that were never begun says nothing, they are counted; where no run was begun
     at all, every row is returned.
     """
-    statuses = frames.runs["status"] != "missing"
-    has_run = accuracy["row"].map(statuses.groupby(frames.runs["row"]).any())
+    is_begun = frames.runs["status"] != "missing"
+    # A boolean a line of `accuracy`, by whether any run of its row was begun.
+    has_run = accuracy["row"].map(is_begun.groupby(frames.runs["row"]).any())
     if frames.is_tuning or not has_run.any():
         return accuracy, {}
+    # Rows that repeat others at other lengths are left out of the count, as of the table.
     without = accuracy[~has_run & accuracy["is_own"]]
     return accuracy[has_run], Counter(without["label"])
 
@@ -191,40 +160,34 @@ def _best_trials(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[means.groupby(tuned, sort=False).idxmax()]
 
 
-def _lines(
+def _cells(
     frames: Frames, rows: pd.DataFrame, efficiency: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the cells of these rows."""
-    experiment = frames.experiment
-    settings = {row.row: setting_in_short(row) for row in experiment.rows}
-    cells = {name: _efficiencies(efficiency, name) for name in ("test_loss", "score")}
-    all_sent = math.nan
-    if experiment.baseline is not None:
-        load = frames.row(experiment.baseline)["link_models"]
-        if load is not None:
-            all_sent = float(load)
-        for of_score in cells.values():
-            of_score[experiment.baseline] = BY_DEFINITION
+    """Return the cells of these rows, a line each; columns as in `Ranking.methods`."""
+    settings = {row.row: setting_in_short(row) for row in frames.experiment.rows}
+    by_loss = _efficiencies(frames, efficiency, "test_loss")
+    by_score = _efficiencies(frames, efficiency, "score")
+    all_sent = _baseline_traffic(frames)
     unit = frames.metric.loss_unit
     lines = []
     for line in rows.to_dict("records"):
         row = line["row"]
-        load = line["link_models"]
+        carried = line["link_models"]
         share = math.nan
-        if load is not None:
-            share = load / all_sent
-        ends = (line["difference"], line["difference_low"], line["difference_high"])
+        if carried is not None:
+            share = carried / all_sent
+        drop = (line["difference"], line["difference_low"], line["difference_high"])
         lines.append(
             {
                 "label": line["label"],
-                "setting": _setting(settings[row], line["learning_rate"]),
+                "setting": _with_rate(settings[row], line["learning_rate"]),
                 "traffic": share,
                 "ratio": line["ratio"],
                 "runs": _runs(line),
                 "mean": _mean(frames, line),
-                "drop": gap_cell(*ends, unit),
-                "by_loss": cells["test_loss"].get(row, NONE),
-                "by_score": cells["score"].get(row, NONE),
+                "drop": gap_cell(*drop, unit),
+                "by_loss": by_loss.get(row, NONE),
+                "by_score": by_score.get(row, NONE),
                 "is_bound": bool(line["is_bound"]),
             }
         )
@@ -242,15 +205,30 @@ def _lines(
     return pd.DataFrame(lines, columns=[*names, "is_bound"])
 
 
-def _efficiencies(efficiency: pd.DataFrame, score_name: str) -> dict[str, str]:
-    """Return the text of each row's efficiency by a score."""
+def _baseline_traffic(frames: Frames) -> float:
+    """Return what a link carries of the baseline, in models; NaN where that is not known."""
+    baseline = frames.experiment.baseline
+    if baseline is None or frames.row(baseline)["link_models"] is None:
+        return math.nan
+    return float(frames.row(baseline)["link_models"])
+
+
+def _efficiencies(
+    frames: Frames, efficiency: pd.DataFrame, score_name: str
+) -> dict[str, str]:
+    """Return the text of each row's efficiency by a score, the baseline's among them."""
     lines = efficiency[efficiency["score_name"] == score_name]
-    return {
+    texts = {
         str(line["row"]): efficiency_cell(line) for line in lines.to_dict("records")
     }
+    if frames.experiment.baseline is not None:
+        texts[frames.experiment.baseline] = BY_DEFINITION
+    return texts
 
 
-def _setting(setting: str, rate: float | None) -> str:
+def _with_rate(setting: str, rate: float | None) -> str:
+    """Write a setting with its learning rate: "R2 48, R1 3, H 16, lr 0.1"."""
+    # Rates are NaN, not None, in a table where other rows have one.
     if rate is None or math.isnan(rate):
         return setting
     of_rate = f"lr {short(rate)}"
@@ -284,9 +262,9 @@ def _runs(line: Mapping[Any, Any]) -> str:
 
 
 def _has_efficiency(methods: pd.DataFrame) -> bool:
-    return bool(
-        (~methods[["by_loss", "by_score"]].isin([NONE, BY_DEFINITION])).any(axis=None)
-    )
+    """Tell whether any row but the baseline has an efficiency, or a reason for none."""
+    is_empty = methods[["by_loss", "by_score"]].isin([NONE, BY_DEFINITION])
+    return bool((~is_empty).any(axis=None))
 
 
 def _columns(frames: Frames, methods: pd.DataFrame) -> Columns:
@@ -308,7 +286,7 @@ def _columns(frames: Frames, methods: pd.DataFrame) -> Columns:
         "drop": (f"{gap_name(metric)}, {metric.loss_unit} (95 % CI)", "text"),
     }
     if methods["traffic"].isna().all():
-        # Old records do not say what crosses a link.
+        # Old records do not say what crosses a link: the ratio stands in the same place.
         columns["traffic"] = ("compression ratio", "amount")
         columns = {
             {"traffic": "ratio"}.get(key, key): head for key, head in columns.items()

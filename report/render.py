@@ -23,6 +23,7 @@ LEFT = ("text", "code", "span")
 
 # An underscore inside a word, as in a name of a row, is plain text in CommonMark, and so is an
 # ampersand that begins no entity.
+# A "#" or ">" is markup at the beginning of a line alone.
 _SPECIAL = re.compile(
     r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|^[#>])"
 )
@@ -39,7 +40,9 @@ def escape(value: Any) -> Markup:
 
 def _printed(value: Any) -> Any:
     """Escape a text that a template prints. What is undefined must stay so, to be an error."""
-    return escape(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return escape(value)
 
 
 def _joined(items: Iterable[Any], separator: str = "") -> Markup:
@@ -63,24 +66,35 @@ def table(
             `report.wording.FORMATS`. Two columns with a comma between go into one cell.
         strong: a column of booleans; its true rows are set in bold.
     """
-    heads: list[str] = [escape(head) for head, _ in columns.values()]
-    # Dashes below a head say how its column is aligned.
-    dashes = ["---" if name in LEFT else "---:" for _, name in columns.values()]
+    heads: list[str] = []
+    dashes = []
+    for head, format_name in columns.values():
+        heads.append(escape(head))
+        # Dashes below a head say how its column is aligned.
+        align = "---:"
+        if format_name in LEFT:
+            align = "---"
+        dashes.append(align)
     lines = [heads, dashes]
     for record in frame.to_dict("records"):
-        cells = [_cell(record, column, name) for column, (_, name) in columns.items()]
+        cells: list[str] = []
+        for column, (_, format_name) in columns.items():
+            cells.append(_table_cell(record, column, format_name))
         if strong is not None and record[strong]:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(cells)
     return Markup("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
+def _table_cell(
+    record: Mapping[Hashable, Any], column: str, format_name: str
+) -> Markup:
+    """Write one or two values of a record in a format, as Markdown."""
     value = record.get(column)
     # A column of the report of speed is a network, whose name has a comma too.
     if column not in record:
         value = tuple(record[part] for part in column.split(", "))
-    return escape(wording.FORMATS[name](value))
+    return escape(wording.FORMATS[format_name](value))
 
 
 @cache
@@ -95,6 +109,7 @@ def environment(is_markdown: bool = True) -> Environment:
     """
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        # A name that the context lacks is an error, not an empty text.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -102,7 +117,6 @@ def environment(is_markdown: bool = True) -> Environment:
         # Jinja would escape HTML; what went through `escape` it takes for done. So macros, which
         # return a Markup here, are escaped once.
         autoescape=is_markdown,
-        finalize=_printed if is_markdown else None,
     )
     templates.filters |= wording.FORMATS
     templates.filters |= {
@@ -114,6 +128,8 @@ def environment(is_markdown: bool = True) -> Environment:
         "table": table,
     }
     if is_markdown:
+        templates.finalize = _printed
+        # Jinja's own `join` would escape the separator, which is Markdown.
         templates.filters |= {"listed": _listed, "join": _joined}
     return templates
 

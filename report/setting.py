@@ -45,6 +45,7 @@ def setting_in_short(row: Row) -> str:
 def key_of(experiment: Experiment, row: Row) -> str:
     """Return what is equal for rows of one algorithm, setting and local step."""
     wire = row.wire or experiment.config.get("wire")
+    # With sorted keys, as two specs may give the same settings in another order.
     return json.dumps(
         [row.algorithm, row.local_step, wire, row.settings], sort_keys=True
     )
@@ -56,7 +57,9 @@ def _compressor(table: Mapping[str, Any]) -> str:
     if kind == "quantised_blocks":
         return f"{table.get('bits', 8)} bits"
     name = CLASSES.get(kind, str(kind).replace("_", " "))
-    return f"{name}({table['ratio']:g})" if "ratio" in table else name
+    if "ratio" not in table:
+        return name
+    return f"{name}({table['ratio']:g})"
 
 
 def _stage(table: Mapping[str, Any], symbol: str) -> list[str]:

@@ -15,13 +15,14 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
     Columns: label, num_parameters, num_steps, num_runs, mean, baseline (its mean there),
     difference, difference_low, difference_high (two-sided 95 %), drop (in words).
     """
+    # Index: row, of both frames.
     rows = frames.by_row
     lines = []
     if rows["num_parameters"].nunique() > 1:
         means = summary_frame(frames).set_index("row")
         for line in against_baseline(frames).to_dict("records"):
-            planned, scored = rows.loc[line["row"]], means.loc[line["row"]]
-            ends = ("estimate", "low", "high")
+            planned = rows.loc[line["row"]]
+            scored = means.loc[line["row"]]
             lines.append(
                 (
                     planned["label"],
@@ -30,7 +31,9 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
                     int(scored["num_runs"]),
                     scored["mean"],
                     means.loc[line["reference"], "mean"],
-                    *(line[end] for end in ends),
+                    line["estimate"],
+                    line["low"],
+                    line["high"],
                 )
             )
     columns = [
@@ -46,11 +49,17 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(lines, columns=columns)
     drops = [drop_cell(line, frames) for line in frame.to_dict("records")]
+    # As objects: of no drops at all pandas would make a column of floats.
     frame["drop"] = pd.Series(drops, dtype=object)
-    # Methods in the order of the plan, not of the alphabet.
-    place = {label: number for number, label in enumerate(rows["label"].unique())}
-    order = frame.assign(place=frame["label"].map(place))
-    order = order.sort_values(
+    return _in_plan_order(frame, rows["label"])
+
+
+def _in_plan_order(table: pd.DataFrame, labels: pd.Series[str]) -> pd.DataFrame:
+    """Return a table by size and length within a method, and methods in the plan's order."""
+    # Not of the alphabet, in which `sort_values` has labels.
+    places = {label: number for number, label in enumerate(labels.unique())}
+    ordered = table.assign(place=table["label"].map(places))
+    ordered = ordered.sort_values(
         ["place", "num_parameters", "num_steps"], ignore_index=True
     )
-    return order.drop(columns="place")
+    return ordered.drop(columns="place")

@@ -127,7 +127,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
     """
     lines = []
     for row in frames.rows["row"]:
-        scores = _scores(frames, row)
+        scores = _done_scores(frames, row)
         num_runs = len(scores)
         if num_runs == 0:
             continue
@@ -137,6 +137,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
             deviation = float(scores.std(ddof=1))
         # With one run the deviation is NaN, and so is the interval, whatever the quantile.
         degrees = max(num_runs - 1, 1)
+        # mean -+ t s / sqrt(n), with the t of n - 1 degrees that leaves 2.5 % on each side.
         quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
         half = quantile * deviation / math.sqrt(num_runs)
         lines.append((row, num_runs, mean, deviation, mean - half, mean + half))
@@ -144,7 +145,8 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def _scores(frames: Frames, row: str) -> np.ndarray:
+def _done_scores(frames: Frames, row: str) -> np.ndarray:
+    """Return the scores of a row's finished runs, (runs,)."""
     return frames.done(row).to_numpy(dtype=float)
 
 
@@ -158,8 +160,8 @@ def difference(frames: Frames, row: str, reference: str) -> Difference | None:
 
     None where one of them has no finished run.
     """
-    row_scores = _scores(frames, row)
-    reference_scores = _scores(frames, reference)
+    row_scores = _done_scores(frames, row)
+    reference_scores = _done_scores(frames, reference)
     if len(row_scores) == 0 or len(reference_scores) == 0:
         return None
     return unpaired(row_scores, reference_scores)
@@ -213,15 +215,20 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
         return None
     # (seeds, rows). Without each row's mean only what seeds have in common, and noise, are left.
     centred = scores - scores.mean()
+    # (seeds,): what a seed adds to all rows alike.
     seed_means = centred.mean(axis=1)
     seed_degrees = num_seeds - 1
+    # One degree went into each row's mean, and one into each seed's.
     residual_degrees = (num_seeds - 1) * (num_rows - 1)
     residuals = centred.sub(seed_means, axis=0)
+    # Mean squares of the two-way analysis of variance, between seeds and of what is left.
     between = num_rows * float((seed_means**2).sum()) / seed_degrees
     within = float((residuals**2).to_numpy().sum()) / residual_degrees
+    # All rows differ alike at every seed: the ratio below would have no denominator.
     if within == 0:
         return None
-    # Mean squares are F-distributed: the ratio's interval is ratio / F(a, b) to ratio * F(b, a).
+    # The ratio of mean squares is F-distributed up to a factor, so its interval is
+    # ratio / F(a, b) to ratio * F(b, a), of a and b degrees between and within.
     ratio = between / within
     tail = (1 + COVERAGE) / 2
     lowest = ratio / float(special.fdtri(seed_degrees, residual_degrees, tail))
@@ -248,6 +255,7 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
     standard_error, degrees, low, high (two-sided 95 %), low_one_sided and high_one_sided (each a
     bound of 95 % alone).
     """
+    # A row at another size or length is compared with the baseline that was run there too.
     references = rows_by_place(frames, frames.experiment.baseline)
     rows = frames.rows
     lines = []
@@ -281,6 +289,7 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
 def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str]:
     """Return a row and those that repeat it at another size or length, by parameters and steps."""
     rows = frames.rows
+    # `base` names the row that another one repeats; it is None of a row of its own.
     is_repeat = (rows["row"] == name) | (rows["base"] == name)
     # Rows of the rule "sensitivity" also name a base, but run it at another rate: they are not the
     # same row at another place.
@@ -314,6 +323,7 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
     """
     by_row = frames.runs["row"]
     has_diverged = frames.runs["status"] == "diverged"
+    # Index: row. A sum of booleans counts the true ones.
     counts = pd.DataFrame(
         {
             "num_planned": has_diverged.groupby(by_row).size(),
@@ -328,6 +338,7 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
     against = against_baseline(frames).drop(columns="reference")
     against = against.rename(columns=names)
     rows = frames.rows[[*_ROW, "base", "rule"]]
+    # From the left, so that rows keep the plan's order, and those without runs stay with NaN.
     for table in (counts, summary_frame(frames), against):
         rows = rows.merge(table, on="row", how="left")
     rows["num_runs"] = rows["num_runs"].fillna(0).astype(int)
@@ -356,6 +367,7 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
 
 
 def _rates_tested(frames: Frames) -> list[tuple[Any, ...]]:
+    """Return lines of `rates_frame` of rows that were run at neighbouring rates, a line a rate."""
     neighbours = frames.rows[frames.rows["rule"] == "sensitivity"]
     lines = []
     for base, group in neighbours.groupby("base", sort=False):
@@ -371,6 +383,7 @@ def _rates_tested(frames: Frames) -> list[tuple[Any, ...]]:
 
 
 def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
+    """Return lines of `rates_frame` of trials as long as the experiment, a line a row and rate."""
     if frames.experiment.tuning is None:
         return []
     choices = frames.experiment.tuning.choices
@@ -406,14 +419,17 @@ def at_equal_rate(
         mean = frames.done(row).mean()
         return float(mean - frames.done(reference).mean())
     # By kind, so that no score of test samples is set against one of held-out samples.
+    # Index: (kind, learning_rate). Columns: the two rows.
     scores = rates.pivot_table("score", ["kind", "learning_rate"], "row")
     scores = scores.reindex(columns=[row, reference])
     rates_run = scores.index.get_level_values("learning_rate")
     scores = scores[rates_run.isin([rate, reference_rate])]
+    # NaN where one of them was not run at that rate.
     apart = scores[row] - scores[reference]
     differences: list[float] = apart.dropna().tolist()
     if not differences:
         return math.nan
+    # Each row wins at one of the rates, so which is better is the rate's doing.
     if min(differences) < 0 < max(differences):
         return 0.0
     return min(differences, key=abs)
@@ -431,11 +447,15 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
     """
+    # A line a test, two or three a contrast, all of which share the level.
     family = _contrast_tests(frames)
-    exponents = frames.experiment.exponents or []
-    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
+    # Old questions with a p of 1 are never shown, yet they make the others harder to show.
+    num_exponents = len(frames.experiment.exponents or [])
+    p_values = [*family["p"], *[1.0] * num_exponents]
+    family["p_holm"] = holm(p_values)[: len(family)]
     # Only now is one test of each contrast kept: the others had to be in Holm's family too.
     by_p = family.sort_values("p", kind="stable")
+    # Index: contrast. The estimates are numbered likewise, so that the two join by index.
     nearest = by_p.drop_duplicates("contrast").set_index("contrast")
     frame = _contrast_estimates(frames).join(nearest)
     level = 1 - frames.experiment.confidence
@@ -493,10 +513,13 @@ def _contrast_tests(frames: Frames) -> pd.DataFrame:
         estimated = difference(frames, contrast.row, contrast.reference) or UNKNOWN
         num_diverged = _num_diverged(frames, contrast.row, contrast.reference)
         is_unknown = math.isnan(estimated.standard_error) or num_diverged > 0
-        for claim, p in claims_of(contrast, estimated).items():
+        for claim, p_of_claim in claims_of(contrast, estimated).items():
             # A test that cannot be made stays in the family: else a run that is lost would make
             # the other tests easier.
-            tests.append((number, claim, 1.0 if is_unknown else p))
+            p = p_of_claim
+            if is_unknown:
+                p = 1.0
+            tests.append((number, claim, p))
     return pd.DataFrame(tests, columns=["contrast", "claim", "p"])
 
 
@@ -506,6 +529,7 @@ def claims_of(contrast: Contrast, estimated: Difference) -> dict[str, float]:
     At most one of them can be shown. "Equal" needs two one-sided tests, both of which must hold
     (Schuirmann 1987): its p is the larger one.
     """
+    # Scores are such that more is better, so "worse by the margin" is a difference below -margin.
     margin = contrast.margin
     not_worse = estimated.p_above(-margin)
     worse = estimated.p_below(-margin)
@@ -526,6 +550,8 @@ def _num_diverged(frames: Frames, row: str, reference: str) -> int:
 
 
 def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
+    """Return the verdict on a line of `contrasts_frame` whose p_holm is known."""
+    # In this order: why there is no test, what it did not show, and what it showed.
     if _num_diverged(frames, line["row"], line["reference"]):
         return DIVERGED
     if math.isnan(line["standard_error"]):
@@ -535,6 +561,7 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
             return NO_DIFFERENCE
         return UNDECIDED
     claim = str(line["claim"])
+    # These do not say which method is better, so they need no rate in common.
     if claim in (LESS, MORE, EQUAL):
         return claim
     if math.isnan(line["at_equal_rate"]):
@@ -563,6 +590,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """
     # statsmodels has it too, but collects garbage at each call, which is slow.
     given = np.asarray(p_values, dtype=float)
+    # (tests,) each. The smallest p is multiplied by the number of tests m, the next by m - 1, ...
     order = np.argsort(given)
     multiples = len(given) - np.arange(len(given))
     # A test is rejected only where all with smaller p values are.

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric
 from cser_bench.harness.records.experiment import Experiment, read_experiment
+from cser_bench.report.efficiency import pooled_deviation
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
 from cser_bench.report.statistics import COVERAGE, unpaired
 from cser_bench.report.wording import (
@@ -40,7 +41,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class _Line:
+class _RankedRow:
     """A row of the table: what it scored, and what it took."""
 
     label: str
@@ -79,32 +80,36 @@ def verdict(tried: Path, shipped: Path, earlier_trials: Path | None = None) -> s
         return f"{name} diverged in {num_diverged} of its {seeds}: it has no score to rank."
     if not len(own.done(name)):
         raise UsageError(f"{tried} holds no finished run of {name}; call try again")
-    line = _line(own, name, is_tried=True)
-    earlier = read_experiment(earlier_trials) if earlier_trials is not None else None
-    lines = [_line(others, row, earlier) for row in _ranked_rows(others)]
-    baseline = _line(others, str(others.experiment.baseline), earlier)
+    tried_row = _ranked_row(own, name, is_tried=True)
+    earlier = None
+    if earlier_trials is not None:
+        earlier = read_experiment(earlier_trials)
+    rows = [_ranked_row(others, row, earlier) for row in _ranked_names(others)]
+    baseline = _ranked_row(others, str(others.experiment.baseline), earlier)
     parts = [
-        _table([*lines, line], baseline, own.metric),
-        *_sentences(line, lines, baseline, others),
+        _ranked_table([*rows, tried_row], baseline, own.metric),
+        *_sentences(tried_row, rows, baseline, others),
     ]
     return "\n".join(parts)
 
 
-def _ranked_rows(frames: Frames) -> list[str]:
+def _ranked_names(frames: Frames) -> list[str]:
     """Return the rows of the experiment itself that have runs."""
     rows = frames.rows
     chosen = rows[rows["base"].isna() & (rows["rule"] == "held_out")]["row"]
     return [row for row in chosen if len(frames.done(row))]
 
 
-def _line(
+def _ranked_row(
     frames: Frames, row: str, earlier: Experiment | None = None, is_tried: bool = False
-) -> _Line:
+) -> _RankedRow:
+    """Return a row as the table ranks it."""
     experiment = frames.experiment
     label = str(frames.row(row)["label"])
+    # Its row runs SGD on every worker's gradients, which people know as DDP.
     if row == experiment.baseline and not is_tried:
         label = f"DDP (fp32), {label}"
-    return _Line(
+    return _RankedRow(
         label=label,
         scores=frames.done(row).to_numpy(dtype=float),
         link_models=float(frames.row(row)["link_models"]),
@@ -125,27 +130,35 @@ def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> st
         rates = [
             trial.learning_rate for trial in trials if trial.settings == row.settings
         ]
+        # Only trials among which its very settings and rate are can have chosen them.
         if row.learning_rate in rates:
             return str(len(trials))
     return GIVEN
 
 
-def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
-    """Return the lines as a table of at most 100 columns."""
-    drop = f"{gap_name(metric)},\n{metric.loss_unit} (95 % CI)"
-    table = [["", "row", metric.score_label, drop, "traffic", "trials", "runs"]]
-    ranked = sorted(lines, key=lambda line: -line.mean)
-    for rank, line in enumerate(ranked, start=1):
+def _ranked_table(rows: list[_RankedRow], baseline: _RankedRow, metric: Metric) -> str:
+    """Return the rows, best mean first, as a table of at most 100 columns."""
+    drop_head = f"{gap_name(metric)},\n{metric.loss_unit} (95 % CI)"
+    table = [["", "row", metric.score_label, drop_head, "traffic", "trials", "runs"]]
+    ranked = sorted(rows, key=lambda row: -row.mean)
+    for rank, row in enumerate(ranked, start=1):
+        place = str(rank)
+        if row.is_tried:
+            place = f"->{rank}"
+        drop = ""
+        if row.label != baseline.label:
+            drop = gap_cell(*_ends(row, baseline, metric))
+        trials = row.trials
+        if trials == GIVEN:
+            trials = "given"
         cells = [
-            f"{'->' if line.is_tried else ''}{rank}",
-            line.label,
-            _score(line.mean, metric),
-            ""
-            if line.label == baseline.label
-            else gap_cell(*_ends(line, baseline, metric)),
-            traffic(line.link_models / baseline.link_models),
-            "given" if line.trials == GIVEN else line.trials,
-            str(len(line.scores)),
+            place,
+            row.label,
+            _score(row.mean, metric),
+            drop,
+            traffic(row.link_models / baseline.link_models),
+            trials,
+            str(len(row.scores)),
         ]
         table.append(cells)
     align = ("right", "left", "right", "left", "right", "right", "right")
@@ -168,7 +181,7 @@ def _score(score: float, metric: Metric) -> str:
 
 
 def _ends(
-    line: _Line, reference: _Line, metric: Metric
+    line: _RankedRow, reference: _RankedRow, metric: Metric
 ) -> tuple[float, float, float, str]:
     """Return the difference of two rows with its interval and unit, as `report.wording` takes them."""
     difference = unpaired(line.scores, reference.scores)
@@ -176,7 +189,7 @@ def _ends(
 
 
 def _sentences(
-    line: _Line, others: list[_Line], baseline: _Line, frames: Frames
+    line: _RankedRow, others: list[_RankedRow], baseline: _RankedRow, frames: Frames
 ) -> list[str]:
     """Return what the table says of the method, against two rows, and what that can rest on."""
     metric = frames.metric
@@ -204,9 +217,10 @@ def _sentences(
 
 
 def _rivals(
-    line: _Line, baseline: _Line, others: list[_Line]
-) -> tuple[list[_Line], str]:
+    line: _RankedRow, baseline: _RankedRow, others: list[_RankedRow]
+) -> tuple[list[_RankedRow], str]:
     """Return the rows at the method's traffic, or if there are none those of less, and which."""
+    # The baseline and no communication are no rivals: one sends everything, the other nothing.
     rivals = [other for other in others if not other.is_bound]
     same = []
     for other in rivals:
@@ -223,7 +237,10 @@ def _rivals(
 
 
 def _power(
-    line: _Line, references: list[_Line], others: list[_Line], metric: Metric
+    line: _RankedRow,
+    references: list[_RankedRow],
+    others: list[_RankedRow],
+    metric: Metric,
 ) -> str:
     """Say how large a difference such few runs show in four of five cases.
 
@@ -231,12 +248,10 @@ def _power(
     quite another one.
     """
     samples = [other.scores for other in others if len(other.scores) > 1]
-    degrees = sum(len(scores) - 1 for scores in samples)
-    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in samples)
-    deviation = math.sqrt(squares / degrees)
-    quantiles = special.stdtrit(degrees, (1 + COVERAGE) / 2) + special.stdtrit(
-        degrees, POWER
-    )
+    deviation, degrees = pooled_deviation(samples)
+    # A difference of so many standard errors is beyond the interval of 95 % in 80 % of cases.
+    quantiles = special.stdtrit(degrees, (1 + COVERAGE) / 2)
+    quantiles += special.stdtrit(degrees, POWER)
     parts = []
     for reference in references:
         error = deviation * math.sqrt(1 / len(line.scores) + 1 / len(reference.scores))

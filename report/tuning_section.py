@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cser_bench.harness.records.experiment import Choice
 from cser_bench.report.contrasts_section import row_name
 from cser_bench.report.frame import Frames
 from cser_bench.report.wording import (
@@ -67,21 +68,24 @@ def tuning_section(
         return None
     table = _rate_table(frames, rates)
     trials = frames.tuning
-    each = pd.Series([0])
-    num_seeds = 0
+    # Index: row.
+    num_trials = pd.Series([0])
     if len(trials):
-        each = trials.groupby("row")["trial"].nunique()
+        num_trials = trials.groupby("row")["trial"].nunique()
+    num_seeds = 0
     if len(table):
         num_seeds = int(table["num_runs"].max())
-    named = frames.experiment.tuning
+    experiment = None
+    if frames.experiment.tuning is not None:
+        experiment = frames.experiment.tuning.experiment
     return TuningSection(
         rates=table,
         score_format=score_format(frames.metric),
         is_of_test=bool((rates["kind"] == "test").any()),
         num_seeds=num_seeds,
-        experiment=named.experiment if named else None,
+        experiment=experiment,
         num_runs=int(cost["num_runs"].sum()),
-        num_trials=span((each.min(), each.max())),
+        num_trials=span((num_trials.min(), num_trials.max())),
         search_epochs=_epochs(trials["num_epochs"]),
         epochs_here=_epochs(frames.rows["num_epochs"]),
         is_full_length=_longest(trials) == _longest(frames.rows),
@@ -138,6 +142,7 @@ def _tuned_places(frames: Frames) -> list[str]:
     if tuning is None or not _has_lengths(frames):
         return []
     rows = frames.rows[frames.rows["row"].isin([*tuning.selected])]
+    # A row that repeats another elsewhere is named after it, as "sgd@14".
     is_baseline = rows["row"].str.partition("@")[0] == frames.experiment.baseline
     places = rows.loc[is_baseline, ["num_parameters", "num_steps"]].sort_values(
         ["num_parameters", "num_steps"]
@@ -161,6 +166,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
     write = FORMATS[score_format(frames.metric)]
     of_kind = rates[rates["kind"] == kind]
     lines = []
+    # Each group is a row's, a line a rate, by rising rate.
     for row, group in of_kind.groupby("row", sort=False):
         rate = math.nan
         score = math.nan
@@ -173,14 +179,16 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
                 f"{write(trial['score'])} at {short(trial['learning_rate'])}"
             )
         best = float(group["score"].max())
+        missed = None
+        # False too where no rate was chosen, whose score is NaN.
+        if best > score:
+            missed = gap(score - best, frames.metric.loss_unit)
         line = {
             "label": row_name(frames, str(row)),
             "rate": rate,
             "score": score,
             "by_rate": ", ".join(by_rate),
-            "missed": gap(score - best, frames.metric.loss_unit)
-            if best > score
-            else None,
+            "missed": missed,
             "num_runs": group["num_runs"].max(),
         }
         lines.append(line)
@@ -194,10 +202,13 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
     Columns: label, num_rows, num_trials, num_runs, num_epochs, rates, and num_at_end (rows whose
     best rate lies at an end of the grid).
     """
-    named = frames.experiment.tuning
-    choices = named.choices if named else {}
-    selected = named.selected if named else {}
+    choices: dict[str, Choice] = {}
+    selected: dict[str, float] = {}
+    if frames.experiment.tuning is not None:
+        choices = frames.experiment.tuning.choices
+        selected = frames.experiment.tuning.selected
     trials = frames.tuning
+    # A search may have tuned rows that the experiment then did not run.
     if selected:
         trials = trials[trials["row"].isin(frames.by_row.index)]
     lines = []

@@ -126,7 +126,9 @@ def typst_of(markdown: str, root: Path, size: float = _SIZES[0]) -> str:
 
 
 def _title(tokens: Sequence[Token]) -> str:
+    """Return the text of the first heading."""
     for number, token in enumerate(tokens):
+        # A heading is three tokens: what opens it, its text, and its close.
         if token.type == "heading_open":
             return tokens[number + 1].content
     return ""
@@ -137,6 +139,7 @@ def _is_picture(token: Token) -> bool:
     return len(children) == 1 and children[0].type == "image"
 
 
+# Blocks that hold other blocks. Each item of a list is an argument of Typst's `list`, so a comma ends it.
 _BOUNDS = {
     "bullet_list_open": "#list(",
     "bullet_list_close": ")",
@@ -158,7 +161,7 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             while tokens[end].type != "table_close":
                 end += 1
             captions = _captions(tokens, end + 1)
-            parts.append(_table(tokens[number:end], captions, root))
+            parts.append(_grid_table(tokens[number:end], captions, root))
             # Past the captions too: an opening, a text and a close each.
             number = end + 3 * len(captions)
         elif token.type == "heading_open":
@@ -213,10 +216,12 @@ def _code(token: Token) -> str:
 
 
 def _paragraph(token: Token, root: Path) -> str:
+    """Return a paragraph, or the picture that is all of it."""
     if not (token.children and _is_picture(token)):
         return f"#par[{_inline(token, root)}]"
     picture = token.children[0]
     path = str(picture.attrs["src"])
+    # Sharp at any size, where a picture was saved as both.
     vector = str(Path(path).with_suffix(".pdf"))
     if (root / vector).exists():
         path = vector
@@ -233,6 +238,7 @@ _MARKS = {
 
 
 def _inline(token: Token, root: Path) -> str:
+    """Return the words of a line with their bold type, code and links."""
     parts = []
     # Whether the link whose words follow leads somewhere from a PDF; of another the words stay.
     is_linked = False
@@ -248,8 +254,10 @@ def _inline(token: Token, root: Path) -> str:
             if address is not None:
                 parts.append(f"#link({quote(address)})[")
         elif child.type == "link_close":
-            parts.append("]" if is_linked else "")
+            if is_linked:
+                parts.append("]")
         else:
+            # A mark that has no type of its own here is left out.
             parts.append(_MARKS.get(child.type, ""))
     return "".join(parts)
 
@@ -264,8 +272,9 @@ def _address(link: str, root: Path) -> str | None:
     return None
 
 
-def _table(tokens: Sequence[Token], captions: Sequence[Token], root: Path) -> str:
+def _grid_table(tokens: Sequence[Token], captions: Sequence[Token], root: Path) -> str:
     """Return a table with the captions below it."""
+    # Row by row, the head first: each has as many as there are columns.
     cells = [token for token in tokens if token.type == "inline"]
     aligns = []
     for token in tokens:
@@ -277,9 +286,9 @@ def _table(tokens: Sequence[Token], captions: Sequence[Token], root: Path) -> st
     body = cells[num_columns:]
     widths = []
     for column, align in enumerate(aligns):
-        longest = max(
-            (len(cell.content) for cell in body[column::num_columns]), default=0
-        )
+        lengths = [len(cell.content) for cell in body[column::num_columns]]
+        longest = max(lengths, default=0)
+        # What width is left is shared out in proportion to the longest cells.
         if align == "left" and longest > _LONG:
             widths.append(f"{longest}fr")
         else:

@@ -80,6 +80,7 @@ def traffic(value: float) -> str:
     """Write a share of DDP's traffic: "1/24", and "0.67" of more than a half; nothing is "0"."""
     if value == 0:
         return "0"
+    # Beyond a half, 1/1.5 and the like would say less than the decimals.
     if value > 0.55:
         return f"{value:.2g}"
     parts = 1 / value
@@ -109,7 +110,9 @@ def amount(value: float) -> str:
     """
     # From 99.95 on three digits round to 100, and have no decimals.
     is_whole = abs(value) >= 99.95 or value == round(value)
-    digits = f"{value:,.0f}" if is_whole else f"{value:#.3g}"
+    digits = f"{value:#.3g}"
+    if is_whole:
+        digits = f"{value:,.0f}"
     return digits.replace("-", MINUS)
 
 
@@ -146,7 +149,10 @@ def probability(value: float) -> str:
 @_format
 def text(value: Any) -> str:
     """Write a word as it is; Markdown stays Markdown."""
-    return value if isinstance(value, str) else str(value)
+    # Not `str` of a text: a `Markup` would lose that it is Markdown.
+    if isinstance(value, str):
+        return value
+    return str(value)
 
 
 @_format
@@ -214,7 +220,10 @@ def listed(items: Sequence[str]) -> str:
 
 def counted(number: float, noun: str) -> str:
     """Write a number with its noun, a plural unless it is 1: "1 run", "2 runs", "0.5 points"."""
-    digits = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
+    # A float prints without decimals where it is whole; `g` would shorten a large integer.
+    digits = f"{number:,}"
+    if isinstance(number, float):
+        digits = f"{number:,g}"
     if number == 1:
         return f"{digits} {noun}"
     return f"{digits} {noun}s"
@@ -251,6 +260,7 @@ def _digits(value: float) -> str:
     """Write three digits, without zeros at the end: 1.5, 0.00687, 1,527."""
     if not value:
         return "0"
+    # Of a number from 1 to below 10 two, and one more for each power of ten below that.
     decimals = max(2 - math.floor(math.log10(abs(value))), 0)
     digits = f"{value:,.{decimals}f}"
     if "." in digits:
@@ -275,6 +285,7 @@ def gap(difference: float, unit: str) -> str:
 
 def _unsigned_zero(value: float, decimals: int) -> float:
     """Round a number; what rounds to nothing has no sign."""
+    # -0.0 + 0.0 is 0.0.
     return round(value, decimals) + 0.0
 
 
@@ -282,6 +293,7 @@ def interval(low: float, high: float, unit: str) -> str:
     """Write the interval of a gap, from the ends of the difference's: "0.06 to 0.37"."""
     if math.isnan(low):
         return NONE
+    # A gap is the negative of a difference, which swaps the ends.
     return f"{gap(high, unit)} to {gap(low, unit)}"
 
 
@@ -302,7 +314,9 @@ def gap_in_prose(difference: float, low: float, high: float, unit: str) -> str:
 
 def units_in_one(unit: str) -> int:
     """Return how many of a unit one is of a score: points are hundredths of a share."""
-    return 100 if unit == "points" else 1
+    if unit == "points":
+        return 100
+    return 1
 
 
 def margin_text(margin: float, unit: str) -> str:

@@ -147,7 +147,9 @@ def submitted(
     if latest is None:
         return None
     submission, job = latest
-    log = None if job is None else str(submission.log_of(job))
+    log = None
+    if job is not None:
+        log = str(submission.log_of(job))
     if queue is None:
         return Submitted(job, log, None)
     return Submitted(job, log, _place_in(queue, job))
@@ -156,6 +158,7 @@ def submitted(
 def _place_in(
     queue: dict[str, str], job: str | None
 ) -> Literal["nameless", "waits", "runs", "gone"]:
+    """Say where a job is; one of which sbatch never answered has no name to look for."""
     if job is None:
         return "nameless"
     if job not in queue:

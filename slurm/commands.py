@@ -88,7 +88,10 @@ def submit(
     if left and not yes and not _is_confirmed():
         print("nothing was submitted")
         return 0
-    jobs = submit_runs(request) if left else []
+    jobs: list[str] = []
+    if left:
+        # It looks again at what is left, as another command may have submitted it meanwhile.
+        jobs = submit_runs(request)
     print(_submitted(jobs))
     if wait:
         return _wait(request.plan, request.folder)
@@ -109,6 +112,7 @@ def _request(
     from cser_bench.slurm.profile import load_profile
 
     planned = selection.plan()
+    # Without a cluster the command takes up what was submitted before, as it was.
     if cluster is None:
         before = _last_submission(selection.results / planned.experiment.name)
         cluster = before.cluster
@@ -117,11 +121,13 @@ def _request(
         if selection.stage is None and before.stage is not None:
             selection = replace(selection, stage=before.stage)
             planned = planned.at_stage(before.stage)
+    if data is not None:
+        data = data.absolute()
     request = Request(
         plan=planned,
         # A job may run in another folder.
         results=selection.results.absolute(),
-        data=None if data is None else data.absolute(),
+        data=data,
         cluster=cluster,
         profile=load_profile(cluster),
         preflight=preflight,
@@ -162,6 +168,7 @@ def _submitted(jobs: Sequence[str]) -> str:
     """Say how many runs were submitted, and as which job arrays."""
     if not jobs:
         return "nothing to submit: all runs are done, queued or running"
+    # A task of an array is called ARRAY_TASK.
     arrays = dict.fromkeys(job.split("_")[0] for job in jobs)
     return f"submitted {len(jobs)} runs as job {', '.join(arrays)}"
 
@@ -177,13 +184,16 @@ def _wait(planned: Plan, folder: Path) -> int:
     runs = statuses(folder, planned.runs)
     said = ""
     while {"queued", "running"} & {run.state for run in runs}:
+        # A line at each change: a wait of hours would else fill the screen.
         if totals_text(runs) != said:
             said = totals_text(runs)
             print(said, flush=True)
         sleep(WAIT_SECONDS)
         runs = statuses(folder, planned.runs)
     print(status_text(runs, planned.runs[0].config.num_workers))
-    return 0 if all(run.state == "done" for run in runs) else FAILURE
+    if all(run.state == "done" for run in runs):
+        return 0
+    return FAILURE
 
 
 @command("status", "say how far each row is, here and on a cluster", EXPERIMENT)

@@ -71,6 +71,7 @@ def do_run(job: Job, profile: Profile) -> None:
     code = 0
     with ExitStack() as stack:
         to_do = True
+        # Rank 0 alone holds the run's lock and its record; the others hear from it below.
         if allocation.rank == 0:
             try:
                 begin_attempt(job.recorder(), allocation, profile.max_retries, stack)
@@ -85,6 +86,7 @@ def do_run(job: Job, profile: Profile) -> None:
 
         if not recorded(job, work):
             kind = recorded_end(job.folder, allocation.attempt)
+            # This worker lost another one, which is the one that knows why.
             if kind == "communication":
                 time.sleep(GRACE_SECONDS)
             # A run that was asked to stop is no failure of the job's.
@@ -120,6 +122,7 @@ def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
     # The commit stays the snapshot's: the checkout around that goes on.
     kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
     kept["attempt"] = allocation.attempt
+    # Rank 0's stand in the record; to gather them asks programs, which all workers would else do at once.
     if allocation.rank == 0:
         kept["slurm"] = facts(allocation, job.folder)
     attempt = new_attempt("slurm", backend_for(device), torch.device(device))
@@ -132,6 +135,7 @@ def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
     That is Slurm's variables, the nodes, and of GPUs their names, driver and topology. `saved` is
     the step of the checkpoint that the run in this folder has when the job starts.
     """
+    # Beginnings of names: which job it was, and what of the nodes it had.
     kept = (
         "SLURM_CLUSTER_NAME",
         "SLURM_JOB_",
@@ -199,6 +203,7 @@ def network_check(profile: Profile, here: Allocation, device: str) -> PreflightC
     try:
         prepare_thread(device)
         with meeting(profile, here, PATIENCE_SECONDS):
+            # Before it begins, as it may hang on a wrong interface.
             print(
                 f"an all-reduce begins; if that is the last word: {advice}", flush=True
             )
@@ -214,6 +219,7 @@ def network_check(profile: Profile, here: Allocation, device: str) -> PreflightC
     text = f"an all-reduce among {workers} gets {measured / 1e9:.3g} Gb/s a link"
     if promised := profile.link_bits_per_second:
         text += f"; the profile says {promised / 1e9:g}"
+        # So little points at another link than the one that the profile means.
         if measured < promised / 2:
             text += ", so look at network_interface, or ask the site"
     return PreflightCheck("network", True, text)

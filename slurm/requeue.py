@@ -280,24 +280,17 @@ def decide(
     if here:
         attempt = here[-1].attempt
     by_slurm = _ended_by_slurm(allocation)
-    if (here or code) and (by_slurm or read_failure(folder, attempt) is None):
-        # Where an attempt began or srun failed, and no worker has said why. Slurm's own reason is
-        # offered even then: it takes the place of "communication", which is never the cause, and
-        # of nothing else.
+    # Where no attempt began and srun is content there is nothing to tell of.
+    if here or code:
         log = submission.log_of(allocation.job)
-        kind, why = by_slurm or _unsaid_end(log, attempt, code)
-        message = f"{why}; srun ended with code {code}, see {log}"
-        write_failure(folder, folder.name, attempt, kind, message, "")
+        _record_end(folder, log, attempt, code, by_slurm)
 
     if not here:
         # Earlier starts that ended before a worker began: without a bound a job could be requeued
         # for ever.
         num_without_attempt = allocation.restart - len(ours)
-        if (
-            by_slurm is None
-            and code == TOLD_TO_STOP
-            and num_without_attempt < max_retries
-        ):
+        was_told_to_stop = by_slurm is None and code == TOLD_TO_STOP
+        if was_told_to_stop and num_without_attempt < max_retries:
             return _requeue(allocation, "told to stop before a worker began")
         return code
     how = f"ended with {recorded_end(folder, attempt)}"
@@ -310,7 +303,21 @@ def decide(
     return 1
 
 
+def _record_end(
+    folder: Path, log: Path, attempt: str, code: int, by_slurm: End | None
+) -> None:
+    """Write down how an attempt ended, where no worker has or where Slurm ended it."""
+    # Slurm's own reason is offered even where a worker has said one: it takes the place of
+    # "communication", which is never the cause, and of nothing else.
+    if by_slurm is None and read_failure(folder, attempt) is not None:
+        return
+    kind, why = by_slurm or _unsaid_end(log, attempt, code)
+    message = f"{why}; srun ended with code {code}, see {log}"
+    write_failure(folder, folder.name, attempt, kind, message, "")
+
+
 def _requeue(allocation: Allocation, why: str) -> int:
+    """Put the job into the queue again, and return scontrol's exit code."""
     print(f"{why}: requeued", flush=True)
     return subprocess.run(
         ["scontrol", "requeue", allocation.job], check=False
@@ -335,6 +342,7 @@ def _ended_by_slurm(allocation: Allocation) -> End | None:
 
 
 def _is_at_its_limit() -> bool:
+    """Tell whether the job's time is over; never where Slurm gave it no end."""
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 

@@ -180,6 +180,7 @@ def _submit_all(request: Request, code: Path, runs: list[PlannedRun]) -> list[st
     if request.preflight:
         after = _preflight(request, code)
     jobs: list[str] = []
+    # The place among `runs` of the next array's first run.
     first = 0
     for size in array_sizes(len(runs)):
         before = []
@@ -237,6 +238,7 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
         queue = campaign.queued_jobs()
         texts = [tail_of(log).splitlines() for log in logs]
         lines = _one_of_each_check(texts)
+        # One rank that fails is enough, and all must have ended well.
         if failed := [line for what, line in lines.items() if what.startswith("FAIL ")]:
             raise CampaignError(
                 f"preflight fails on the compute nodes: {'; '.join(failed)} (see {logs[0]})"
@@ -276,32 +278,22 @@ def _one_of_each_check(texts: Sequence[list[str]]) -> dict[str, str]:
 def _submit_array(
     request: Request, code: Path, runs: list[PlannedRun], *after: str
 ) -> list[str]:
+    """Submit an array of runs after other jobs, and return its jobs' ids."""
     profile = request.profile
     place = request.place(code)
+    data = None
+    if request.data is not None:
+        data = str(request.data)
     submission = Submission(
         submitted_at=now(),
         cluster=request.cluster,
-        data=None if request.data is None else str(request.data),
+        data=data,
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
         stage=request.plan.stage,
     )
-    attempt = new_attempt("slurm", "", torch.device("cpu"))
-    given = [
-        Job(
-            experiment=request.name,
-            folder=request.folder / run.run_id,
-            run=run,
-            attempt=attempt,
-            data=request.data,
-            device=profile.device,
-            cores=(),
-            checkpoint_minutes=profile.checkpoint_minutes,
-            timeout_seconds=profile.timeout_seconds,
-        )
-        for run in runs
-    ]
+    given = _jobs_of(request, runs)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
     # Before sbatch is called, as jobs may start before it returns.
@@ -312,7 +304,28 @@ def _submit_array(
     except BaseException:
         campaign.put_submission(request.folder, place.submission, None)
         raise
+    # Only with its jobs' ids can a submission be looked up in the queue.
     jobs = [str(job.job_id) for job in submitted]
     named = submission.model_copy(update={"jobs": jobs})
     campaign.put_submission(request.folder, place.submission, named)
     return jobs
+
+
+def _jobs_of(request: Request, runs: list[PlannedRun]) -> list[Job]:
+    """Return what each task of an array is given, pickled, to do."""
+    # What is known where the command was typed; a job's processes fill in the rest.
+    attempt = new_attempt("slurm", "", torch.device("cpu"))
+    return [
+        Job(
+            experiment=request.name,
+            folder=request.folder / run.run_id,
+            run=run,
+            attempt=attempt,
+            data=request.data,
+            device=request.profile.device,
+            cores=(),
+            checkpoint_minutes=request.profile.checkpoint_minutes,
+            timeout_seconds=request.profile.timeout_seconds,
+        )
+        for run in runs
+    ]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tabulate import tabulate
 
-from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import efficiencies_of, measured_in
+from cser_bench.report.advice.needs import MethodInJob, methods_in_job
 from cser_bench.report.advice.runs import experiments_on, methods_run
 from cser_bench.report.collection import Collection
 from cser_bench.report.first_table import names_by_key
@@ -33,57 +33,60 @@ def advice(
     measured = measured_in(collection)
     experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
-    known_names = names_by_key(network)
-    lines = needed_lines(job, methods, efficiencies_of(measured), known_names)
-    names = {} if shows_all else known_names
-    shown = [
-        line for line in lines if not names or line.method is None or line.key in names
-    ]
+    # README's names of methods at the settings of its table, by their keys.
+    readme_names = names_by_key(network)
+    lines = methods_in_job(job, methods, efficiencies_of(measured), readme_names)
+    shown = lines
+    if readme_names and not shows_all:
+        # DDP and its hook were not run as methods, and are shown all the same.
+        of_readme = [
+            line for line in lines if line.method is None or line.key in readme_names
+        ]
+        shown = [_renamed(line, readme_names) for line in of_readme]
     near = [line for line in shown if _is_near(line, job)]
     context = {
-        "needed": needed_table([_renamed(line, names) for line in shown]),
+        "needed": needed_table(shown),
         "has_heavy": any(line.is_heavy for line in shown),
         "num_hidden": len(lines) - len(shown),
-        "near": near_table([_renamed(line, names) for line in near], job),
+        "near": near_table(near, job),
     }
-    return (
-        environment(is_markdown=False)
-        .get_template("advice.md.j2")
-        .render(context)
-        .strip("\n")
-    )
+    template = environment(is_markdown=False).get_template("advice.md.j2")
+    return template.render(context).strip("\n")
 
 
-def _renamed(line: Line, names: Mapping[str, str]) -> Line:
+def _renamed(line: MethodInJob, names: Mapping[str, str]) -> MethodInJob:
     return replace(line, label=names.get(line.key, line.label))
 
 
-def _is_near(line: Line, job: TrainingJob) -> bool:
+def _is_near(line: MethodInJob, job: TrainingJob) -> bool:
     """Tell whether a line's efficiency was measured near the job's size and length."""
     found = line.efficiency
     return found is not None and found.is_number and found.is_near(job)
 
 
-def needed_table(lines: Sequence[Line]) -> str:
+def needed_table(lines: Sequence[MethodInJob]) -> str:
     """Return the table of what methods need, with what was measured of them and where."""
     heads = ["method", "traffic", "ms", "needs", "over DDP", "has", "measured on"]
     rows = []
     for line in lines:
-        heavy = " !" if line.is_heavy else ""
+        share = traffic(line.traffic)
+        # A note below the table says what the mark means.
+        if line.is_heavy:
+            share = f"{share} !"
         cells = [
             line.name,
-            traffic(line.traffic) + heavy,
+            share,
             milliseconds(line.seconds),
             f"{line.over_hook:.2f}",
             f"{line.over_ddp:.2f}",
-            efficiency_cell(line),
-            _place(line),
+            measured_cell(line),
+            _measured_on(line),
         ]
         rows.append(cells)
-    return _table(heads, rows)
+    return _terminal_table(heads, rows)
 
 
-def _place(line: Line) -> str:
+def _measured_on(line: MethodInJob) -> str:
     """Return the network and the length of a line's efficiency."""
     found = line.efficiency
     if found is None or not found.is_number:
@@ -91,26 +94,32 @@ def _place(line: Line) -> str:
     return f"{found.network.replace('_', ' ')}, {count(found.num_steps)} steps"
 
 
-def near_table(lines: Sequence[Line], job: TrainingJob) -> str:
+def near_table(lines: Sequence[MethodInJob], job: TrainingJob) -> str:
     """Return the table of net speed-ups in a job; empty where no size and length were near."""
     heads = ["method", "net speed-up", "plan"]
     rows = []
     for line in lines:
         assert line.efficiency is not None, "lines are those with a measured efficiency"
+        # Over DDP with its fp16 hook, which sends half of what DDP in fp32 sends.
         speedup = line.efficiency.net_speedup(line.seconds, line.hook_seconds)
         rows.append([line.name, speedup, line.efficiency.planned_steps])
-    return _table(heads, rows) if rows else ""
+    if not rows:
+        return ""
+    return _terminal_table(heads, rows)
 
 
-def efficiency_cell(line: Line) -> str:
+def measured_cell(line: MethodInJob) -> str:
     """Write a line's measured efficiency with its interval; of DDP it is 1 by definition."""
     if line.is_ddp:
         return NONE
     if line.efficiency is None:
         return NOT_MEASURED
-    return line.efficiency.text if line.efficiency.is_number else NONE
+    # Measured without a number, as where the interval was too wide.
+    if not line.efficiency.is_number:
+        return NONE
+    return line.efficiency.text
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _terminal_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # Numbers are texts by now, which tabulate would read as numbers again.
     return tabulate(rows, heads, disable_numparse=True)

@@ -18,16 +18,19 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 def _whole_amount(text: str) -> int:
     """Return the number of things that a word such as 25.6M stands for."""
-    prefix = text[-1:] if text[-1:] in _PREFIXES else ""
+    prefix = text[-1:]
+    if prefix not in _PREFIXES:
+        prefix = ""
     amount = number(math.ulp(0), "a number above 0, as 25.6M")(
         text.removesuffix(prefix)
     )
     # Rounded, as the product of a decimal fraction may miss a whole number by its last bits.
     value = round(_PREFIXES[prefix] * amount, 6)
     if value < 1 or value != int(value):
-        wanted = f"must be a whole number of at least 1, not {text!r}"
-        hint = f"; {text}M is {text} millions" if not prefix else ""
-        raise click.BadParameter(wanted + hint)
+        message = f"must be a whole number of at least 1, not {text!r}"
+        if not prefix:
+            message += f"; {text}M is {text} millions"
+        raise click.BadParameter(message)
     return int(value)
 
 
@@ -149,8 +152,10 @@ def advise(
         inside_bits_per_second=inside or 0.0,
         latency_seconds=latency_us / 1e6,
     )
+    own = None
     # Without runs of one's own there is no such folder, and advice needs none.
-    own = results if results.is_dir() else None
+    if results.is_dir():
+        own = results
     text = advice(job, network, collection_of(own), every_setting)
     say_what_is_taken(own)
     print(text)

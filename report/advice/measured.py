@@ -70,10 +70,10 @@ class Efficiency:
         return max(abs(math.log(a / b)) for a, b in self._compared(job))
 
     def _compared(self, job: TrainingJob) -> tuple[tuple[int, int], tuple[int, int]]:
-        return (self.num_parameters, job.num_parameters), (
-            self.num_steps,
-            job.num_steps,
-        )
+        """Return two pairs, here and in the job: of parameters, and of steps."""
+        sizes = (self.num_parameters, job.num_parameters)
+        lengths = (self.num_steps, job.num_steps)
+        return sizes, lengths
 
     def net_speedup(self, seconds: float, rival_seconds: float) -> str:
         """Write the net speed-up over a rival: "1.27x (1.10x to 1.44x)", "at most 0.40x".
@@ -91,6 +91,7 @@ class Efficiency:
     @property
     def planned_steps(self) -> str:
         """The factor by which a job's steps grow, to come as far as DDP: "1.59x"."""
+        # T steps of efficiency w are worth w T of DDP's, so T / w are worth T.
         steps = factor(1 / self.line["efficiency"])
         # A bound of the efficiency from below is one of the steps from above.
         turned = {"at least": "at most ", "at most": "at least "}
@@ -129,9 +130,11 @@ def efficiencies_of(experiments: Sequence[Frames]) -> list[Efficiency]:
         table = efficiency_of(frames).drop_duplicates("row")
         rows = {row.row: row for row in frames.experiment.rows}
         baselines = rows_by_place(frames, frames.experiment.baseline)
+        # Index: row.
+        link_models = frames.by_row["link_models"]
         for line in table.to_dict("records"):
+            # A run sends in proportion to its steps, so the baseline is that of the same length.
             baseline = baselines.get((line["num_parameters"], line["num_steps"]))
-            link_models = frames.by_row["link_models"]
             efficiency = Efficiency(
                 key=key_of(frames.experiment, rows[line["row"]]),
                 experiment=frames.experiment.name,
@@ -168,11 +171,12 @@ def nearest(
     name = names.get(key, key)
     of_method = [each for each in efficiencies if names.get(each.key, each.key) == name]
 
-    def place(efficiency: Efficiency) -> tuple[bool, float, int]:
+    def rank(efficiency: Efficiency) -> tuple[bool, float, int]:
+        """Return what is least of the one that counts; False sorts before True."""
         return (
             not efficiency.is_number,
             efficiency.distance(job),
             -int(efficiency.line["num_runs"]),
         )
 
-    return min(of_method, key=place, default=None)
+    return min(of_method, key=rank, default=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.experiment import Experiment, Role
+from cser_bench.harness.records.experiment import Experiment, Role, Row
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.collection import Collection
 from cser_bench.report.efficiency_section import drop_cell
@@ -69,8 +69,11 @@ def advised(collection: Collection) -> dict[str, list[Frames]]:
         )
     networks: dict[str, list[Frames]] = {}
     for name, about in collection.about.items():
-        frames = collection.find(name) if about.advice else None
-        if about.advice and frames is not None:
+        # First, as `find` reads all of an experiment's runs.
+        if not about.advice:
+            continue
+        frames = collection.find(name)
+        if frames is not None:
             networks.setdefault(about.advice, []).append(frames)
     return networks
 
@@ -88,6 +91,7 @@ def experiments_on(
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
+    # The first of a network is the one that others must have run like.
     networks = advised(collection)
     if network not in networks:
         raise UsageError(
@@ -99,9 +103,8 @@ def experiments_on(
     assert about is not None, "an experiment is advised on by what it is evidence for"
     others = collection.all_of(*ROLES, network=about.network)
     alike = [frames for frames in (*others, *measured) if ran_alike(first, frames)]
-    return list(
-        {frames.experiment.name: frames for frames in (*shown, *alike)}.values()
-    )
+    by_name = {frames.experiment.name: frames for frames in (*shown, *alike)}
+    return list(by_name.values())
 
 
 def ran_alike(frames: Frames, other: Frames) -> bool:
@@ -110,6 +113,7 @@ def ran_alike(frames: Frames, other: Frames) -> bool:
 
 
 def _set_up(frames: Frames) -> tuple[Any, ...]:
+    """Return what must be equal for rows of two experiments to be compared."""
     experiment = frames.experiment
     return (
         experiment.task,
@@ -118,6 +122,7 @@ def _set_up(frames: Frames) -> tuple[Any, ...]:
         experiment.rows[0].num_parameters,
         own_length(experiment),
         experiment.config["num_workers"],
+        # A table, as text: how samples are divided among workers.
         str(experiment.config["partition"]),
     )
 
@@ -142,21 +147,19 @@ def methods_run(experiments: Sequence[Frames]) -> list[Method]:
 
 
 def _weight(method: Method) -> tuple[bool, int]:
+    """Return what is larger of the run that counts; an experiment with a curve has efficiencies."""
     return method.frames.experiment.curve is not None, method.num_runs
 
 
 def _methods_of(frames: Frames) -> list[Method]:
+    """Return the methods that an experiment ran at its own size and length, and compared with DDP."""
     experiment = frames.experiment
+    # By row's name.
     against = against_baseline(frames).set_index("row").to_dict("index")
     lines = {str(line["row"]): line for _, line in frames.rows.iterrows()}
     methods = []
     for row in experiment.rows:
-        is_own = row.num_parameters == experiment.rows[0].num_parameters
-        is_own &= row.repeats is None and row.num_steps == own_length(experiment)
-        is_method = (
-            row.tunes is None and row.chosen_by == "held_out" and row.ratio_group > 1
-        )
-        if not (is_own and is_method and row.models_sent) or row.row not in against:
+        if not _is_method(experiment, row) or row.row not in against:
             continue
         sendings = sendings_of(frames, lines[row.row])
         if not sendings:
@@ -180,3 +183,13 @@ def _methods_of(frames: Frames) -> list[Method]:
             )
         )
     return methods
+
+
+def _is_method(experiment: Experiment, row: Row) -> bool:
+    """Tell whether a row is a method that sends something, at the experiment's size and length."""
+    is_own = row.num_parameters == experiment.rows[0].num_parameters
+    is_own &= row.repeats is None and row.num_steps == own_length(experiment)
+    # Ratio 1 is what methods are compared with.
+    is_method = row.tunes is None and row.chosen_by == "held_out"
+    is_method &= row.ratio_group > 1
+    return is_own and is_method and bool(row.models_sent)

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from cser_bench.report.advice.advise import efficiency_cell
-from cser_bench.report.advice.lines import Line, needed_lines
+from cser_bench.report.advice.advise import measured_cell
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
+from cser_bench.report.advice.needs import MethodInJob, methods_in_job
 from cser_bench.report.advice.runs import (
     advised,
     experiments_on,
@@ -98,19 +98,21 @@ def pivot(
     comes first.
     """
     methods = methods_run(experiments)
+    # By a line's key: by bandwidth, the efficiency that it needs there.
     needed: dict[str, dict[str, str]] = {}
     for bandwidth in BANDWIDTHS:
         job = replace(RESNET50, bits_per_second=bandwidth)
-        for line in needed_lines(job, methods, ()):
+        for line in methods_in_job(job, methods, ()):
             needed.setdefault(line.key, {})[rate(bandwidth)] = f"{line.over_hook:.2f}"
-    lines = needed_lines(RESNET50, methods, efficiencies)
+    lines = methods_in_job(RESNET50, methods, efficiencies)
     return pd.DataFrame([_pivoted(line) | needed[line.key] for line in lines])
 
 
-def _pivoted(line: Line) -> dict[str, Any]:
+def _pivoted(line: MethodInJob) -> dict[str, Any]:
     """Return a line's cells but for the bandwidths'."""
-    experiment = NONE
+    drop = experiment = NONE
     if line.method is not None:
+        drop = line.method.drop
         link = f"../{folder_in_results(line.method.frames)}/report.md"
         experiment = Markup(f"[{code(line.method.experiment)}]({link})")
     return {
@@ -118,14 +120,14 @@ def _pivoted(line: Line) -> dict[str, Any]:
         "setting": line.setting,
         "traffic": line.traffic,
         "efficiency": _measured(line),
-        "drop": NONE if line.method is None else line.method.drop,
+        "drop": drop,
         "experiment": experiment,
     }
 
 
-def _measured(line: Line) -> str:
+def _measured(line: MethodInJob) -> str:
     """Write a line's measured efficiency with where it was measured, which may be elsewhere."""
-    cell = efficiency_cell(line)
+    cell = measured_cell(line)
     found = line.efficiency
     if found is None or not found.is_number:
         return cell

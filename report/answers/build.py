@@ -126,6 +126,7 @@ def rendered(source: Path, queries: Mapping[str, Callable[..., str]]) -> str:
     Raises:
         UsageError: a placeholder gives no number.
     """
+    # A placeholder can call queries and nothing else, not even jinja's own `range`.
     environment = SandboxedEnvironment()
     environment.globals.clear()
     environment.globals.update(queries)

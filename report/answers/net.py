@@ -35,7 +35,9 @@ class Net:
     ) -> str:
         """Return a row's net speed-up over DDP in fp32, as "2.5 (2.2 to 2.9)", or in short "2.5"."""
         cell = _factor_cell(self._line(row, latency_ms), FP32)
-        return cell.partition(" (")[0] if form == "short" else cell
+        if form == "short":
+            return cell.partition(" (")[0]
+        return cell
 
     def net_table(self, *rows: str, latency_ms: float = 0) -> str:
         """Return a table of rows: step, what it needs and has, and the net speed-ups."""
@@ -67,6 +69,7 @@ class Net:
         return {str(key): value for key, value in lines[0].items()}
 
     def _speedups(self, latency_ms: float) -> pd.DataFrame:
+        """Return `net_speedups` on links of a latency."""
         frames = self.collection.find(EXPERIMENT)
         if self.collection.speed is None or frames is None:
             raise UsageError(f"no session has steps of {EXPERIMENT}")
@@ -92,10 +95,12 @@ def net_speedups(worth: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     `FP16`) their step over the row's. The step in 16 bits is modelled: the passes, and half of what
     DDP's step takes beyond them.
     """
+    # Index: method.
     by_method = steps.set_index("method")
     ddp = by_method.loc[FP32]
     found = worth[worth["row"].isin(by_method.index)].copy()
     timed = by_method.loc[found["row"]]
+    # Without their index, which is another one: lines are in the same order.
     found["label"] = timed["label"].to_numpy()
     found["seconds"] = timed["seconds"].to_numpy()
     found["needs"] = found["seconds"] / ddp["seconds"]

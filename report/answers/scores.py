@@ -11,12 +11,12 @@ from typing import Literal
 import pandas as pd
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.advice.lines import needed_lines
+from cser_bench.report.advice.needs import methods_in_job
 from cser_bench.report.advice.runs import methods_run
 from cser_bench.report.collection import Collection, folder_in_results
 from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
 from cser_bench.report.frame import Frames
-from cser_bench.report.regime import NOT_CLAIMED, claimed_contrasts
+from cser_bench.report.sensitivity import NOT_CLAIMED, claimed_contrasts
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.statistics import (
@@ -32,18 +32,19 @@ from cser_bench.report.statistics import (
     difference,
     rows_by_place,
 )
-from cser_bench.report.wording import code, gap_unit, listed, short, traffic
+from cser_bench.report.wording import NOT_TESTED, code, gap_unit, listed, short, traffic
 
 Form = Literal["sentence", "short", "cell"]
+
+"""How a number stands: "0.22 points (95 % CI 0.06 to 0.37)", "0.22 points", "0.22 (0.06 to 0.37)"."""
 
 DIGITS = {(True, True): 2, (True, False): 2, (False, True): 4, (False, False): 3}
 """Decimals of a gap, by whether it is in points, and whether it is a table's cell."""
 
 GAPS = {"nats": "loss gap"}
 """What a gap is called in a table's head, by its unit; others are drops."""
-"""How a number stands: "0.22 points (95 % CI 0.06 to 0.37)", "0.22 points", "0.22 (0.06 to 0.37)"."""
 
-VERDICTS = {
+WORDS_OF_VERDICTS = {
     LESS: "within the margin",
     MORE: "beyond the margin",
     BETTER: "better",
@@ -56,8 +57,6 @@ VERDICTS = {
     NOT_CLAIMED: "not sensitive enough",
 }
 """What a declared test has shown, as answers say it."""
-
-NOT_TESTED = "not tested"
 
 
 @dataclass(frozen=True)
@@ -105,20 +104,17 @@ class Scores:
             )
         unit = gap_unit(frames.metric)
         digits = DIGITS[frames.metric.is_share, form == "cell"]
+        # A drop is minus a difference, so the low end of the one is the high end of the other.
         drop, high, low = (
             _worse(end, frames.metric.is_share, digits)
             for end in (found.estimate, *found.interval())
         )
-        interval = f"{low} to {high}"
-        if form == "short":
-            return f"{drop} {unit}"
-        if math.isnan(found.standard_error):
-            if form == "cell":
-                return drop
-            return f"{drop} {unit}"
+        has_interval = not math.isnan(found.standard_error)
         if form == "cell":
-            return f"{drop} ({interval})"
-        return f"{drop} {unit} (95 % CI {interval})"
+            return f"{drop} ({low} to {high})" if has_interval else drop
+        if form == "short" or not has_interval:
+            return f"{drop} {unit}"
+        return f"{drop} {unit} (95 % CI {low} to {high})"
 
     def verdict(self, experiment: str, row: str, reference: str | None = None) -> str:
         """Return what the declared test of a row shows, against the baseline or another row."""
@@ -129,7 +125,7 @@ class Scores:
         if found.empty:
             return NOT_TESTED
         word = str(found["verdict"].iloc[0])
-        return VERDICTS.get(word, word)
+        return WORDS_OF_VERDICTS.get(word, word)
 
     def count(self, *experiments: str, verdict: str | None = None) -> str:
         """Count the rows of experiments that were tested against the margin.
@@ -141,8 +137,10 @@ class Scores:
         for experiment in experiments:
             tests = self._claimed(self._frames(experiment))
             words = tests.loc[tests["kind"] == "non-inferiority", "verdict"]
-            words = words.map(lambda word: VERDICTS.get(word, word))
-            number += len(words) if verdict is None else int((words == verdict).sum())
+            words = words.map(lambda word: WORDS_OF_VERDICTS.get(word, word))
+            if verdict is not None:
+                words = words[words == verdict]
+            number += len(words)
         return str(number)
 
     def efficiency(self, experiment: str, row: str, form: Form = "sentence") -> str:
@@ -155,17 +153,16 @@ class Scores:
         cell = efficiency_cell(lines[0])
         if form == "cell":
             return cell
-        return (
-            cell.partition(" (")[0]
-            if form == "short"
-            else cell.replace("(", "(95 % CI ")
-        )
+        if form == "short":
+            return cell.partition(" (")[0]
+        return cell.replace("(", "(95 % CI ")
 
     def traffic(self, experiment: str, row: str) -> str:
         """Return what a row's link carries as a share of the baseline's, as "1/24"."""
         frames = self._with(experiment, row)
         baseline = frames.row(str(frames.experiment.baseline))
         line = frames.row(row)
+        # A step, as the baseline may have been run at other lengths than the row.
         per_step = line["link_models"] / line["num_steps"]
         return traffic(per_step * baseline["num_steps"] / baseline["link_models"])
 
@@ -187,13 +184,18 @@ class Scores:
     ) -> str:
         """Return how far workers are from their mean, on average over seeds, at a score of a run."""
         scores = self._with(experiment, row).scores
+        # At step 0 all workers have the same parameters.
         of_row = scores[(scores["row"] == row) & (scores["step"] > 0)]
+        # Index: step.
         means = of_row.groupby("step")["worker_distance"].mean().dropna()
         if means.empty:
             raise UsageError(
                 f"the runs of {row} in {experiment} have no distance of workers"
             )
-        return f"{means.max() if when == 'largest' else means.iloc[-1]:.3g}"
+        distance = means.iloc[-1]
+        if when == "largest":
+            distance = means.max()
+        return f"{distance:.3g}"
 
     def needed(self, experiment: str, row: str, gbits: float) -> str:
         """Return the efficiency at which a row ties with DDP's fp16 hook, on ResNet-50 and 8 GPUs."""
@@ -205,12 +207,10 @@ class Scores:
             raise UsageError(
                 f"{row} of {experiment} is no method whose step can be modelled"
             )
-        lines = needed_lines(
-            replace(RESNET50, bits_per_second=1e9 * gbits), methods, ()
-        )
-        return next(
-            f"{line.over_hook:.2f}" for line in lines if line.method is not None
-        )
+        job = replace(RESNET50, bits_per_second=1e9 * gbits)
+        # With DDP and its hook, which stand for no method that was run.
+        in_job = [line for line in methods_in_job(job, methods, ()) if line.method]
+        return f"{in_job[0].over_hook:.2f}"
 
     def table(
         self, experiment: str, rows: Sequence[str] | Mapping[str, str], *columns: str
@@ -233,32 +233,31 @@ class Scores:
             "verdict": "test",
         }
         head = ["method"]
+        dashes = ["---"]
         for column in columns:
             word, _, gbits = column.partition(" ")
-            head.append(f"needed at {gbits} Gb/s" if gbits else heads.get(word, word))
-        words = ("setting", "verdict")
-        lines = [
-            head,
-            ["---", *("---" if column in words else "---:" for column in columns)],
-        ]
+            title = heads.get(word, word)
+            if gbits:
+                title = f"needed at {gbits} Gb/s"
+            head.append(title)
+            # Words are aligned to the left, numbers to the right.
+            dashes.append("---" if column in ("setting", "verdict") else "---:")
+        lines = [head, dashes]
         for row in rows:
-            label = (
-                rows[row]
-                if isinstance(rows, Mapping)
-                else str(frames.row(row)["label"])
-            )
-            lines.append(
-                [label, *(self._cell(frames, row, column) for column in columns)]
-            )
+            label = str(frames.row(row)["label"])
+            if isinstance(rows, Mapping):
+                label = rows[row]
+            cells = [self._table_cell(frames, row, column) for column in columns]
+            lines.append([label, *cells])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    def _cell(self, frames: Frames, row: str, column: str) -> str:
+    def _table_cell(self, frames: Frames, row: str, column: str) -> str:
+        """Return a row's cell of a column of `table`."""
         name = frames.experiment.name
         word, _, gbits = column.partition(" ")
         if word == "setting":
-            return setting_in_short(
-                next(each for each in frames.experiment.rows if each.row == row)
-            )
+            record = next(each for each in frames.experiment.rows if each.row == row)
+            return setting_in_short(record)
         if word == "needed":
             return self.needed(name, row, float(gbits))
         if word in ("gap", "efficiency"):
@@ -287,6 +286,7 @@ class Scores:
         return listed(links)
 
     def _frames(self, experiment: str) -> Frames:
+        """Return an experiment that has finished runs, or raise UsageError."""
         frames = self.collection.find(experiment)
         if frames is None:
             raise UsageError(
@@ -306,6 +306,7 @@ class Scores:
         return frames
 
     def _claimed(self, frames: Frames) -> pd.DataFrame:
+        """Return `claimed_contrasts`, worked out once."""
         return self._table(frames.experiment.name, "tests", frames)
 
     def _table(self, experiment: str, kind: str, frames: Frames) -> pd.DataFrame:
@@ -315,6 +316,7 @@ class Scores:
             if kind == "tests":
                 self._tables[key] = claimed_contrasts(frames)
             else:
+                # A line by each score: the first that a row has one by counts, the test loss.
                 by_row = efficiency_of(frames)
                 self._tables[key] = by_row.drop_duplicates("row")
         return self._tables[key]
@@ -322,7 +324,10 @@ class Scores:
 
 def _worse(difference: float, is_share: bool, digits: int) -> str:
     """Write by how much a score is worse, of a share in hundredths."""
+    worse = -difference
+    if is_share:
+        worse *= 100
     # Rounded first, as sums in two orders differ in the last bits and are to be printed alike.
-    worse = round(round(-difference * (100 if is_share else 1), 9), digits)
+    worse = round(round(worse, 9), digits)
     # What rounds to nothing has no sign.
     return f"{worse + 0.0:.{digits}f}"

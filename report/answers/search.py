@@ -97,16 +97,15 @@ class Search:
     def _numbers(self) -> dict[str, str]:
         trials = self._trials
         done = trials.dropna(subset=["score"])
-        best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")[
-            "learning_rate"
-        ]
+        best_trials = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")
+        # Index: row.
+        best = best_trials["learning_rate"]
         diverged = trials[trials["status"] == "diverged"]
         below = diverged[diverged["learning_rate"] < best["sgd"]]
         both = trials.dropna(subset=["score", "train_loss"]).groupby("row")
-        cost = (
-            both["score"].max()
-            - trials.loc[both["train_loss"].idxmin()].set_index("row")["score"]
-        )
+        # By row, what choosing by the least training loss costs of the validation score.
+        by_loss = trials.loc[both["train_loss"].idxmin()].set_index("row")
+        cost = both["score"].max() - by_loss["score"]
         costs = self._costs_on_test()
         return {
             "runs": str(trials["run_id"].nunique()),
@@ -147,6 +146,7 @@ def _decade(group: pd.DataFrame) -> dict[str, float]:
     # A trial that diverged has no score: it is near nothing, and as bad as can be.
     scores = within["score"].fillna(-np.inf)
     num_near = int((scores >= scores.max() - NEAR - ROUNDING).sum())
+    # Index: learning_rate. One at which all trials diverged has an accuracy of 0.
     by_rate = within.groupby("learning_rate")["score"].max().fillna(0.0)
     return {
         "settings": max(1, within["candidate"].nunique()),
@@ -157,6 +157,7 @@ def _decade(group: pd.DataFrame) -> dict[str, float]:
 
 def _needed(trials: int, near: int) -> int:
     """Return how many trials drawn at random have a near one among them with a chance of half."""
+    # Without replacement: none of k is near with a chance of C(trials - near, k) / C(trials, k).
     drawn = 1
     while math.comb(trials - near, drawn) > 0.5 * math.comb(trials, drawn):
         drawn += 1

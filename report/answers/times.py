@@ -17,7 +17,7 @@ from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import NONE, factor, milliseconds, rate
 
-RESNET50 = "resnet50_v100"
+WORKLOAD = "resnet50_v100"
 """The workload of the study of step times whose steps are quoted."""
 
 
@@ -59,16 +59,20 @@ class Times:
         budget = tying_encoding(
             self._seconds(method, gbits), self._seconds(FP16, gbits)
         )
-        return NONE if budget is None else f"{milliseconds(budget)} ms"
+        if budget is None:
+            return NONE
+        return f"{milliseconds(budget)} ms"
 
     def timed(self, method: str, over: str = "", machines: int = 8) -> str:
         """Return a timed step at 10 Gb/s, or with `over` how many times as fast it is."""
-        cells = self._study.cells
-        cells = cells[(cells["workload"] == RESNET50) & (cells["machines"] == machines)]
-        cells = cells[(cells["bits_per_second"] / comparisons.AT - 1).abs() < 0.01]
+        steps = self._study.timed_steps
+        steps = steps[(steps["workload"] == WORKLOAD) & (steps["machines"] == machines)]
+        # Rates are timed as the dilation lets them be, not quite at 10 Gb/s.
+        steps = steps[(steps["bits_per_second"] / comparisons.AT - 1).abs() < 0.01]
         # The session with the most methods, where there are several.
-        session = cells["timing"].value_counts().index[:1]
-        seconds = cells[cells["timing"].isin(session)].set_index("method")["seconds"]
+        session = steps["timing"].value_counts().index[:1]
+        # Index: method.
+        seconds = steps[steps["timing"].isin(session)].set_index("method")["seconds"]
         for name in filter(None, (method, over)):
             if name not in seconds:
                 raise UsageError(f"no step of {name} was timed on {machines} machines")
@@ -118,8 +122,9 @@ class Times:
                     comparisons.speedup, model, method, comparisons.DDP, slower=slower
                 )
                 up_to = comparisons.highest_rate(over_ddp, found[0].target)
-                # NaN where it never holds.
-                highest = max(highest, 0.0 if math.isnan(up_to) else up_to)
+                # NaN where it never holds, which is greater than nothing.
+                if up_to > highest:
+                    highest = up_to
         return rate(highest)
 
     def cost(self, machine: str, method: str) -> str:
@@ -144,16 +149,19 @@ class Times:
             """Return how far the needed ratio is above that one, by its logarithm."""
             needed = comparisons.needed_ratio_at(self._model, math.exp(log_bits))
             # Where no ratio is enough, one far above, so that the root is bracketed.
-            return math.log(1e6 if math.isnan(needed) else needed) - math.log(ratio)
+            if math.isnan(needed):
+                needed = comparisons.MOST_RATIO
+            return math.log(needed) - math.log(ratio)
 
         ends = (math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST))
         return rate(math.exp(brentq(beyond, *ends, xtol=1e-6)))
 
     def model_error(self) -> str:
         """Return by how much the model of a step errs on average, in percent."""
-        return f"{100 * self._study.cells['error'].abs().mean():.1f} %"
+        return f"{100 * self._study.timed_steps['error'].abs().mean():.1f} %"
 
     def _scored(self, method: str, gbits: float) -> pd.Series:
+        """Return a scored method's line of `needed_frame` at a bandwidth."""
         lines = self._frame("scored")
         at_rate = (lines["bits_per_second"] / (1e9 * gbits) - 1).abs() < 0.01
         found = lines[at_rate & (lines["method"] == method)]
@@ -185,4 +193,4 @@ class Times:
 
     @property
     def _model(self) -> WorkloadModel:
-        return self._study.models[RESNET50]
+        return self._study.models[WORKLOAD]

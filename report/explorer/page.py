@@ -20,7 +20,7 @@ from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
 from cser_bench.report.frame import Frames
 from cser_bench.report.labels import with_short_labels
-from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.sensitivity import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
 from cser_bench.report.wording import finding, gap_name
@@ -69,7 +69,7 @@ COLOURS = (
 They were searched for, so that they stay apart with each kind of colour-blindness.
 """
 
-GREY = ("#6e6e6e", "#8b93a0")
+GREYS = ("#6e6e6e", "#8b93a0")
 """The colour, on either paper, of what methods are compared with."""
 
 _CONTRAST = [
@@ -122,8 +122,10 @@ def write_experiment_page(
         OSError: the file cannot be written.
     """
     frames = with_short_labels(frames)
+    without: tuple[str, ...] = ()
     # A search has many trials of each row, and compares none of them.
-    without = ("scores", "pairs") if frames.is_tuning else ()
+    if frames.is_tuning:
+        without = ("scores", "pairs")
     models: list[dict[str, Any]] = []
     timings = None
     study = _study_beside(frames.folder)
@@ -137,6 +139,7 @@ def write_experiment_page(
 
 
 def _study_beside(folder: Path) -> SpeedStudy | None:
+    """Return the study of step times beside an experiment's folder, or one above; None without."""
     for place in (folder.parent, folder.parent.parent):
         if (place / "speedups" / STUDY).exists():
             return read_study(place / "speedups")
@@ -211,6 +214,7 @@ def explorer_page(
     for name, table in tables.items():
         if len(table) and name not in without and name not in too_long:
             shown[name] = _columns(table)
+    # What explorer.js reads. Its tables are by column: {"columns": {name: values}, "length": lines}.
     payload = {
         "about": _about(frames, models, too_long),
         "experiment": experiment,
@@ -280,6 +284,11 @@ def _about(
 
 
 def _experiment(frames: Frames) -> dict[str, Any]:
+    """Return what the scripts need to know of an experiment.
+
+    A score is printed times `factor` and `sign`: in percent of a share, and of a negative loss as
+    the loss.
+    """
     experiment = frames.experiment
     metric = frames.metric
     described = {
@@ -371,7 +380,7 @@ def _methods(
     distinct = list(dict.fromkeys(labels.ordered))
     greys = [label for label in distinct if label in labels.bounds]
     coloured = [label for label in distinct if label not in labels.bounds]
-    methods = [_method(label, GREY, place, True) for place, label in enumerate(greys)]
+    methods = [_method(label, GREYS, place, True) for place, label in enumerate(greys)]
     # No pair of a colour and a shape repeats soon: 7 and 6, their numbers, have no common divisor.
     for place, label in enumerate(coloured):
         is_one_of_few = not labels.declared and place < MOST_ON
@@ -404,6 +413,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     They are rows, contrasts, runs, tuning, pairs and scores.
     """
     contrasts = _contrasts(frames)
+    # The columns that readers look for first, then all others.
     further = contrasts.columns.drop(_CONTRAST)
     # The command to repeat is the last one: an interrupted run has several.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
@@ -465,6 +475,7 @@ def _rows(frames: Frames) -> pd.DataFrame:
     numbers = accuracy_frame(frames).rename(columns=names)
     numbers = as_gaps(numbers, "difference", "difference_low", "difference_high")
     rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
+    # A row has one verdict here: that against the baseline.
     contrasts = _contrasts(frames)
     on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
     verdicts = dict(zip(on_baseline["row"], on_baseline["verdict"], strict=True))
@@ -492,6 +503,7 @@ def pairs_frame(frames: Frames) -> pd.DataFrame:
     (two-sided 95 %).
     """
     lines = []
+    # Of n rows n (n - 1) / 2 pairs; only within a group, since across ratios few would ask.
     for _, group in frames.rows.groupby(["num_steps", "rule", "ratio"], sort=False):
         for row, reference in combinations(group["row"], 2):
             contrast = difference(frames, row, reference)

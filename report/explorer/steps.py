@@ -33,7 +33,7 @@ def timings_table(
         workloads: the names of those that are kept; None keeps all.
     """
     # `timing` is a place in the study's list of records, which the page does not have.
-    table = study.cells.drop(columns="timing", errors="ignore")
+    table = study.timed_steps.drop(columns="timing", errors="ignore")
     scored = scored_steps_frame(study.sessions)
     if len(scored):
         workload_of = {}
@@ -73,6 +73,7 @@ def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
 
     Without encoding and update.
     """
+    # A line a row and rate, of the rows that were timed; the names of rows by method.
     joined = joined_frame(frames, study.sessions).dropna(subset="method")
     rows_of = {}
     for name, lines in joined.groupby("method"):
@@ -176,6 +177,7 @@ def _messages(
 
     Those that get ready together queue as one: their seconds add up.
     """
+    # By every how many steps they are sent, and when in the backward pass they are ready, in each draw.
     groups: dict[tuple[int, tuple[float, ...]], list[Message]] = {}
     for message in messages:
         ready = message.ready_draws or (message.ready,)

@@ -74,11 +74,14 @@ def build_site(
     places = _places(taken.folders, results.resolve(), only)
     _clear(output)
     shipped = {folder.resolve() for folder in shipped_folders()}
+    # The arguments of `_build`.
     tasks = []
     for place, folder in places.items():
-        tasks.append((folder, output / place, place, folder.resolve() not in shipped))
+        is_own = folder.resolve() not in shipped
+        tasks.append((folder, output / place, place, is_own))
     answers = output / "results" / ANSWERS
     to_answer: tuple[Path, Path] | None = (results, answers)
+    # Answers quote all experiments, so of some alone they cannot be made.
     if only:
         to_answer = None
         written = _answers_of(results)
@@ -134,7 +137,9 @@ def _in_processes(
             parts.append(processes.submit(_build_answers, *answers))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    what = f"of {len(parts)} reports" + (" and answers" if answers else "")
+    what = f"of {len(parts)} reports"
+    if answers:
+        what += " and answers"
     try:
         # The pages, which come after them, are one part more.
         progress(0, len(parts) + 1, f"0 {what}")
@@ -171,11 +176,14 @@ def _places(
     places: dict[str, Path] = {}
     for folder in folders:
         has_records = (folder / "experiment.json").exists() or (folder / STUDY).exists()
-        # A search is told in the report of the experiment that it was made for.
         is_asked = not only or folder.name in only
-        if has_records and is_asked and not folder.name.endswith(_TUNING):
-            root = results if folder.is_relative_to(results) else SHIPPED
-            places.setdefault(f"results/{folder.relative_to(root).as_posix()}", folder)
+        # A search is told in the report of the experiment that it was made for.
+        if not has_records or not is_asked or folder.name.endswith(_TUNING):
+            continue
+        root = SHIPPED
+        if folder.is_relative_to(results):
+            root = results
+        places.setdefault(f"results/{folder.relative_to(root).as_posix()}", folder)
     missing = set(only) - {folder.name for folder in places.values()}
     if missing:
         name = min(missing)
@@ -215,6 +223,7 @@ def _clear(output: Path) -> None:
 
 def _build(folder: Path, output: Path, path: str, is_own: bool) -> Built:
     """Write the report and the explorer of a folder of records."""
+    # Links are relative, as the site may be opened as files or lie below any address.
     depth = path.count("/") + 1
     root = "../" * depth
     links = [

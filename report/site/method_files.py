@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodFile:
     """What the file of a method says.
 
     name: in specs. class_name: in scripts. title: what it is called. lead: what it is, in a
@@ -32,7 +32,7 @@ class Method:
         return f"methods/{self.name}.html"
 
 
-def read_methods(root: Path) -> list[Method]:
+def read_methods(root: Path) -> list[MethodFile]:
     """Return the methods in the folder `algorithms` of the repository, sorted by name.
 
     Their files are read as text: nothing of them runs.
@@ -92,7 +92,9 @@ def _classes_in(path: Path, place: str) -> list[_Class]:
     return classes
 
 
-def _method(read: _Class, classes: Mapping[str, _Class], shares_file: bool) -> Method:
+def _method(
+    read: _Class, classes: Mapping[str, _Class], shares_file: bool
+) -> MethodFile:
     """Return the method that a class is.
 
     Args:
@@ -111,7 +113,7 @@ def _method(read: _Class, classes: Mapping[str, _Class], shares_file: bool) -> M
         lead = (read.text or text).split("\n")[0]
     elif ": " in lead:
         title, _, lead = lead.partition(": ")
-    return Method(
+    return MethodFile(
         name=read.constants["name"],
         class_name=read.name,
         title=title,
@@ -125,7 +127,7 @@ def _method(read: _Class, classes: Mapping[str, _Class], shares_file: bool) -> M
 
 
 def _names(bases: Sequence[ast.expr]) -> list[str]:
-    return [base.id for base in bases if isinstance(base, ast.Name)]
+    return [parent.id for parent in bases if isinstance(parent, ast.Name)]
 
 
 def _constants(node: ast.ClassDef) -> dict[str, str]:
@@ -148,8 +150,8 @@ def _inherited(
         return otherwise
     if fact in classes[name].constants:
         return classes[name].constants[fact]
-    for base in classes[name].bases:
-        text = _inherited(classes, base, fact, "")
+    for parent in classes[name].bases:
+        text = _inherited(classes, parent, fact, "")
         if text:
             return text
     return otherwise

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.report.frame import Frames
-from cser_bench.report.regime import claimed_contrasts
-from cser_bench.report.site.method_files import Method
+from cser_bench.report.sensitivity import claimed_contrasts
+from cser_bench.report.site.method_files import MethodFile
 from cser_bench.report.site.render import code_html
 from cser_bench.report.statistics import against_baseline
 from cser_bench.report.wording import NOT_TESTED, amount, finding, gap, interval, span
@@ -55,6 +55,7 @@ def standings_of(frames: Frames) -> list[Standing]:
     declared = claimed_contrasts(frames)
     for line in declared.to_dict("records"):
         lines.append(_standing(frames, line))
+    # Algorithms that have a line already.
     judged = {line.algorithm for line in lines}
     rows = frames.rows
     is_own = rows["base"].isna() & (rows["rule"] == "held_out")
@@ -76,8 +77,9 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
     experiment = frames.experiment
     row = frames.row(line["row"])
     said = {**line, "unit": frames.metric.loss_unit, "margin": experiment.margin}
-    evidence = experiment.evidence
-    network = evidence.network if evidence else experiment.model.replace("_", " ")
+    network = experiment.model.replace("_", " ")
+    if experiment.evidence is not None:
+        network = experiment.evidence.network
     return Standing(
         algorithm=str(row["algorithm"]),
         experiment=experiment.name,
@@ -95,7 +97,7 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
 
 
 def page_html(
-    method: Method, standings: Sequence[Standing], reports: Mapping[str, str]
+    method: MethodFile, standings: Sequence[Standing], reports: Mapping[str, str]
 ) -> str:
     """Return the text of a method's page.
 
@@ -192,14 +194,17 @@ def _standings_html(
         return ["<p>No experiment that ships has run it.</p>"]
     parts = []
     if judged:
-        parts.append(_table("Declared comparisons", judged, reports))
+        parts.append(_standings_table("Declared comparisons", judged, reports))
     if others:
         caption = "Run, with no declared comparison: of each experiment the row that sent most"
-        parts.append(_table(caption, others, reports))
+        parts.append(_standings_table(caption, others, reports))
     return parts
 
 
-def _table(caption: str, lines: Iterable[Standing], reports: Mapping[str, str]) -> str:
+def _standings_table(
+    caption: str, lines: Iterable[Standing], reports: Mapping[str, str]
+) -> str:
+    """Return a table in a box that scrolls on a narrow screen."""
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS)
     rows = []
     for line in lines:
@@ -209,7 +214,9 @@ def _table(caption: str, lines: Iterable[Standing], reports: Mapping[str, str]) 
         # It may be broken at its words alone.
         experiment = html.escape(line.experiment).replace("_", "_<wbr>")
         name = f'{network} <code class="name">{experiment}</code>'
-        models = "" if line.models is None else amount(line.models)
+        models = ""
+        if line.models is not None:
+            models = amount(line.models)
         words = (
             line.row,
             line.against,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cser_bench.report.explorer.page import LOOKS
-from cser_bench.report.site.method_files import Method, read_methods
+from cser_bench.report.site.method_files import MethodFile, read_methods
 from cser_bench.report.site.methods import Standing, page_html, words_html
 from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
 from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
@@ -180,7 +180,9 @@ def _quoted(
 def _short_name(name: str) -> str:
     """Return what links call a question: its number, or of one without the words of its id."""
     number = _NUMBER.match(name)
-    return number.group(1) if number else name.replace("-", " ")
+    if number is None:
+        return name.replace("-", " ")
+    return number.group(1)
 
 
 def _sources_of(text: str, reports: Mapping[str, str]) -> list[str]:
@@ -277,6 +279,7 @@ def _beside_answer(site: Site, source: str, section: str) -> str:
 
 def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
     """Write the page that lists the experiments, with what each has found."""
+    # By heading, in the order of the page: report.md of each experiment, by its path.
     groups: dict[str, Sequence[str]] = {_OWN: site.own}
     by_kind: dict[str, list[str]] = {}
     for source in site.shipped:
@@ -298,6 +301,7 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
 
 
 def _experiment_item(site: Site, source: str, text: Text) -> str:
+    """Return an experiment's entry in the list: its title, what it found, and its links."""
     report = page_of(source)
     name = Path(source).parent.name
     explorer = relative_place(report, EXPLORER)
@@ -317,7 +321,7 @@ def _experiment_item(site: Site, source: str, text: Text) -> str:
 
 def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> None:
     """Write a page a method, and the page that lists them by family."""
-    families: dict[str, list[Method]] = {}
+    families: dict[str, list[MethodFile]] = {}
     for method in read_methods(root):
         families.setdefault(method.family, []).append(method)
         of_method = [line for line in standings if line.algorithm == method.name]

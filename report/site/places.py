@@ -77,7 +77,9 @@ class Places:
             self.missing.add((source, href))
             return None
         link = relative(page_of(source), found)
-        return f"{link}#{part}" if part else link
+        if part:
+            link = f"{link}#{part}"
+        return link
 
     def place(self, path: str) -> str | None:
         """Return where a file of the repository stands in the site; None where it does not."""

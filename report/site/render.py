@@ -151,10 +151,12 @@ def _free_id(text: str, taken: set[str]) -> str:
     """Return the id that GitHub gives a heading, on which links of texts rely."""
     words = re.sub(r"[^\w\- ]", "", text.lower())
     name = words.replace(" ", "-")
+    free = name
     number = 0
-    while (f"{name}-{number}" if number else name) in taken:
+    # The first of a name has no number, the second has 1.
+    while free in taken:
         number += 1
-    free = f"{name}-{number}" if number else name
+        free = f"{name}-{number}"
     taken.add(free)
     return free
 

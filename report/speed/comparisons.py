@@ -83,6 +83,7 @@ def spans_above(
     """
     grid = log_grid(low, high)
     values = [margin(x) for x in grid]
+    # Where the function changes its sign, and the ends of the range where it is positive there.
     edges = []
     if values[0] > 0:
         edges.append(low)
@@ -120,6 +121,7 @@ def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame
     """
     baselines = [name for name, method in model.methods.items() if method.baseline]
     lines = []
+    # Which baseline is best depends on the rate, so `over_best` compares with several.
     for rate in rates:
         seconds = {name: seconds_at(model, name, rate) for name in model.methods}
         best = min(baselines, key=seconds.__getitem__)
@@ -151,6 +153,7 @@ def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]
     ]
     # The workload's passes were taken from the rate of one GPU, so the two give its batch.
     own_rate = next(rate.images_per_second for rate in published if rate.gpus == 1)
+    # Images of a batch: seconds of its passes x images a second.
     num_images = model.workload.compute_seconds * own_rate
     sources = {}
     for rate in published:
@@ -173,6 +176,7 @@ def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
         rivals = [name for name in RIVALS if name in model.methods]
         for compute_seconds, source in headline_marks(headline, model).items():
             for rival in rivals:
+                # A slower device has more time in which to hide what it sends.
                 slower = compute_seconds / model.workload.compute_seconds
                 factor = partial(speedup, model, PROPOSED, rival, slower=slower)
                 lines.append(
@@ -195,6 +199,7 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
 
     NaN where it never is.
     """
+    # It need not fall all the way, so there may be several spans: the last one's end counts.
     spans = spans_above(lambda rate: factor(rate) - target, LOWEST, HIGHEST)
     return max((high for _, high in spans), default=math.nan)
 
@@ -209,6 +214,7 @@ def needed_ratio(
     allowed = NEGLIGIBLE * (compute.forward + compute.backward)
 
     def spare(ratio: float) -> float:
+        """Return how far a step is below what is allowed; it rises with the ratio."""
         shorter = []
         for message in messages:
             size = {"payload_bytes": message.payload_bytes / ratio}
@@ -253,6 +259,9 @@ def _steps_on(
 
 def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
     """Return modelled steps on machines of one worker, on two machines and on one.
+
+    Columns: workload, machines, workers_per_machine, bits_per_second, method, label, baseline,
+    ratio, seconds, over_ddp (DDP's seconds on the same layout over these).
 
     Each is by the fastest algorithm of it. Inside a machine the link is the fastest of the price
     table for the device, else unlimited.
@@ -300,11 +309,12 @@ def costs_frame(model: WorkloadModel) -> pd.DataFrame:
             continue
         num_machines = num_workers // machine.gpus
         layout = (num_machines, machine.gpus)
+        algorithm: Algorithm = "ring"
+        # A hierarchy needs several machines of several workers each.
+        if min(layout) > 1:
+            algorithm = "hierarchical"
         network = model.network(
-            machine.bits_per_second,
-            layout,
-            machine.inside_bits_per_second,
-            "hierarchical" if min(layout) > 1 else "ring",
+            machine.bits_per_second, layout, machine.inside_bits_per_second, algorithm
         )
         dollars_per_hour = num_machines * machine.dollars_per_hour
         for step in _steps_on(model, [network]):

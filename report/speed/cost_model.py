@@ -54,7 +54,7 @@ class Link:
         longer = max(self.alpha, sending)
         if longer == 0:
             return 0.0
-        # The norm over its longer part, so that a large power does not overflow.
+        # (a^p + s^p)^(1/p) = max (1 + (min / max)^p)^(1/p), whose powers do not overflow.
         share = (shorter / longer) ** self.power
         return float(longer * (1 + share) ** (1 / self.power))
 
@@ -112,6 +112,7 @@ def collective_seconds(
 def _undilated_seconds(
     network: Network, collective: Collective, payload_bytes: float, rounds: Rounds
 ) -> float:
+    """Return the seconds by the clock of the network's workers, which may run slower than ours."""
     links = network.links[collective]
     is_two_level = network.num_machines > 1 and network.workers_per_machine > 1
     if collective == "exchange":
@@ -242,9 +243,11 @@ def _ready_shares(messages: Sequence[Message]) -> list[list[float]]:
     for draw in range(min(num_draws)):
         ready = []
         for message in messages:
-            ready.append(
-                message.ready_draws[draw] if message.ready_draws else message.ready
-            )
+            # A message whose blocks are not drawn is ready at the same time in each draw.
+            share = message.ready
+            if message.ready_draws:
+                share = message.ready_draws[draw]
+            ready.append(share)
         draws.append(ready)
     return draws
 
@@ -252,6 +255,12 @@ def _ready_shares(messages: Sequence[Message]) -> list[list[float]]:
 def _queued(
     compute: Compute, ready: Sequence[float], sending: Sequence[float]
 ) -> float:
+    """Return the seconds of a step.
+
+    Args:
+        ready: when each message is, in shares of the backward pass.
+        sending: seconds of each message by itself.
+    """
     # The link takes one message at a time, in the order in which the backward pass fills them.
     link_is_free = 0.0
     in_order = sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0])

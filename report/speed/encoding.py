@@ -30,7 +30,7 @@ RADIX_BITS = 8
 FLOAT_BYTES = 4
 
 
-class Compressor(Record):
+class CompressorCost(Record):
     """What a kind of compressor moves in an encoded step; see encoding.toml."""
 
     bytes: float = 0
@@ -40,7 +40,7 @@ class Compressor(Record):
     selects: bool = False
 
 
-class Algorithm(Record):
+class AlgorithmCost(Record):
     """What a method moves besides its compressors, and when these encode; see encoding.toml."""
 
     bytes: float = 0
@@ -60,11 +60,11 @@ class Selection(Record):
     source: str
 
 
-class Table(Record):
+class Costs(Record):
     """What encoding.toml holds."""
 
-    compressors: dict[str, Compressor]
-    algorithms: dict[str, Algorithm]
+    compressors: dict[str, CompressorCost]
+    algorithms: dict[str, AlgorithmCost]
     selection: Selection
 
 
@@ -77,8 +77,12 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where is encoded: how many numbers and workers, on which memory, and what was measured."""
+class _Device:
+    """Where is encoded: how many numbers and workers, on which memory, and what was measured.
+
+    Attributes:
+        measured: seconds by a compressor's name.
+    """
 
     num_parameters: int
     num_workers: int
@@ -87,10 +91,10 @@ class _Place:
 
 
 @cache
-def table() -> Table:
+def costs() -> Costs:
     """Return what each method and compressor moves."""
     text = (Path(__file__).parent / "encoding.toml").read_text()
-    return Table.model_validate(tomllib.loads(text))
+    return Costs.model_validate(tomllib.loads(text))
 
 
 def encoding_of(
@@ -107,28 +111,29 @@ def encoding_of(
 
     Returns None where nothing is known of the method, its compressor or the device's memory.
     """
-    place = _place(workload, num_workers, times)
-    algorithm = table().algorithms.get(method.algorithm)
-    if place is None or algorithm is None:
+    device = _device(workload, num_workers, times)
+    algorithm = costs().algorithms.get(method.algorithm)
+    if device is None or algorithm is None:
         return None
     settings = method.settings
     # Averages over steps: what is done every H steps costs 1 / H of it in each.
     whole = name_of({"kind": method.algorithm, **settings})
-    parts = [
-        _method_part(algorithm, whole, place, _interval(settings, algorithm.every))
-    ]
-    shared = []
-    for setting in (name for name, value in settings.items() if _is_compressor(value)):
-        compressor = table().compressors.get(settings[setting]["kind"])
-        if compressor is None or setting not in algorithm.compressors:
+    interval = _interval(settings, algorithm.every)
+    parts = [_method_part(algorithm, whole, device, interval)]
+    is_error_kept = False
+    for setting, compressor in settings.items():
+        if not _is_compressor(compressor):
+            continue
+        cost = costs().compressors.get(compressor["kind"])
+        if cost is None or setting not in algorithm.compressors:
             return None
-        shared.append(compressor.is_shared)
+        # Where all workers send the same entries, the error is in the parameters and moves nothing.
+        is_error_kept |= not cost.is_shared
         interval = _interval(settings, algorithm.compressors[setting])
-        parts.append(_compressor_part(compressor, settings[setting], place, interval))
-    if not all(shared):
-        parts.append(
-            Encoding(_moving(algorithm.unshared_bytes, place), "bytes over bandwidth")
-        )
+        parts.append(_compressor_part(cost, compressor, device, interval))
+    if is_error_kept:
+        seconds = _moving(algorithm.unshared_bytes, device)
+        parts.append(Encoding(seconds, "bytes over bandwidth"))
     return Encoding(sum(part.seconds for part in parts), _basis(parts))
 
 
@@ -142,20 +147,23 @@ def name_of(compressor: Mapping[str, Any]) -> str:
 
 def selection_seconds(num_parameters: int) -> float:
     """Return the published time of torch.topk, scaled to so many fp32 numbers by what it reads."""
-    published = table().selection
+    published = costs().selection
+    # Twice the numbers take twice the time, and fp32 has more passes than fp16.
     moved = published.numbers * _selection_bytes(published.bytes_per_number)
     return published.seconds * num_parameters * _selection_bytes(FLOAT_BYTES) / moved
 
 
 def _selection_bytes(bytes_per_number: int) -> int:
     """Return the bytes that a selection reads per number: radix passes, and one that gathers."""
+    # Of fp32 four passes of 8 bits each and one more: 5 x 4 bytes.
     num_passes = 8 * bytes_per_number // RADIX_BITS + 1
     return num_passes * bytes_per_number
 
 
-def _place(
+def _device(
     workload: Workload, num_workers: int, times: EncodingTimes | None
-) -> _Place | None:
+) -> _Device | None:
+    """Return the device of a workload; None where its memory's bandwidth is not known."""
     for memory in hardware().memory:
         if memory.device in workload.device:
             measured: Mapping[str, float] = {}
@@ -165,7 +173,7 @@ def _place(
                 if size == (times.num_parameters, times.num_workers):
                     measured = times.seconds
             rate = memory.bytes_per_second
-            return _Place(workload.num_parameters, num_workers, rate, measured)
+            return _Device(workload.num_parameters, num_workers, rate, measured)
     return None
 
 
@@ -175,34 +183,42 @@ def _is_compressor(value: object) -> bool:
 
 def _interval(settings: Mapping[str, Any], name: str) -> int:
     """Return a setting's number of steps; 1 where no setting is named."""
-    return int(settings[name]) if name else 1
+    if not name:
+        return 1
+    return int(settings[name])
 
 
-def _moving(num_bytes: float, place: _Place) -> float:
-    return num_bytes * place.num_parameters / place.bytes_per_second
+def _moving(bytes_per_number: float, device: _Device) -> float:
+    """Return the seconds to move so many bytes of each of the network's numbers."""
+    return bytes_per_number * device.num_parameters / device.bytes_per_second
 
 
 def _method_part(
-    algorithm: Algorithm, name: str, place: _Place, interval: int
+    algorithm: AlgorithmCost, name: str, device: _Device, interval: int
 ) -> Encoding:
-    if name in place.measured:
-        return Encoding(place.measured[name] / interval, "measured")
-    return Encoding(_moving(algorithm.bytes, place) / interval, "bytes over bandwidth")
+    """Return what a method does besides compressing, in a step on average."""
+    if name in device.measured:
+        return Encoding(device.measured[name] / interval, "measured")
+    return Encoding(_moving(algorithm.bytes, device) / interval, "bytes over bandwidth")
 
 
 def _compressor_part(
-    compressor: Compressor, settings: Mapping[str, Any], place: _Place, interval: int
+    cost: CompressorCost, compressor: Mapping[str, Any], device: _Device, interval: int
 ) -> Encoding:
-    name = name_of(settings)
-    if name in place.measured:
-        return Encoding(place.measured[name] / interval, "measured")
-    num_bytes = compressor.bytes
-    if compressor.arriving:
-        messages = place.num_workers if compressor.is_gathered else 1
-        num_bytes += compressor.arriving * messages / settings["ratio"]
-    seconds = _moving(num_bytes, place)
-    if compressor.selects:
-        seconds += selection_seconds(place.num_parameters)
+    """Return what a compressor, given by its kind and settings, takes in a step on average."""
+    name = name_of(compressor)
+    if name in device.measured:
+        return Encoding(device.measured[name] / interval, "measured")
+    num_bytes = cost.bytes
+    if cost.arriving:
+        # Of a gathered message each worker decodes every worker's; of a reduced one the sum alone.
+        num_messages = 1
+        if cost.is_gathered:
+            num_messages = device.num_workers
+        num_bytes += cost.arriving * num_messages / compressor["ratio"]
+    seconds = _moving(num_bytes, device)
+    if cost.selects:
+        seconds += selection_seconds(device.num_parameters)
         return Encoding(seconds / interval, "published")
     return Encoding(seconds / interval, "bytes over bandwidth")
 

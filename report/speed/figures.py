@@ -66,7 +66,7 @@ def draw_speedups(
     Lines are modelled, dots timed.
     """
     modelled = speedups_frame(model, log_grid(LOW, HIGH))
-    timed = _timed_cells(study.cells, model.workload.name)
+    timed = _shown_steps(study.timed_steps, model.workload.name)
     colours = {
         name: RIVAL_COLOURS.get(name, colour_of(method.algorithm, families))
         for name, method in model.methods.items()
@@ -94,18 +94,18 @@ def draw_speedups(
         )
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
-        end_labels(over_ddp, over_ddp_ends, leaders=True)
-        end_labels(over_best, ends, leaders=True)
+        end_labels(over_ddp, over_ddp_ends)
+        end_labels(over_best, ends)
     return figure
 
 
-def _timed_cells(cells: pd.DataFrame, workload: str) -> pd.DataFrame:
+def _shown_steps(steps: pd.DataFrame, workload: str) -> pd.DataFrame:
     """Return what was timed on the curves' layout and rates, where it was not crowded."""
     # A crowded cell is slow by this host's cores, which says nothing of a GPU.
-    is_own = (cells["workload"] == workload) & (cells["workers_per_machine"] == 1)
+    is_own = (steps["workload"] == workload) & (steps["workers_per_machine"] == 1)
     # A rate is timed as the dilation lets it be, not quite at the end of the axis.
-    is_shown = cells["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)
-    return cells[is_own & ~cells["crowded"] & is_shown]
+    is_shown = steps["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)
+    return steps[is_own & ~steps["crowded"] & is_shown]
 
 
 def _complete_baselines(timed: pd.DataFrame) -> pd.DataFrame:
@@ -130,6 +130,7 @@ def _draw_curves(
     colours: Mapping[str, str],
 ) -> list[tuple[float, float, str, str]]:
     """Draw the speed-ups of one panel, and return the ends of the lines with label and colour."""
+    # Index: timing. Dots are compared with baselines of their own session alone.
     fastest = baselines.groupby("timing")["seconds"].min()
     gains = timed["timing"].map(fastest) / timed["seconds"]
     ends = []
@@ -138,13 +139,16 @@ def _draw_curves(
             continue
         method = model.methods[name]
         colour = colours[name]
-        is_overlapped = method.overlap and not method.baseline
+        dashes = "-"
+        # Baselines all overlap, which needs no mark.
+        if method.overlap and not method.baseline:
+            dashes = "--"
         curve = modelled[modelled["method"] == name]
         axes.plot(
             curve["bits_per_second"] / _GIGA,
             curve[column],
             color=colour,
-            linestyle="--" if is_overlapped else "-",
+            linestyle=dashes,
         )
         is_own = timed["method"] == name
         axes.plot(
@@ -212,6 +216,7 @@ def draw_loss_and_step(
 def _drop_panel(
     axes: Axes, points: pd.DataFrame, margin: float | None, most: float
 ) -> None:
+    """Draw the drops of one rate over their steps; those beyond `most` are arrows at the top."""
     milliseconds = 1e3 * points["seconds"]
     drops = points["drop"]
     shown = drops.clip(upper=most)
@@ -219,6 +224,7 @@ def _drop_panel(
     _set_limits(axes, milliseconds, most)
     if margin:
         axes.axhspan(-100 * margin, 100 * margin, color="#eaf2e3", zorder=0)
+    # Lengths of bars. A drop is minus an estimate, so the ends of its interval are swapped.
     below = drops + 100 * points["high"]
     above = -100 * points["low"] - drops
     axes.errorbar(
@@ -231,7 +237,9 @@ def _drop_panel(
         zorder=1,
     )
     for line, drop in zip(points.to_dict("records"), shown, strict=True):
-        marker = line["shape"] if line["drop"] <= most else BEYOND
+        marker = BEYOND
+        if line["drop"] <= most:
+            marker = line["shape"]
         axes.scatter(
             1e3 * line["seconds"], drop, s=16, c=line["colour"], marker=marker, zorder=3
         )
@@ -281,7 +289,7 @@ def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
                 line["colour"],
             )
         )
-    end_labels(axes, ends, leaders=True)
+    end_labels(axes, ends)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
         # It is far slower, at the right end, where a name has no room next to it.
         axes.annotate(

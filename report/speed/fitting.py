@@ -104,6 +104,7 @@ def fits_of(sweep: Sweep) -> list[Fit]:
 
 
 def _squared_logs(errors: Sequence[float]) -> float:
+    """Return what `_fitted` makes least, of relative errors: ln(1 + error) is ln(time / measured)."""
     return sum(math.log1p(error) ** 2 for error in errors)
 
 
@@ -219,6 +220,7 @@ def network_on(
 
 
 def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
+    """Return the links of a collective on a fabric, from fits at other limits; see `network_on`."""
     limit = slowest_limit(fabric)
     if limit is None:
         link = _unlimited_link(fits)
@@ -250,6 +252,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
 
 
 def _unlimited_link(fits: Sequence[Fit]) -> Link:
+    """Return the fitted link of a sweep without a limit; where none is, that of the last sweep."""
     for fit in fits:
         if slowest_limit(fit.fabric) is None:
             return fit.link

@@ -13,6 +13,7 @@ from cser_bench.harness.records.store import TRAINING
 from cser_bench.harness.records.timings import Collective, Message, Rounds
 from cser_bench.report.frame import Frames
 from cser_bench.report.speed.cost_model import (
+    Algorithm,
     Compute,
     Link,
     Links,
@@ -89,6 +90,8 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
     if counted.empty:
         return []
     run = counted.iloc[0]
+    # NoLoCo draws its pairs itself, and has no topology among its settings.
+    is_one_peer = row.get("topology") == "one_peer" or row["algorithm"] == "noloco"
     sendings: list[Sending] = []
     for purpose in TRAINING:
         bits = _traffic(run, purpose, "bits")
@@ -96,20 +99,20 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
             # Zero, or NaN of a purpose that this run has not.
             continue
         num_collectives = _traffic(run, purpose, "collectives")
+        # Of one collective, in models of 32 bits a parameter; a run has so many in its steps.
         sendings.append(
             Sending(
                 models=bits / num_collectives / (32 * row["num_parameters"]),
                 share_of_steps=num_collectives / row["num_steps"],
                 collective=_collective(run, row, purpose),
-                # NoLoCo draws its pairs itself, and has no topology among its settings.
-                one_peer=row.get("topology") == "one_peer"
-                or row["algorithm"] == "noloco",
+                one_peer=is_one_peer,
             )
         )
     return sendings
 
 
 def _traffic(run: pd.Series, purpose: str, count: str) -> float:
+    """Return a count of a run's traffic, as "gradient.bits"; 0 or NaN of a purpose that it has not."""
     return float(run.get(f"{purpose}.{count}") or 0)
 
 
@@ -140,6 +143,7 @@ def method_seconds(job: TrainingJob, sendings: Sequence[Sending]) -> float:
     passes = step_seconds(compute, [], network)
     communication = 0.0
     for sending in sendings:
+        # A model is 4 bytes a parameter. The message is ready when the backward pass is over.
         message = Message(
             collective=sending.collective,
             payload_bytes=math.ceil(4 * sending.models * job.num_parameters),
@@ -186,16 +190,14 @@ def _network(job: TrainingJob) -> Network:
     # Compared with a hop between machines, one inside a machine has no latency.
     inside = Link(alpha=0.0, beta=inside_beta)
     between = Link(alpha=job.latency_seconds, beta=8 / job.bits_per_second)
+    # A hop is the sum of both, p = 1: nothing was swept of this network to fit p to.
     links: dict[Collective, Links] = dict.fromkeys(
         get_args(Collective), Links(between, inside)
     )
-    is_two_level = job.num_machines > 1 and job.workers_per_machine > 1
-    return Network(
-        job.num_machines,
-        job.workers_per_machine,
-        links,
-        algorithm="hierarchical" if is_two_level else "ring",
-    )
+    algorithm: Algorithm = "ring"
+    if job.num_machines > 1 and job.workers_per_machine > 1:
+        algorithm = "hierarchical"
+    return Network(job.num_machines, job.workers_per_machine, links, algorithm)
 
 
 def _rounds(sending: Sending, num_workers: int) -> Rounds:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cser_bench.harness.records.store import read_optional
 from cser_bench.harness.records.timings import EncodingTimes, Timing
+from cser_bench.report.efficiency import ends_of
 from cser_bench.report.speed.encoding import TIMES, Encoding, encoding_of
 from cser_bench.report.speed.timed import scored_steps_frame, steps_frame
 from cser_bench.report.statistics import COVERAGE
@@ -47,11 +48,13 @@ def needed_efficiency(
     rival_encoding: float = 0.0,
 ) -> float:
     """Return the efficiency at which a method's steps are worth the time that they take."""
+    # n = (t + e) / (t' + e'): t a step without encoding, e what encoding adds, primes the rival's.
     return (seconds + encoding) / (rival_seconds + rival_encoding)
 
 
 def net_speedup(efficiency: float, seconds: float, rival_seconds: float) -> float:
     """Return how many times sooner than a rival of efficiency 1 the method is at its score."""
+    # w / n, with n = t / t' the efficiency that it needs.
     return efficiency * rival_seconds / seconds
 
 
@@ -67,9 +70,14 @@ def tying_encoding(
 
     Returns None where the method is slower even without encoding.
     """
-    worth = 1.0 if efficiency is None else efficiency
+    worth = efficiency
+    if worth is None:
+        worth = 1.0
+    # t + e = w t' at a tie, solved for e.
     left = worth * rival_seconds - seconds
-    return left if left >= 0 else None
+    if left < 0:
+        return None
+    return left
 
 
 def spread_between(groups: Sequence[Sequence[float]]) -> float:
@@ -77,22 +85,27 @@ def spread_between(groups: Sequence[Sequence[float]]) -> float:
 
     A group is a method's steps on one link, a session each. NaN where no group has two.
     """
+    # Of logarithms, since sessions differ by a factor: what slows a short step slows a long one.
     squares = 0.0
     degrees = 0
     for group in groups:
         logs = np.log(group)
         squares += float(((logs - logs.mean()) ** 2).sum())
         degrees += len(group) - 1
-    return math.sqrt(squares / degrees) if degrees else math.nan
+    if degrees == 0:
+        return math.nan
+    return math.sqrt(squares / degrees)
 
 
 def spread_of_ratio(spread: float, num_sessions: int, rival_sessions: int) -> float:
     """Return the standard deviation of ln of the ratio of two mean step times."""
+    # Var(ln a - ln b) = s^2 / m + s^2 / n of means of m and n sessions, taken to be independent.
     return spread * math.sqrt(1 / num_sessions + 1 / rival_sessions)
 
 
 def ratio_interval(ratio: float, spread: float) -> tuple[float, float]:
     """Return the interval of 95 % of a log-normal ratio of step times."""
+    # The normal quantile, not t's: the spread is pooled over all methods and links.
     half = NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread
     return ratio * math.exp(-half), ratio * math.exp(half)
 
@@ -109,17 +122,12 @@ def net_speedup_interval(
             `report.efficiency.steps_in_draws` has the steps; (1 + draws,).
         spread: as `spread_of_ratio` returns it.
     """
+    # (draws,) each.
     drawn = efficiencies[1:]
     noise = np.random.default_rng(SEED).standard_normal(len(drawn))
     speedups = net_speedup(1.0, seconds, rival_seconds) * drawn * np.exp(spread * noise)
     estimate = net_speedup(float(efficiencies[0]), seconds, rival_seconds)
-    if np.isnan(speedups).any():
-        return estimate, math.nan, math.nan
-    tail = (1 - COVERAGE) / 2
-    # "lower" and "higher" do not interpolate, which infinite draws could not stand.
-    low = float(np.quantile(speedups, tail, method="lower"))
-    high = float(np.quantile(speedups, 1 - tail, method="higher"))
-    return estimate, low, high
+    return estimate, *ends_of(speedups)
 
 
 def session_spread(sessions: Sequence[Timing]) -> float:
@@ -143,21 +151,25 @@ def needed_frame(sessions: Sequence[Timing], times: Path = TIMES) -> pd.DataFram
     """
     steps = scored_steps_frame(sessions)
     encodings = _encodings(sessions, times)
-    found = [encodings[name] for name in steps["method"]]
-    steps["encoding_seconds"] = [each.seconds if each else math.nan for each in found]
-    steps["encoding_basis"] = [each.basis if each else None for each in found]
+    seconds = {name: encoding.seconds for name, encoding in encodings.items()}
+    bases = {name: encoding.basis for name, encoding in encodings.items()}
+    steps["encoding_seconds"] = [
+        seconds.get(name, math.nan) for name in steps["method"]
+    ]
+    steps["encoding_basis"] = [bases.get(name) for name in steps["method"]]
     spread = session_spread(sessions)
     lines = []
     for rate, of_rate in steps.groupby("bits_per_second", sort=False):
+        # A method is compared with rivals on its own link.
         fp16 = _rival(of_rate, FP16)
         fp32 = _rival(of_rate, FP32)
         for _, step in of_rate.iterrows():
-            line = {"bits_per_second": rate} | _needed(step, fp16, fp32, spread)
+            line = {"bits_per_second": rate} | _needs(step, fp16, fp32, spread)
             lines.append(step.to_dict() | line)
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _needed(
+def _needs(
     step: pd.Series, fp16: pd.Series, fp32: pd.Series, spread: float
 ) -> dict[str, float]:
     """Return what one step must be worth to tie with each rival's, with the interval of the first."""
@@ -182,16 +194,16 @@ def _needed(
     }
 
 
-def _encodings(sessions: Sequence[Timing], times: Path) -> dict[str, Encoding | None]:
-    """Return each method's encoding, by its name."""
+def _encodings(sessions: Sequence[Timing], times: Path) -> dict[str, Encoding]:
+    """Return the encoding of each method of which one is known, by its name."""
     measured = read_optional(times, EncodingTimes)
-    encodings: dict[str, Encoding | None] = {}
+    encodings: dict[str, Encoding] = {}
     for session in sessions:
         workers = session.fabric.num_workers
         for method in session.methods:
-            encodings[method.name] = encoding_of(
-                method, session.workload, workers, measured
-            )
+            encoding = encoding_of(method, session.workload, workers, measured)
+            if encoding is not None:
+                encodings[method.name] = encoding
     return encodings
 
 

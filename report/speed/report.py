@@ -18,7 +18,7 @@ from cser_bench.report.speed.figures import draw_loss_and_step, draw_speedups
 from cser_bench.report.speed.fitting import fits_frame
 from cser_bench.report.speed.tables import (
     agreement_frame,
-    clear_cells,
+    clear_steps,
     conditions_table,
     head_table,
     headlines_table,
@@ -143,7 +143,7 @@ def build_speed_report(
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """Return what the template names, the tables by name of their CSV, and the figures."""
     frames = {
-        "step_times": study.cells,
+        "step_times": study.timed_steps,
         "sweeps": sweeps_frame(study.sweeps),
         "fits": fits_frame(study.fits),
         "scored_steps": scored_steps_frame(study.sessions),
@@ -155,6 +155,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         joined = [
             joined_frame(experiment, study.sessions) for experiment in experiments
         ]
+        # The CSV has all experiments, the page the first one alone.
         frames["loss_and_step"] = pd.concat(joined)
         scored = _scored(study, experiments[0], joined[0])
         if scored.timed["estimate"].notna().any():
@@ -273,29 +274,33 @@ def _intervals(kinds: pd.Series) -> list[str]:
 
 
 def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
-    clear = clear_cells(study.cells)
-    cells = clear[clear["workload"] == model.workload.name]
-    steps = steps_table(cells)
+    """Return what the clock says of a workload's steps."""
+    clear = clear_steps(study.timed_steps)
+    of_workload = clear[clear["workload"] == model.workload.name]
+    # Columns: label, ratio, and a network each.
+    steps = steps_table(of_workload)
     columns: Columns = {"label": ("method", "text"), "ratio": ("ratio", "short")}
     for name in steps.columns[2:]:
         columns[name] = (name, "text")
     networks = networks_table(clear)
+    # The title says of this network that methods of a large ratio are over four times as fast.
     is_titles = (
         (networks["workload"] == model.workload.name)
         & (networks["layout"] == "8 x 1")
         & (networks["bits_per_second"] == AT)
     )
     titles = networks[is_titles]
-    holds = (
-        not titles.empty and bool((titles["least"] > 4).all()) and _scored_hold(study)
-    )
+    timed_hold = not titles.empty and bool((titles["least"] > 4).all())
     return Timed(
         steps=steps,
         columns=columns,
-        num_steps=(int(cells["num_steps"].min()), int(cells["num_steps"].max())),
-        has_ranges=bool((cells["interval"] == "range").any()),
+        num_steps=(
+            int(of_workload["num_steps"].min()),
+            int(of_workload["num_steps"].max()),
+        ),
+        has_ranges=bool((of_workload["interval"] == "range").any()),
         networks=networks,
-        holds=holds,
+        holds=timed_hold and _scored_hold(study),
     )
 
 
@@ -311,16 +316,19 @@ def _scored_hold(study: SpeedStudy) -> bool:
 def _modelled(
     study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame
 ) -> Modelled:
+    """Return what the model says of a workload's steps; `sweeps` is `sweeps_frame`."""
     at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
     proposed: Any = at_one_rate.loc[PROPOSED].copy()
     proposed["best_label"] = model.methods[str(proposed["best_baseline"])].label
     headlines = comparisons.headlines_frame(study)
+    if len(headlines):
+        headlines = headlines_table(headlines)
     large_messages = sweeps[sweeps["payload_bytes"] >= LARGE_MESSAGE]
     return Modelled(
         proposed=proposed,
         ratio=model.methods[PROPOSED].payload_reduction(model.workload.num_parameters),
-        headlines=headlines if headlines.empty else headlines_table(headlines),
-        agreement=agreement_frame(study.cells),
+        headlines=headlines,
+        agreement=agreement_frame(study.timed_steps),
         beyond_formula=large_messages["beyond_formula"].abs(),
     )
 
@@ -337,6 +345,7 @@ def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
     """Return the steps of the experiment that the page shows."""
     timed = joined.dropna(subset=["seconds"])
     baselines = baselines_frame(study.sessions)
+    # DDP is scored, as its row is SGD; its fp16 hook may not be.
     not_scored = baselines[~baselines["method"].isin(timed["method"])]
     columns: Columns = {
         "label": ("method", "text"),
@@ -359,11 +368,13 @@ def _head(scored: Scored | None, modelled: Modelled | None) -> pd.DataFrame | No
     """Return the report's first table; None where nothing can be compared."""
     if modelled is None:
         return None
-    none = pd.DataFrame(
+    # Without scored methods the table has what is modelled alone.
+    timed = baselines = pd.DataFrame(
         columns=["bits_per_second", "estimate", "label", "seconds", "method"]
     )
-    timed = none if scored is None else scored.timed
-    baselines = none if scored is None else scored.baselines
+    if scored is not None:
+        timed = scored.timed
+        baselines = scored.baselines
     return head_table(timed, baselines, modelled.proposed, modelled.ratio)
 
 

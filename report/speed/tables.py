@@ -14,7 +14,7 @@ from cser_bench.report.wording import factor, gap, gap_cell, milliseconds, rate
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 
-SCORED = "M-CSER top-k"
+SCORED_LABEL = "M-CSER top-k"
 """The proposed method as it is scored, by label: as the paper has it."""
 
 HEADER_BYTES = 66
@@ -31,34 +31,38 @@ def layout_of(frame: pd.DataFrame) -> pd.Series:
     )
 
 
-def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return cells that were not crowded, with `layout` and `network` as texts.
+def clear_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return steps that were not crowded, with `layout` and `network` as texts.
 
-    If a network was timed at two latencies, the cells with more methods are taken.
+    If a network was timed at two latencies, the timing with more methods is taken.
     """
-    layout = layout_of(cells)
-    cells = cells.assign(
-        layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate)
+    layout = layout_of(steps)
+    steps = steps.assign(
+        layout=layout, network=layout + ", " + steps["bits_per_second"].map(rate)
     )
     # A stable sort, so that of timings with as many methods the first on record counts.
-    num_methods = cells.groupby("timing")["method"].transform("size")
+    # By line of `steps`, three times: a timing's number of methods, that order, and the number of
+    # the timing that its workload and network take. The comparison below joins by index.
+    num_methods = steps.groupby("timing")["method"].transform("size")
     order = num_methods.sort_values(ascending=False, kind="stable").index
-    ordered = cells.loc[order]
+    ordered = steps.loc[order]
     largest = ordered.groupby(["workload", "network"])["timing"].transform("first")
-    return cells[(cells["timing"] == largest) & ~cells["crowded"]]
+    return steps[(steps["timing"] == largest) & ~steps["crowded"]]
 
 
-def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
+def steps_table(steps: pd.DataFrame) -> pd.DataFrame:
     """Return a line a method, a column a network: milliseconds, in brackets the gain over DDP."""
-    ddp_seconds = cells[cells["method"] == DDP].set_index("network")["seconds"]
-    gains = cells["network"].map(ddp_seconds) / cells["seconds"]
-    texts = cells["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
-    table = cells.assign(text=texts).pivot(
+    # Index: network.
+    ddp_seconds = steps[steps["method"] == DDP].set_index("network")["seconds"]
+    gains = steps["network"].map(ddp_seconds) / steps["seconds"]
+    texts = steps["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
+    table = steps.assign(text=texts).pivot(
         index="method", columns="network", values="text"
     )
-    ordered = cells.sort_values(["workers_per_machine", "bits_per_second"])
+    # A pivot sorts its columns as texts, by which 10 Gb/s would come before 2.5 Gb/s.
+    ordered = steps.sort_values(["workers_per_machine", "bits_per_second"])
     networks = list(ordered["network"].unique())
-    methods = cells.drop_duplicates("method").set_index("method")
+    methods = steps.drop_duplicates("method").set_index("method")
     return methods[["label", "ratio"]].join(table[networks])
 
 
@@ -82,14 +86,15 @@ def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
     return table.loc[labels, conditions].reset_index()
 
 
-def networks_table(cells: pd.DataFrame) -> pd.DataFrame:
+def networks_table(steps: pd.DataFrame) -> pd.DataFrame:
     """Return a line a workload and network on which DDP and the proposed method were timed.
 
-    DDP's step, the proposed method's gain over it, and the most gained; and of the methods of a
-    large ratio how many there are, the least and the most over DDP, and most over least.
+    Columns: workload, layout, bits_per_second, basis; ddp (its step in seconds); proposed and best
+    (gains over DDP, of the proposed method and of the method `label`, which gains most); of the
+    methods of a large ratio num_large (how many), least and most (gains), apart (most over least).
     """
     lines = []
-    for _, group in cells.groupby(["workload", "layout", "bits_per_second"]):
+    for _, group in steps.groupby(["workload", "layout", "bits_per_second"]):
         methods = set(group["method"])
         if DDP in methods and PROPOSED in methods:
             lines.append(_network_line(group))
@@ -101,6 +106,7 @@ def _network_line(group: pd.DataFrame) -> dict[str, Any]:
     methods: Any = group.set_index("method")
     first = methods.iloc[0]
     ddp_seconds = methods.loc[DDP, "seconds"]
+    # Index: method, of these and of all below.
     gains = ddp_seconds / methods["seconds"]
     best = gains[~methods["baseline"]].idxmax()
     large = gains[methods["ratio"] >= LARGE_RATIO]
@@ -168,10 +174,11 @@ def _as_scored(scored: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, 
     """Return the steps at `AT` of the proposed method, and of the fastest whose drop is no larger."""
     steps = scored[scored["bits_per_second"] == AT].dropna(subset=["estimate"])
     rivals: Any = baselines[baselines["bits_per_second"] == AT].set_index("method")
-    is_proposed = steps["label"] == SCORED
+    is_proposed = steps["label"] == SCORED_LABEL
     proposed = steps[is_proposed]
     if DDP not in rivals.index or proposed.empty:
         return []
+    # An estimate is a score minus the baseline's: as large a one is no larger drop.
     is_as_accurate = steps["estimate"] >= proposed["estimate"].iloc[0]
     others = steps[is_as_accurate & ~is_proposed].sort_values("seconds")
     shown = pd.concat([proposed.head(1), others.head(1)])
@@ -199,7 +206,9 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
     """
     texts = []
     for gain, bits in zip(headlines["factor"], headlines["holds_up_to"], strict=True):
-        reach = "never" if math.isnan(bits) else rate(bits)
+        reach = "never"
+        if not math.isnan(bits):
+            reach = rate(bits)
         texts.append(f"{factor(gain)} ({reach})")
     table = headlines.assign(text=texts).pivot(
         index=["headline", "compute_seconds", "source"], columns="rival", values="text"
@@ -216,6 +225,7 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
     texts = _with_interval(
         lines["seconds"], lines["seconds_low"], lines["seconds_high"]
     )
+    # All that a row has at every rate, as what is no index or column a pivot drops.
     table = lines.assign(text=texts).pivot(
         index=["row", "label", "ratio", "estimate", "low", "high"],
         columns="bits_per_second",
@@ -226,21 +236,22 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
     return table.assign(loss=[_drop(line) for line in table.to_dict("records")])
 
 
-def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
+def agreement_frame(steps: pd.DataFrame) -> pd.DataFrame:
     """Return the model's absolute relative error: mean, median and 90th percentile.
 
     By layout and of all. `what` is "step", or "communication" of those steps in which it takes over
     a tenth of the compute.
     """
-    is_large = cells["communication_seconds"] > _LARGE_SHARE * cells["compute_seconds"]
+    is_large = steps["communication_seconds"] > _LARGE_SHARE * steps["compute_seconds"]
     errors_of = {
-        "step": cells["error"],
-        "communication": cells["communication_error"][is_large],
+        "step": steps["error"],
+        "communication": steps["communication_error"][is_large],
     }
     lines = []
     for what, signed in errors_of.items():
+        # Without steps on networks whose like was not swept, which have no prediction.
         errors = signed.dropna().abs()
-        groups = [("all", errors), *errors.groupby(layout_of(cells))]
+        groups = [("all", errors), *errors.groupby(layout_of(steps))]
         for layout, group in groups:
             lines.append(
                 {
@@ -278,6 +289,7 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
     frame = pd.DataFrame(lines)
     if len(frame):
+        # As floats: where no link was counted the columns hold None.
         headers = HEADER_BYTES * frame["wire_frames"].astype(float)
         carried = frame["wire_bytes"].astype(float) - headers
         frame["beyond_formula"] = carried / frame["formula_bytes"] - 1

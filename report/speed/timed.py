@@ -89,41 +89,45 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     for number, timing in enumerate(timings):
         for method in timing.methods:
             described = (
-                {"timing": number} | _place(timing) | _description(timing, method)
+                {"timing": number} | _network(timing) | _description(timing, method)
             )
             for rate in _rates(timing):
-                cells = _cells_at(timing, method, rate)
-                # Where a kind of step is missing, the mean over the period is not known.
-                share = sum(cell.share for cell in cells)
+                timed = _timed_at(timing, method, rate)
+                # Each has the share of steps that are of its kind. Where one is missing, the mean
+                # over the period is not known.
+                share = sum(kind.share for kind in timed)
                 if math.isclose(share, 1.0):
                     line = {"bits_per_second": rate}
-                    lines.append(described | line | _step(cells))
+                    lines.append(described | line | _step(timed))
     return pd.DataFrame(lines, columns=_COLUMNS)
 
 
 def _rates(timing: Timing) -> list[float | None]:
+    """Return the bits per second that were timed; None alone where no link was limited."""
     rates = {
-        cell.bits_per_second for cell in timing.timed_steps if cell.bits_per_second
+        timed.bits_per_second for timed in timing.timed_steps if timed.bits_per_second
     }
     if not rates:
         return [None]
     return [*sorted(rates)]
 
 
-def _cells_at(
+def _timed_at(
     timing: Timing, method: TimedMethod, rate: float | None
 ) -> list[TimedSteps]:
-    cells = []
-    for cell in timing.timed_steps:
-        if cell.method != method.name or not cell.seconds:
+    """Return what was timed of a method at a rate, once each kind of its steps."""
+    found = []
+    for timed in timing.timed_steps:
+        if timed.method != method.name or not timed.seconds:
             continue
         # A step that sends nothing was timed once, without a rate.
-        if cell.bits_per_second in (rate, None):
-            cells.append(cell)
-    return cells
+        if timed.bits_per_second in (rate, None):
+            found.append(timed)
+    return found
 
 
-def _place(timing: Timing) -> dict[str, Any]:
+def _network(timing: Timing) -> dict[str, Any]:
+    """Return the columns of `steps_frame` on what was timed and on which links."""
     fabric = timing.fabric
     return {
         "workload": timing.workload.name,
@@ -137,6 +141,7 @@ def _place(timing: Timing) -> dict[str, Any]:
 
 
 def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
+    """Return the columns of `steps_frame` on a method; the ratio is that on the timed network."""
     return {
         "method": method.name,
         "label": method.label,
@@ -147,16 +152,21 @@ def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
     }
 
 
-def _step(cells: Sequence[TimedSteps]) -> dict[str, Any]:
-    """Return a step over its method's period: mean or median, how sure that is, and its parts."""
+def _step(kinds: Sequence[TimedSteps]) -> dict[str, Any]:
+    """Return a step over its method's period: mean or median, how sure that is, and its parts.
+
+    Args:
+        kinds: what was timed of each kind of step; their shares sum to 1.
+    """
 
     def mixed(name: str, statistic: Callable[[Sequence[float]], float]) -> float:
-        return math.fsum(cell.share * statistic(getattr(cell, name)) for cell in cells)
+        # A sum over kinds of share x statistic: local SGD's mean has 1 / H of a step that averages.
+        return math.fsum(kind.share * statistic(getattr(kind, name)) for kind in kinds)
 
     # With two or three steps a t interval is many times as wide as their range.
-    if min(len(cell.seconds) for cell in cells) >= ENOUGH:
+    if min(len(kind.seconds) for kind in kinds) >= ENOUGH:
         interval = "t"
-        seconds, low, high = mean_step(cells)
+        seconds, low, high = mean_step(kinds)
     else:
         interval = "range"
         seconds = mixed("seconds", median)
@@ -167,14 +177,14 @@ def _step(cells: Sequence[TimedSteps]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "interval": interval,
-        "num_steps": sum(len(cell.seconds) for cell in cells),
+        "num_steps": sum(len(kind.seconds) for kind in kinds),
     }
     for name in _PARTS:
         step[name] = mixed(name, median)
     return step
 
 
-def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
+def timed_steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     """Return lines of `steps_frame` with `communication_seconds` and `crowded`.
 
     `communication_seconds` is neither passes nor codec; `crowded`: the codec of a baseline that
@@ -229,6 +239,7 @@ def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     """
     lines = []
     timed = steps_frame(sessions)
+    # Each group has a line a session, in the order of the sessions.
     for _, steps in timed.groupby(["method", "bits_per_second"], sort=False):
         # What the first session left out, as the codec alone, is taken from the next that has it.
         line = steps.bfill().iloc[0].to_dict()
@@ -304,6 +315,7 @@ def _methods_of(rows: Sequence[Row], sessions: Sequence[Timing]) -> pd.DataFrame
 
 
 def _is_of(method: TimedMethod, row: Row) -> bool:
+    """Tell whether a timed method does what a row does."""
     # DDP sends what SGD's row computes: they are one method under two names.
     if method.algorithm == "ddp" and method.rows:
         return row.algorithm == "sgd" and row.local_step == method.local_step
@@ -319,9 +331,11 @@ def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _is_on_frontier(lines: pd.DataFrame) -> pd.Series:
+    """Return a boolean a line: no line of its rate is as fast and scores as well."""
     both = lines.dropna(subset=["seconds", "estimate"])
     # The best of equally fast lines comes first, so that the others stay off the frontier.
     ordered = both.sort_values(["seconds", "estimate"], ascending=[True, False])
+    # By line: the best score among it and those that are as fast or faster.
     best = ordered.groupby("bits_per_second")["estimate"].cummax()
     # The best among those that are faster.
     before = best.groupby(ordered["bits_per_second"]).shift(fill_value=-math.inf)
@@ -358,7 +372,10 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
     """
-    folders = take(None if ships(folder) else folder.parent).folders
+    results = None
+    if not ships(folder):
+        results = folder.parent
+    folders = take(results).folders
     names: dict[str, None] = {}
     for name, about in evidence_in(folders).items():
         # First, as the page shows the losses of the first experiment alone.
@@ -379,29 +396,31 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
 
 
 def mean_step(
-    cells: Sequence[TimedSteps], confidence: float = 0.95
+    kinds: Sequence[TimedSteps], confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Return mean seconds of a method's step on one link, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means;
     Student's t has the degrees of freedom of Satterthwaite. Steps count as independent, so the
-    interval is of this session alone. The cells are of one method and link, with those that send
+    interval is of this session alone. The kinds are of one method and link, with those that send
     nothing; at least two steps each.
     """
     # It takes most of a second to import, and most readers of records ask for no interval.
     from scipy import stats
 
-    share = sum(cell.share for cell in cells)
-    assert math.isclose(share, 1.0), "shares of a method's cells on one link sum to 1"
+    share = sum(kind.share for kind in kinds)
+    assert math.isclose(share, 1.0), "shares of a method's kinds on one link sum to 1"
+    # mean = sum p m, variance v = sum p^2 s^2 / n, degrees = v^2 / sum ((p^2 s^2 / n)^2 / (n - 1)),
+    # over kinds of share p, with n steps of mean m and deviation s each.
     mean = 0.0
     variance = 0.0
     spread = 0.0
-    for cell in cells:
-        error = float(stats.sem(cell.seconds))
-        variance_of_cell = cell.share**2 * error**2
-        mean += cell.share * math.fsum(cell.seconds) / len(cell.seconds)
-        variance += variance_of_cell
-        spread += variance_of_cell**2 / (len(cell.seconds) - 1)
+    for kind in kinds:
+        error = float(stats.sem(kind.seconds))
+        part = kind.share**2 * error**2
+        mean += kind.share * math.fsum(kind.seconds) / len(kind.seconds)
+        variance += part
+        spread += part**2 / (len(kind.seconds) - 1)
     # Steps that all took the same time leave Satterthwaite's degrees at 0 / 0.
     if not variance:
         return mean, mean, mean

@@ -29,10 +29,10 @@ from cser_bench.report.speed.cost_model import (
     period_seconds,
 )
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
-from cser_bench.report.speed.timed import cells_frame
+from cser_bench.report.speed.timed import timed_steps_frame
 
 STUDY = "study.json"
-SCORED = "scored_speedups"
+SCORED_FOLDER = "scored_speedups"
 """Folder next to a study's, which may hold sessions of scored methods too."""
 
 
@@ -101,6 +101,7 @@ class WorkloadModel:
         dilations: dict[float, float] = {}
         for timing in sorted(self.timings, key=lambda timing: -len(timing.methods)):
             fabric = timing.fabric
+            # The rate that the slowed link stands for: all times are divided by the dilation.
             rate = (fabric.bits_per_second or 0.0) * fabric.dilation
             if rate and fabric.layout == self.main.fabric.layout:
                 # Rounded, so that products of one real rate that differ in their last bits are one
@@ -203,6 +204,7 @@ class WorkloadModel:
         return network
 
     def _dilation_at(self, bits_per_second: float) -> float:
+        """Return the dilation at a real rate, straight in logarithms between timed rates."""
         if not self._dilations:
             return self.main.fabric.dilation
         log_rates = np.log(list(self._dilations.keys()))
@@ -257,8 +259,8 @@ class SpeedStudy:
     """A study's records, in the order of its lists, and what follows from them.
 
     `sessions` are of scored methods; `wide`, `consecutive` and `text` are on links of several
-    latencies, the last two of steps in a row. `models` are the workloads', by name. `cells` is
-    `cells_frame` of the timings with their predictions, which are `predicted_seconds`,
+    latencies, the last two of steps in a row. `models` are the workloads', by name. `timed_steps` is
+    `timed_steps_frame` of the timings with their predictions, which are `predicted_seconds`,
     `predicted_communication_seconds` and the relative errors of both, `error` and
     `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
@@ -272,7 +274,7 @@ class SpeedStudy:
     text: tuple[Timing, ...]
     fits: tuple[Fit, ...]
     models: dict[str, WorkloadModel]
-    cells: pd.DataFrame
+    timed_steps: pd.DataFrame
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -309,7 +311,7 @@ def read_study(folder: Path) -> SpeedStudy:
     # The study's own folder may hold sessions, too.
     sessions = {
         *folder.glob("scored-*.json"),
-        *(folder.parent / SCORED).glob("scored-*.json"),
+        *(folder.parent / SCORED_FOLDER).glob("scored-*.json"),
     }
     fits = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep))
     models = _models(tuple(timings.values()), fits)
@@ -323,7 +325,7 @@ def read_study(folder: Path) -> SpeedStudy:
         text=_read_alike(folder.glob("text-*.json")),
         fits=fits,
         models=models,
-        cells=_predicted_cells(tuple(timings.values()), models),
+        timed_steps=_predicted_steps(tuple(timings.values()), models),
     )
 
 
@@ -349,6 +351,7 @@ def _read_alike(paths: Iterable[Path]) -> tuple[Timing, ...]:
 def _models(
     timings: Sequence[Timing], fits: tuple[Fit, ...]
 ) -> dict[str, WorkloadModel]:
+    """Return the model of each workload that was timed, by its name."""
     by_workload: dict[str, list[Timing]] = {}
     for timing in timings:
         by_workload.setdefault(timing.workload.name, []).append(timing)
@@ -362,34 +365,36 @@ def _models(
     return models
 
 
-def _predicted_cells(
+def _predicted_steps(
     timings: Sequence[Timing], models: Mapping[str, WorkloadModel]
 ) -> pd.DataFrame:
-    """Return `cells_frame` with predictions and their errors; see `SpeedStudy`."""
-    cells = cells_frame(timings)
+    """Return `timed_steps_frame` with predictions and their errors; see `SpeedStudy`."""
+    timed = timed_steps_frame(timings)
     steps = []
     communications = []
-    for number, name in zip(cells["timing"], cells["method"], strict=True):
+    # `timing` is a timing's place in the list.
+    for number, name in zip(timed["timing"], timed["method"], strict=True):
         timing = timings[number]
         step, communication = models[timing.workload.name].predicted(timing, name)
         steps.append(step)
         communications.append(communication)
-    cells["predicted_seconds"] = np.array(steps, dtype=float)
-    cells["predicted_communication_seconds"] = np.array(communications, dtype=float)
-    cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
+    timed["predicted_seconds"] = np.array(steps, dtype=float)
+    timed["predicted_communication_seconds"] = np.array(communications, dtype=float)
+    timed["error"] = timed["predicted_seconds"] / timed["seconds"] - 1
     # A step that sends nothing has a rounding error of communication, whose share says nothing.
-    communicates = cells["communication_seconds"] > 1e-6 * cells["seconds"]
-    measured = cells["communication_seconds"].where(communicates)
-    cells["communication_error"] = (
-        cells["predicted_communication_seconds"] / measured - 1
+    communicates = timed["communication_seconds"] > 1e-6 * timed["seconds"]
+    measured = timed["communication_seconds"].where(communicates)
+    timed["communication_error"] = (
+        timed["predicted_communication_seconds"] / measured - 1
     )
-    return cells
+    return timed
 
 
 def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
     """Refuse times of two machines, or of two versions of torch: they cannot be compared."""
     machines = {path: _machine(record.attempt) for path, record in records.items()}
     for path, machine in machines.items():
+        # All are compared with the first one.
         first, expected = next(iter(machines.items()))
         for name, value in machine.items():
             if value != expected[name]:
@@ -400,6 +405,7 @@ def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
 
 
 def _machine(attempt: Attempt) -> dict[str, str]:
+    """Return what must be the same in times that are compared."""
     return {
         "host": attempt.host,
         "CPU": attempt.cpu,
@@ -412,6 +418,7 @@ def _host_codecs(timings: Sequence[Timing], num_parameters: int) -> dict[str, fl
 
     By the line through what was timed; of one size alone only its slope.
     """
+    # By method's name: (parameters, seconds) of each workload that it was timed on.
     points: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
         size = timing.workload.num_parameters
@@ -424,6 +431,7 @@ def _host_codecs(timings: Sequence[Timing], num_parameters: int) -> dict[str, fl
     for name, pairs in points.items():
         sizes = [size for size, _ in pairs]
         times = [time for _, time in pairs]
+        # A column of ones for the constant; of zeros, which leaves it 0, where there is one size.
         has_constant = float(len(set(sizes)) > 1)
         constant, slope = fit_line([has_constant] * len(sizes), sizes, times)
         seconds[name] = constant + slope * num_parameters

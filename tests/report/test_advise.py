@@ -24,18 +24,18 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.run import run_id as run_id_of
 from cser_bench.report.advice import runs
 from cser_bench.report.advice.advise import advice
-from cser_bench.report.advice.lines import (
-    DDP,
-    FP16_HOOK,
-    Line,
-    needed_lines,
-    traffic_share,
-)
 from cser_bench.report.advice.measured import (
     Efficiency,
     efficiencies_of,
     measured_in,
     nearest,
+)
+from cser_bench.report.advice.needs import (
+    DDP_LABEL,
+    FP16_HOOK_LABEL,
+    MethodInJob,
+    methods_in_job,
+    traffic_share,
 )
 from cser_bench.report.advice.runs import Method, experiments_on, methods_run
 from cser_bench.report.collection import Collection, collection_of
@@ -136,9 +136,8 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     model = study.models["resnet50_v100"]
     size = model.workload.num_parameters
     errors = []
-    for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict(
-        "records"
-    ):
+    is_resnet50 = study.timed_steps["workload"] == "resnet50_v100"
+    for line in study.timed_steps[is_resnet50].to_dict("records"):
         timing = study.timings[line["timing"]]
         method = model.methods[line["method"]]
         # On machines of several workers the study had a flat ring, and the advice goes by
@@ -208,13 +207,14 @@ def test_what_is_needed_between_two_ranks_with_one_message_by_hand(
     in_fp16 = 30e-3 + 2 * (1e-3 + 8e-3)
     every_fourth = 30e-3 + 2 * (1e-3 + 16e-3) / 4
     local = made_method(frames, Sending(1.0, 0.25, "all_reduce"))
-    found = {line.label: line for line in needed_lines(job, [local], [])}
+    found = {line.label: line for line in methods_in_job(job, [local], [])}
     assert found["made"].over_hook == pytest.approx(every_fourth / in_fp16)
     assert found["made"].over_ddp == pytest.approx(every_fourth / in_fp32)
-    assert found[DDP].over_hook == pytest.approx(in_fp32 / in_fp16)
-    assert found[FP16_HOOK].over_hook == 1
-    assert found[FP16_HOOK].over_ddp < 1
-    assert [line.label for line in found.values()] == ["made", FP16_HOOK, DDP]
+    assert found[DDP_LABEL].over_hook == pytest.approx(in_fp32 / in_fp16)
+    assert found[FP16_HOOK_LABEL].over_hook == 1
+    assert found[FP16_HOOK_LABEL].over_ddp < 1
+    labels = [line.label for line in found.values()]
+    assert labels == ["made", FP16_HOOK_LABEL, DDP_LABEL]
 
 
 def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(
@@ -223,8 +223,8 @@ def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(
     hook = made_method(
         frames, Sending(0.5, 1.0, "all_reduce"), is_fp16_hook=True, drop="0.01"
     )
-    lines = needed_lines(RESNET50, [hook], [])
-    assert [line.label for line in lines] == ["made", DDP]
+    lines = methods_in_job(RESNET50, [hook], [])
+    assert [line.label for line in lines] == ["made", DDP_LABEL]
     assert lines[0].over_hook == 1, "its buckets are sent during the backward pass"
     assert lines[0].method is hook
     assert not lines[0].is_heavy
@@ -252,8 +252,8 @@ def test_gathered_messages_are_a_larger_share_between_more_workers(
 def test_more_traffic_than_with_the_hook_is_marked(
     traffic: float, is_heavy: bool
 ) -> None:
-    assert Line("made", "H 4", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
-    assert not Line(DDP, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
+    assert MethodInJob("made", "H 4", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
+    assert not MethodInJob(DDP_LABEL, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
 
 
 def test_a_setting_that_several_experiments_ran_has_one_row() -> None:

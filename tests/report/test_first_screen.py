@@ -19,7 +19,7 @@ from cser_bench.report.answers.net import Net
 from cser_bench.report.collection import collection_of
 from cser_bench.report.first_screen import FIGURE, table_text, with_table
 from cser_bench.report.first_table import (
-    Line,
+    MethodInTable,
     Table,
     emulated_needs,
     measured_row,
@@ -38,7 +38,7 @@ LINES = [(table, line) for table in tables() for line in table.rows]
 
 
 def name_of(value: object) -> str:
-    if isinstance(value, Line):
+    if isinstance(value, MethodInTable):
         return value.label
     return getattr(value, "name", "")
 
@@ -55,7 +55,7 @@ NETWORKS = ("small CNN", "residual network")
 
 @pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
 def test_a_line_is_one_setting_of_the_class_that_one_types(
-    table: Table, line: Line
+    table: Table, line: MethodInTable
 ) -> None:
     runs = [run for run in (*line.runs, line.setting_of) if run]
     rows = [measured_row(run).row for run in runs]
@@ -221,7 +221,9 @@ TIMED = [line for line in IMAGES.rows if line.label not in WITHOUT_TIMES]
 
 
 @pytest.mark.parametrize("line", TIMED, ids=name_of)
-def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
+def test_each_line_on_images_is_scored_and_timed_at_one_setting(
+    line: MethodInTable,
+) -> None:
     scored = measured_row(line.runs[0]).row
     timed = timed_as(scored)
     assert timed is not None, "what it needs is emulated"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cser_bench.report.explorer.page import COLOURS, GREY, LOOKS
+from cser_bench.report.explorer.page import COLOURS, GREYS, LOOKS
 from cser_bench.report.plotting import FAMILIES, SHAPES
 
 Colour = NDArray[np.float64]
@@ -103,14 +103,14 @@ def test_families_stay_apart_with_each_kind_of_colour_blindness(kind: str) -> No
 @pytest.mark.parametrize("kind", SEEN)
 def test_colours_of_an_explorer_stay_apart_too(kind: str, paper: str) -> None:
     is_dark = paper == "dark"
-    colours = [pair[is_dark] for pair in (*COLOURS, GREY)]
+    colours = [pair[is_dark] for pair in (*COLOURS, GREYS)]
     assert least_apart(colours, kind) > LEAST_APART
 
 
 def test_names_in_the_colours_of_an_explorer_can_be_read() -> None:
     papers = re.search(r"--paper: light-dark\((#\w+), (#\w+)\)", LOOKS.read_text())
     assert papers
-    for colours in (*COLOURS, GREY):
+    for colours in (*COLOURS, GREYS):
         for colour, paper in zip(colours, papers.groups(), strict=True):
             assert contrast(colour, paper) >= LEAST_CONTRAST, colour
 

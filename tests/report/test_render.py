@@ -134,6 +134,16 @@ def test_a_report_draws_dollars(tmp_path: Path) -> None:
         save(figure, tmp_path / "figure.png")
 
 
+def test_the_axis_of_drops_by_traffic_names_the_drop() -> None:
+    """Not one of the families, each of which has a panel."""
+    frames = read_frames(RESULTS / "reference" / "fashion_mnist_long")
+    families = frames.experiment.families
+    figure = link_figure(
+        accuracy_frame(frames), 0.01, "a title", families, "nats", "loss gap"
+    )
+    assert figure.axes[0].get_ylabel() == "loss gap, nats"
+
+
 def test_numbers_are_written_one_way() -> None:
     assert [wording.amount(x) for x in (28050, 292.3, 18.31, 3.999, 96.0, 0.2)] == [
         *("28,050", "292", "18.3", "4.00", "96", "0.200")

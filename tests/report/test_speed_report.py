@@ -175,7 +175,7 @@ def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:
     assert "Nothing can be said yet" in empty.read_text()
     assert empty.with_suffix(".pdf").exists()
     assert "Nothing can be said yet" in report_of("unswept", timing(2e9)).read_text()
-    cells = read_study(tmp_path / "unswept").cells
+    cells = read_study(tmp_path / "unswept").timed_steps
     assert cells["predicted_seconds"].isna().all()
     assert not math.isnan(cells["seconds"].iloc[0])
     first, again = (

@@ -301,8 +301,8 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     assert [method.name for method in timed] == ["ddp", "mcser"]
     assert study.timings[0].basis == "measured"
     # The network was swept, so every timed step has a prediction of the model beside it.
-    assert len(study.cells) == 2
-    assert study.cells["predicted_seconds"].notna().all()
+    assert len(study.timed_steps) == 2
+    assert study.timed_steps["predicted_seconds"].notna().all()
 
 
 def test_another_workload_joins_the_study(tmp_path: Path) -> None:

@@ -21,15 +21,15 @@ from cser_bench.report.speed.job import (
 from cser_bench.report.speed.needed import needed_efficiency
 from cser_bench.report.wording import NONE
 
-DDP = "DDP (fp32)"
-FP16_HOOK = "DDP + fp16 hook"
+DDP_LABEL = "DDP (fp32)"
+FP16_HOOK_LABEL = "DDP + fp16 hook"
 
 HOOK_TRAFFIC = 0.5
 """Traffic share of DDP's fp16 hook: two bytes for four."""
 
 
 @dataclass(frozen=True)
-class Line:
+class MethodInJob:
     """A method at a setting, in a job.
 
     Attributes:
@@ -62,17 +62,21 @@ class Line:
     @property
     def key(self) -> str:
         """What no other line has."""
-        return self.label if self.method is None else self.method.key
+        if self.method is None:
+            return self.label
+        return self.method.key
 
     @property
     def name(self) -> str:
         """The method with its setting."""
-        return self.label if self.setting == NONE else f"{self.label}: {self.setting}"
+        if self.setting == NONE:
+            return self.label
+        return f"{self.label}: {self.setting}"
 
     @property
     def is_ddp(self) -> bool:
         """Whether it is DDP in fp32, which others are compared with."""
-        return self.label == DDP
+        return self.label == DDP_LABEL
 
     @property
     def is_heavy(self) -> bool:
@@ -83,38 +87,47 @@ class Line:
 
 def traffic_share(sendings: Sequence[Sending], num_workers: int) -> float:
     """Return what a worker's link carries, as a share of what it carries with DDP in fp32."""
+    # Models a step, on average over steps.
     sent = gathered = to_neighbours = 0.0
     for sending in sendings:
         models = sending.models * sending.share_of_steps
         sent += models
-        gathered += models if sending.collective == "all_gather" else 0.0
-        to_neighbours += models if sending.collective == "exchange" else 0.0
+        if sending.collective == "all_gather":
+            gathered += models
+        if sending.collective == "exchange":
+            to_neighbours += models
+    # DDP all-reduces one model a step.
     everything = link_models(1.0, 0.0, 0.0, num_workers)
     return link_models(sent, gathered, to_neighbours, num_workers) / everything
 
 
-def needed_lines(
+def methods_in_job(
     job: TrainingJob,
     methods: Sequence[Method],
     efficiencies: Sequence[Efficiency],
     names: Mapping[str, str] = MappingProxyType({}),
-) -> list[Line]:
+) -> list[MethodInJob]:
     """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first.
 
     Args:
         names: as in `nearest`.
     """
+    # Four bytes a number in fp32, two with the hook.
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
-    lines = [Line(DDP, NONE, 1.0, ddp, hook, ddp)]
+    lines = [MethodInJob(DDP_LABEL, NONE, 1.0, ddp, hook, ddp)]
     if not any(method.is_fp16_hook for method in methods):
-        lines.append(Line(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
+        lines.append(MethodInJob(FP16_HOOK_LABEL, NONE, HOOK_TRAFFIC, hook, hook, ddp))
     for method in methods:
+        setting = method.setting
+        seconds = method_seconds(job, method.sendings)
         # The hook's buckets are sent during the backward pass, other methods' messages after it.
-        seconds = hook if method.is_fp16_hook else method_seconds(job, method.sendings)
-        line = Line(
+        if method.is_fp16_hook:
+            setting = NONE
+            seconds = hook
+        line = MethodInJob(
             label=method.label,
-            setting=NONE if method.is_fp16_hook else method.setting,
+            setting=setting,
             traffic=traffic_share(method.sendings, job.num_workers),
             seconds=seconds,
             hook_seconds=hook,
