@@ -63,7 +63,7 @@ def _records(experiment: str, results: Path, tuning: bool) -> tuple[Path, Path |
 
     The second is None where the tuning lies beside the records or above them.
     """
-    from cser_bench.harness.plan.tuning import tuning_folder
+    from cser_bench.harness.plan.tuning import tuning_folder, tuning_name
     from cser_bench.harness.spec.spec_file import find_spec, is_file, load_spec
 
     given = Path(experiment)
@@ -71,7 +71,7 @@ def _records(experiment: str, results: Path, tuning: bool) -> tuple[Path, Path |
         return given, None
     spec = load_spec(find_spec(experiment))
     searched = tuning_folder(spec, results)
-    records = results / (f"{spec.name}_tuning" if tuning else spec.name)
+    records = results / (tuning_name(spec) if tuning else spec.name)
     if not records.is_dir():
         raise UsageError(
             f"there are no runs in {records}: {_how_to_begin(experiment, results, tuning, spec.name)}"

@@ -47,4 +47,4 @@ PROMISES: dict[str, Check] = {
     "no worker knows of another but by messages": workers_are_apart,
     "workers that are processes do the same, but for rounding, and send the same": processes_are_rows,
 }
-"""By their sentence, in the order in which they are checked."""
+"""By their sentence, in the order in which they are checked: the last one takes processes."""

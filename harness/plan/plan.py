@@ -118,7 +118,8 @@ class Plan:
         runs = [
             run
             for run in self.runs
-            if run.row in chosen and (not seeds or run.config.seed in seeds)
+            # By the plan's seed: runs of one seed in their config are told apart by it.
+            if run.row in chosen and (not seeds or run.seed in seeds)
         ]
         if not runs and self.stage is not None:
             raise SpecError(

@@ -25,7 +25,10 @@ from cser_bench.harness.train.evaluate import Score, evaluate, worker_accuracies
 from cser_bench.harness.train.training import Job, Preempted, StopRequested, Training
 
 CHECK_EVERY = 25
-"""Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
+"""Steps between two looks at the loss: for divergence, heartbeat and checkpoint.
+
+A record's `diverged_at_step` is one of them, so another number makes other records.
+"""
 
 STOP_SECONDS = 2.0
 """Between two questions among workers whether to stop; at least one step. The question is rare, as

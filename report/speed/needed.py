@@ -14,13 +14,9 @@ import pandas as pd
 
 from cser_bench.harness.records.store import read_optional
 from cser_bench.harness.records.timings import EncodingTimes, Timing
-from cser_bench.report.efficiency import ends_of
 from cser_bench.report.speed.encoding import TIMES, Encoding, encoding_of
 from cser_bench.report.speed.timed import scored_steps_frame, steps_frame
 from cser_bench.report.statistics import COVERAGE
-
-SEED = 20202
-"""Seed of the draws of step times; not that of efficiencies, so that the two are independent."""
 
 FP16 = "ddp_fp16"
 FP32 = "ddp"
@@ -108,26 +104,6 @@ def ratio_interval(ratio: float, spread: float) -> tuple[float, float]:
     # The normal quantile, not t's: the spread is pooled over all methods and links.
     half = NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread
     return ratio * math.exp(-half), ratio * math.exp(half)
-
-
-def net_speedup_interval(
-    efficiencies: np.ndarray, seconds: float, rival_seconds: float, spread: float
-) -> tuple[float, float, float]:
-    """Return the net speed-up and its interval of 95 %.
-
-    Step times are drawn log-normally and multiplied by the draws of the efficiency.
-
-    Args:
-        efficiencies: that of the means themselves, then its draws, as
-            `report.efficiency.steps_in_draws` has the steps; (1 + draws,).
-        spread: as `spread_of_ratio` returns it.
-    """
-    # (draws,) each.
-    drawn = efficiencies[1:]
-    noise = np.random.default_rng(SEED).standard_normal(len(drawn))
-    speedups = net_speedup(1.0, seconds, rival_seconds) * drawn * np.exp(spread * noise)
-    estimate = net_speedup(float(efficiencies[0]), seconds, rival_seconds)
-    return estimate, *ends_of(speedups)
 
 
 def session_spread(sessions: Sequence[Timing]) -> float:

@@ -154,6 +154,14 @@ def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
         plan.only([row], [77])
 
 
+def test_runs_that_share_a_seed_are_chosen_by_the_plans(tmp_path: Path) -> None:
+    plan = make_plan(load_spec(EXPERIMENTS / "cifar100_released.toml"), tmp_path)
+    assert {run.config.seed for run in plan.runs} == {0}
+    assert {run.seed for run in plan.only([], [1, 3]).runs} == {1, 3}
+    with pytest.raises(SpecError, match="has no run of these seeds"):
+        plan.only([], [0])
+
+
 def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(
     tmp_path: Path,
 ) -> None:

@@ -34,6 +34,8 @@ def test_each_shipped_experiment_has_a_finding_that_holds(folder: Path) -> None:
     )
     claims = written.model_dump(exclude={"finding", "note", "except_at"})
     assert any(claims.values()), "a sentence without a claim cannot be wrong"
+    if "does worse than" in written.finding:
+        assert written.significant or written.inconclusive, "a comparison was declared"
     # Numbers of results would have to be kept up by hand; those of settings may stand.
     assert not re.search(r"\d (points|nats|%)", written.finding)
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,7 +30,6 @@ from cser_bench.report.speed.needed import (
     needed_efficiency,
     needed_frame,
     net_speedup,
-    net_speedup_interval,
     ratio_interval,
     spread_between,
     spread_of_ratio,
@@ -103,22 +101,6 @@ def test_the_spread_is_of_logarithms_and_pooled() -> None:
     half = 0.1 * 1.959964
     relative = math.exp(half)
     assert high / 0.5 == pytest.approx(relative, rel=1e-6)
-
-
-def test_the_net_speedup_of_known_efficiency_has_the_interval_of_the_steps() -> None:
-    efficiencies = np.full(40_001, 0.5)
-    found, low, high = net_speedup_interval(efficiencies, 30.0, 90.0, 0.1)
-    assert found == 1.5
-    expected = ratio_interval(1.5, 0.1)
-    assert (low, high) == pytest.approx(expected, rel=0.01)
-    four = np.array([0.5, 0.4, 0.5, 0.6])
-    exact = net_speedup_interval(four, 30.0, 90.0, 0.0)
-    assert exact == pytest.approx((1.5, 1.2, 1.8))
-    unknown = np.array([0.5, math.nan])
-    found, low, high = net_speedup_interval(unknown, 30.0, 90.0, 0.1)
-    assert found == 1.5
-    assert math.isnan(low)
-    assert math.isnan(high)
 
 
 def method(algorithm: str, **settings: Any) -> TimedMethod:
