@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ ON_TEXT = {
 }
 """What methods with AdamW look like."""
 
-DASHES_OF_NEEDS = {1e9: "--", 1e10: "-"}
+DASHES_OF_NEEDS: dict[float, Literal["--", "-"]] = {1e9: "--", 1e10: "-"}
 """Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
 
 TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)
@@ -61,7 +62,7 @@ def efficiency_figure() -> Figure:
         shown = [panel for panel in panels() if any(map(_points, panel.lines.values()))]
         figure, all_axes = new_figure(HEIGHT, columns=len(shown))
         for axes, panel in zip(all_axes, shown, strict=True):
-            _draw(axes, panel, is_first=panel is shown[0])
+            _draw(axes, panel)
         all_axes[0].set_ylabel("efficiency")
         all_axes[-1].legend(
             handles=_legend_handles(), loc="center left", bbox_to_anchor=(1.01, 0.5)
@@ -69,8 +70,7 @@ def efficiency_figure() -> Figure:
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
-    """Draw a panel; the first one alone names the lines of what is needed."""
+def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.network)
     axes.set_xscale("log")
     axes.set_xlim(LEAST, MOST)
@@ -81,8 +81,6 @@ def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
     axes.minorticks_off()
     for bits_per_second, dashes in DASHES_OF_NEEDS.items():
         _draw_needed(axes, bits_per_second, dashes)
-        if is_first:
-            _name_needed(axes, bits_per_second)
     for label, runs in panel.lines.items():
         points = _points(runs)
         if not points:
@@ -108,6 +106,9 @@ def _legend_handles() -> list[Line2D]:
     for label, (colour, shape) in LOOKS.items():
         named = names.get(label, label)
         handles.append(Line2D([], [], color=colour, marker=shape, label=named))
+    for bits_per_second, dashes in DASHES_OF_NEEDS.items():
+        named = f"needs at {rate(bits_per_second)}"
+        handles.append(Line2D([], [], linestyle=dashes, label=named, **GREY))
     return handles
 
 
@@ -127,17 +128,6 @@ def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
     shares = np.geomspace(LEAST, MOST, 60)
     needed = [_needed_at(share, bits_per_second) for share in shares]
     axes.plot(shares, needed, linestyle=dashes, **GREY)
-
-
-def _name_needed(axes: Axes, bits_per_second: float) -> None:
-    axes.annotate(
-        f"needs, {rate(bits_per_second)}",
-        (LEAST, _needed_at(LEAST, bits_per_second)),
-        xytext=(2, 8),
-        textcoords="offset points",
-        fontsize=6.5,
-        color="#555555",
-    )
 
 
 def _needed_at(share: float, bits_per_second: float) -> float:

@@ -73,7 +73,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
                 if not recorded(job, work):
                     flag.raise_if_asked()
                     # An exception leaves the group as it is: its end would wait for peers.
-                    raise WorkerError("the run failed, as its log says")
+                    raise WorkerError("the run failed, as is said above")
             # torchrun mixes what its processes print, so one speaks for all.
             if dist.get_rank() == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
