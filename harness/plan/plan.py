@@ -1,53 +1,36 @@
 """From a spec to the plan of an experiment or of its tuning, in one direction.
 
 A file is parsed and completed from the experiment that its `like` key names
-(`spec_file.read_spec`), the tuning's records give settings and rates (`tuning.choose`), and rows
-are expanded (`expand`) and checked (`checks`).
+(`spec_file.read_spec`), the tuning's records give settings and rates (`tuning.choose`), and with
+them each row becomes runs (`rows.plan_row`), all of which are checked (`checks`).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from cser_bench.harness.plan import recorded
 from cser_bench.harness.plan.checks import (
     check_numbers_are_read,
     check_rows,
     check_spec,
 )
-from cser_bench.harness.plan.expand import expand
 from cser_bench.harness.plan.footprint import Footprint
-from cser_bench.harness.plan.rows import PlannedRow
-from cser_bench.harness.plan.tuning import choose, trial_rows, tuning_name
-from cser_bench.harness.records import store
-from cser_bench.harness.records.experiment import Experiment, OutsideMethod, Tuning
+from cser_bench.harness.plan.recorded import record_of, tuning_record_of
+from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
+from cser_bench.harness.plan.search import neighbouring_rates
+from cser_bench.harness.plan.tuning import Chosen, choose, trial_rows
+from cser_bench.harness.records.experiment import Experiment
 from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
 from cser_bench.harness.spec.stages import StageSpec, check_stages
-from cser_bench.harness.spec.statistics import NO_CURVE
-from cser_bench.harness.train.methods import Outside, method_of, outside_methods
-
-COMMON = {
-    "task",
-    "model",
-    "num_workers",
-    "batch_size",
-    "schedule",
-    "evaluation",
-    "partition",
-    "precision",
-    "wire",
-    "label_smoothing",
-}
-"""The fields of a run's config that all rows share, except for a row's own warm-up or
-partition."""
+from cser_bench.harness.train.methods import Outside, outside_methods
 
 
 @dataclass(frozen=True)
@@ -194,23 +177,20 @@ def make_plan(
         rows = list(trial_rows(spec, results))
         check_rows(spec, rows)
         return Plan(
-            experiment=_experiment(
-                spec, rows, f"{given_as} --tuning", _tuning_fields(spec)
-            ),
+            experiment=tuning_record_of(spec, rows, given_as),
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
         )
     # What follows is a function of the spec and of what the tuning's records chose.
     chosen = choose(spec, results, given_as)
-    rows, too_short = expand(spec, chosen)
+    rows, too_short = _planned_rows(spec, chosen)
     check_rows(spec, rows)
-    fields = _experiment_fields(spec, rows, chosen.record)
     runs = _runs_of(rows)
     # Rows that are not tuned yet, or too short, have no runs that a stage could be checked by.
     if not chosen.left_out and not too_short:
         check_stages(spec.stages, [(run.row, run.seed) for run in runs])
     return Plan(
-        experiment=_experiment(spec, rows, given_as, fields),
+        experiment=record_of(spec, rows, given_as, chosen.record),
         runs=runs,
         footprints=_footprints_of(rows),
         left_out=[*chosen.left_out, *too_short],
@@ -227,85 +207,106 @@ def _footprints_of(rows: list[PlannedRow]) -> dict[str, Footprint]:
     return {planned.row.row: planned.footprint for planned in rows}
 
 
-def _tuning_fields(spec: Spec) -> dict[str, Any]:
-    """Return the fields of a tuning's record besides its rows; a tuning compares nothing."""
-    assert spec.tuning is not None, "it has rows"
-    return {
-        "name": tuning_name(spec),
-        "title": f"{spec.title}: tuning",
-        "seeds": spec.tuning.seeds,
-        "tuning": None,
-    }
+def _planned_rows(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
+    """Return all rows, and a sentence on each that would be too short at another length.
+
+    Raises SpecError: a setting that cannot be used.
+    """
+    # Records and reports keep this order.
+    rows = [
+        *_rows_as_chosen(spec, chosen),
+        *_rows_by_training_loss(spec, chosen),
+        *_restarted_rows(spec, chosen),
+        *_rows_at_other_rates(spec, chosen),
+    ]
+    rows_at_lengths, left_out = _rows_at_lengths(spec, chosen)
+    return [*rows, *rows_at_lengths], left_out
 
 
-def _experiment_fields(
-    spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
-) -> dict[str, Any]:
-    """Return the fields of an experiment's record that say how rows were chosen and are compared."""
-    statistics = spec.statistics
-    # A floor that is not tuned yet may have been left out.
-    has_floor = statistics.floor in [planned.row.row for planned in rows]
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "seeds": statistics.seeds,
-        "tuning": tuning,
-        "baseline": statistics.baseline,
-        "floor": statistics.floor if has_floor else None,
-        "margin": statistics.margin,
-        "margin_reason": statistics.margin_reason,
-        "main_ratio": statistics.main_ratio_group,
-        "declared": statistics.declared,
-        "contrasts": recorded.contrasts(spec) or None,
-        "exponents": recorded.exponents(spec) or None,
-        "predictions": recorded.predictions(spec) or None,
-        "curve": None if statistics.curve == NO_CURVE else statistics.curve,
-        "evidence": recorded.evidence(spec),
-    }
-
-
-def _experiment(
-    spec: Spec, rows: list[PlannedRow], argument: str, fields: dict[str, Any]
-) -> Experiment:
-    """Return the record of the plan; `argument` is what commands call it by."""
-    # Any row's will do, as these fields are common to all.
-    config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
-    # The experiment's, as a row may have its own of these; in full, as a report knows no defaults.
-    config["schedule"] = spec.schedule.model_dump(mode="json")
-    config["partition"] = spec.partition.model_dump(mode="json")
-    return Experiment(
-        version=store.VERSION,
-        task=spec.task.name,
-        model=spec.model.name,
-        confidence=spec.statistics.confidence,
-        rows=[planned.row for planned in rows],
-        config=config,
-        commands=[
-            f"python -m harness run {argument}",
-            f"python -m harness report {argument}",
-        ],
-        metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
-        families=_families(rows),
-        outside=_outside(rows),
-        **fields,
-    )
-
-
-def _families(rows: list[PlannedRow]) -> dict[str, str]:
-    families = {}
-    for planned in rows:
-        # By the class, which for a method from outside is in the config alone.
-        families[planned.row.algorithm] = method_of(planned.runs[0].config).family
-    return dict(sorted(families.items()))
-
-
-def _outside(rows: list[PlannedRow]) -> dict[str, OutsideMethod]:
-    """Return what the plan's record says of methods from outside; the runs have their sources."""
-    outside = {}
-    for planned in rows:
-        source = planned.runs[0].config.method_source
-        if source is not None:
-            outside[planned.row.algorithm] = OutsideMethod(
-                file=source.file, sha256=source.sha256, package=source.package
+def _rows_as_chosen(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
+    """Return the rows themselves, those in cells among them."""
+    for row in chosen.rows.values():
+        if row.learning_rate is not None:
+            held_back = row.cell is not None and row.cell.held_back
+            yield plan_row(
+                spec,
+                row,
+                _seeds_of(spec, row),
+                base=row.repeated_row,
+                held_back=held_back,
             )
-    return outside
+
+
+def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
+    """Return the seeds of a row: its cell's, or the baseline's own, or else the experiment's."""
+    if row.cell is not None and row.cell.seeds:
+        return row.cell.seeds
+    if row.row == spec.statistics.baseline and spec.statistics.baseline_seeds:
+        return spec.statistics.baseline_seeds
+    return spec.statistics.seeds
+
+
+def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
+    """Return the rows for which the rule of least training loss chooses otherwise.
+
+    There are none where the spec does not ask for them.
+    """
+    if spec.tuning is None or not spec.tuning.both_rules:
+        return
+    seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
+    for name, row in chosen.by_training_loss.items():
+        yield plan_row(
+            spec, row, seeds, f"{name}~loss", base=name, rule="training_loss"
+        )
+
+
+def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
+    """Return the rows whose workers lose a part of their state."""
+    for restart in spec.restarts:
+        row = chosen.rows[restart.row].restarted(restart)
+        yield plan_row(spec, row, spec.statistics.seeds)
+
+
+def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
+    """Return rows again at the rates below and above theirs.
+
+    They are those of the main ratio group, and those without a group.
+    """
+    if spec.sensitivity is None:
+        return
+    for row in chosen.rows.values():
+        # A row of group 1 compresses nothing, and counts as one without a group.
+        if row.ratio_group not in (None, 1, spec.statistics.main_ratio_group):
+            continue
+        assert row.learning_rate is not None, "a settled row has one"
+        for rate in neighbouring_rates(row.learning_rate):
+            yield plan_row(
+                spec,
+                row.model_copy(update={"learning_rate": rate}),
+                spec.sensitivity.seeds,
+                f"{row.row}^{rate:g}",
+                base=row.row,
+                rule="sensitivity",
+            )
+
+
+def _rows_at_lengths(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
+    """Return all rows at other lengths, and a sentence on each that is too short there."""
+    rows: list[PlannedRow] = []
+    left_out: list[str] = []
+    if spec.lengths is None:
+        return rows, left_out
+    for num_epochs in spec.lengths.num_epochs:
+        for row in chosen.rows.values():
+            name = f"{row.row}@{num_epochs}"
+            try:
+                planned = plan_row(
+                    spec, row, spec.lengths.seeds, name, num_epochs, base=row.row
+                )
+            except TooShortError as error:
+                # A length is chosen for the rows as a whole, so one that it does not fit ends
+                # nothing.
+                left_out.append(f"{name} is left out: {error.why}")
+            else:
+                rows.append(planned)
+    return rows, left_out

@@ -20,7 +20,8 @@ from cser_bench.harness.plan.forecast import (
     next_stage_sentence,
     powers,
 )
-from cser_bench.harness.plan.plan import COMMON, Plan
+from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.plan.recorded import COMMON
 from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.run import RunConfig

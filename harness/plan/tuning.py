@@ -74,7 +74,7 @@ def choose(spec: Spec, results: Path, given_as: str) -> Chosen:
         other = state.by_training_loss
         # The same choice by both rules is one row, not two.
         if other is not None and other != state.by_accuracy:
-            # By both rules the row has its own name with the first choice; `expand` names the
+            # By both rules the row has its own name with the first choice; the plan names the
             # other.
             by_training_loss[name] = settled(rows[name], other)
     # Later ones win: a row as it is written, as its own trials chose, as its corners have it.

@@ -1,8 +1,8 @@
 """experiment.json: the resolved plan of an experiment.
 
 It has the rows, where their settings came from, and the metric. Its keys are those on disk, but for
-those with an alias, and apart from the spec's: `harness.plan.plan` says which becomes which, so a key of
-the spec may be renamed.
+those with an alias, and apart from the spec's: `harness.plan.recorded` says which becomes which, so a
+key of the spec may be renamed.
 """
 
 from __future__ import annotations
