@@ -16,7 +16,7 @@ from cser_bench.harness.plan.rows import config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.spec import Spec
-from cser_bench.harness.train.build import num_steps_of
+from cser_bench.harness.train.schedule import num_steps_of
 
 Place = tuple[int, int]
 """Parameters of the model, and steps of a run."""

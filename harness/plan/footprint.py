@@ -23,9 +23,10 @@ from cser_bench.harness.plan.memory import peak_models
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
 from cser_bench.harness.tasks.task import find_task
-from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
+from cser_bench.harness.train.build import build_model, build_optimizer
 from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
+from cser_bench.harness.train.schedule import num_steps_of
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records.experiment import Contrast, Experiment, Row
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.task import find_task
-from cser_bench.harness.train.build import build_model, num_steps_of, trainable
-from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
+from cser_bench.harness.train.build import build_model, trainable
+from cser_bench.harness.train.passes import DryTraining, seconds_to_idle
+from cser_bench.harness.train.schedule import num_steps_of
 
 MAX_STEPS = 20
 MAX_SECONDS = 1.0

@@ -45,7 +45,7 @@ from cser_bench.harness.timing.workloads import (
     short_run,
 )
 from cser_bench.harness.train.build import build_optimizer
-from cser_bench.harness.train.local_workers import seconds_to_idle
+from cser_bench.harness.train.passes import seconds_to_idle
 
 NUM_WARMUP_STEPS = 3
 """DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third

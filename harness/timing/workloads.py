@@ -40,7 +40,7 @@ from cser_bench.harness.spec.run import (
 from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, trainable
-from cser_bench.harness.train.local_workers import (
+from cser_bench.harness.train.passes import (
     MixedPrecision,
     random_batch,
     seconds_to_idle,

@@ -1,26 +1,27 @@
-"""From a run's config to live objects: the model and the optimiser."""
+"""From a run's config to live objects: models and optimiser of the workers at this end."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer
+from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.local_step import LocalStep, local_step_named
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import LOCAL_NUMBERS, ModelSpec, RunConfig
-from cser_bench.harness.tasks.task import Task, find_task, split_sizes
+from cser_bench.harness.tasks.task import Task, find_task
 from cser_bench.harness.train.arguments import arguments_of, check_options, refused
 from cser_bench.harness.train.methods import method_of
-from cser_bench.harness.train.order import learning_rate_factor, shard_size
+from cser_bench.harness.train.schedule import learning_rate_at
 
 
 def build_model(
@@ -160,15 +161,52 @@ def _local_numbers(config: RunConfig, local_step: type[LocalStep]) -> dict[str, 
     return numbers
 
 
-def learning_rate_at(config: RunConfig, num_steps: int, step: int) -> float:
-    """Return the learning rate of a step of a run, counted from 1 as optimisers do."""
-    num_epochs = config.num_schedule_epochs
-    steps_per_epoch = num_steps // num_epochs
-    # The factor counts steps from 0, as the samples' order does.
-    factor = learning_rate_factor(
-        config.schedule, step - 1, steps_per_epoch, num_epochs
+def local_workers(
+    config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
+) -> tuple[list[nn.Module], DistributedOptimizer]:
+    """Return a model of each worker at this end, and the optimiser of all of them.
+
+    See `Collectives.own_ranks` for which these are.
+
+    Stacked workers have copies of the model, with buffers of their own. Their parameters and
+    gradients are rows of the optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of
+    `models[rank]`.
+    """
+    if not isinstance(collectives, StackedCollectives):
+        return [model], build_optimizer(config, model, collectives, num_steps)
+    num_workers = collectives.world_size
+    # Buffers such as batch norm's are each worker's own; parameters become rows below.
+    models = [copy.deepcopy(model) for _ in range(num_workers)]
+    stacked = [
+        _rows_of(parameter.detach(), num_workers) for parameter in model.parameters()
+    ]
+    optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
+    bind_rows(models, optimizer)
+    return models, optimizer
+
+
+def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> None:
+    """Make the parameters and gradients of stacked workers' models rows of the optimiser's."""
+    for rank, model in enumerate(models):
+        for parameter, stacked in zip(
+            model.parameters(), optimizer.flat.tensors, strict=True
+        ):
+            assert stacked.grad is not None
+            # By `.data`: a row of a parameter is no leaf of the graph, and would get no gradient.
+            parameter.data = stacked.data[rank]
+            # A backward pass adds in place to a gradient that is there: so it fills this one.
+            parameter.grad = stacked.grad[rank]
+
+
+def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
+    """Return copies along a new first axis, each in the tensor's own order in memory."""
+    rows = torch.empty_strided(
+        (num_rows, *tensor.shape),
+        (tensor.numel(), *tensor.stride()),
+        dtype=tensor.dtype,
+        device=tensor.device,
     )
-    return config.learning_rate * factor
+    return nn.Parameter(rows.copy_(tensor))
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
@@ -182,29 +220,3 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
         return optimizer.through(model)
     except ValueError as error:
         raise SpecError(str(error)) from None
-
-
-def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Return the steps per epoch, and the steps in all.
-
-    Raises SpecError: more samples or steps are asked for than there are.
-    """
-    num_train, _ = split_sizes(find_task(config.task.name), config.task)
-    per_epoch = (
-        shard_size(config.partition, num_train, config.num_workers) // config.batch_size
-    )
-    if per_epoch == 0:
-        more = (
-            " or shards_per_worker" if config.partition.kind == "class_shards" else ""
-        )
-        raise SpecError(
-            f"{config.num_workers} workers x {config.batch_size} samples are more than the "
-            f"{num_train} training samples; lower num_workers or batch_size{more}"
-        )
-    most = per_epoch * config.num_epochs
-    if config.num_steps is not None and config.num_steps > most:
-        raise SpecError(
-            f"num_steps = {config.num_steps:,} is more than num_epochs = {config.num_epochs} has "
-            f"({most:,})"
-        )
-    return per_epoch, config.num_steps or most

@@ -18,8 +18,8 @@ from cser_bench.harness.models.transformer import Transformer
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.pairs import BEGIN, END, PAD, plain
 from cser_bench.harness.tasks.samples import Samples
-from cser_bench.harness.train.local_workers import MixedPrecision
 from cser_bench.harness.train.order import worker_batches
+from cser_bench.harness.train.passes import MixedPrecision
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""

@@ -1,6 +1,4 @@
-"""What each step has: its samples, its learning rate, and whether it is scored.
-
-The samples are those of each worker; what is scored after the step is the workers' average.
+"""Which samples each worker trains on at each step.
 
 All of it is a stateless function of seed and step, so resuming needs no position. Samples are
 shuffled over all workers, or each worker has a fixed shard, alike or not.
@@ -8,7 +6,6 @@ shuffled over all workers, or each worker has a fixed shard, alike or not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy
@@ -18,7 +15,6 @@ from torch import Tensor
 
 from cser_bench.harness.seeds import derive_seed, generator
 from cser_bench.harness.spec.rows import PartitionSpec
-from cser_bench.harness.spec.run import ScheduleSpec
 
 Labels = npt.NDArray[numpy.int64]
 
@@ -229,34 +225,3 @@ def token_weights(
         total = sum(counts)
         # mean_i (w_i L_i) = sum_i (t_i L_i) / sum_i t_i   with w_i = n t_i / sum_j t_j
         yield [len(counts) * counts[rank] / total for rank in ranks]
-
-
-def learning_rate_factor(
-    schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int
-) -> float:
-    """Return what the peak learning rate is multiplied with at `step`, counted from 0.
-
-    Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1
-    + cos(pi t)) with t the share of the steps after the warm-up that are done, or `factor` for each
-    milestone that has passed.
-    """
-    epoch = step / steps_per_epoch
-    warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs
-    if epoch < warmup_epochs:
-        epochs_done = (step + 1) / steps_per_epoch
-        if schedule.staircase_warmup:
-            epochs_done = math.floor(epoch) + 1
-        # A warm-up of no whole number of steps, or of stairs, would else end above the peak.
-        return min(1.0, epochs_done / warmup_epochs) * _milestones(schedule, epoch)
-    if schedule.kind == "cosine":
-        # Never by 0: where the warm-up is as long as the run, no step comes after it.
-        share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
-        return 0.5 * (1 + math.cos(math.pi * share))
-    return _milestones(schedule, epoch)
-
-
-def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
-    if schedule.kind != "milestones":
-        return 1.0
-    num_passed = sum(epoch >= milestone for milestone in schedule.milestones)
-    return schedule.factor**num_passed

@@ -29,27 +29,23 @@ from cser_bench.harness.tasks.task import find_task, split_sizes
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.build import (
     MemoryFormat,
+    bind_rows,
     format_of,
-    learning_rate_at,
+    local_workers,
     module_to_train,
-    num_steps_of,
     trainable,
 )
 from cser_bench.harness.train.checkpoint import CheckpointError
 from cser_bench.harness.train.evaluate import Score
-from cser_bench.harness.train.local_workers import (
-    MixedPrecision,
-    batched_backward,
-    bind_rows,
-    local_workers,
-)
 from cser_bench.harness.train.order import (
     class_counts,
     token_weights,
     worker_batches,
     worker_shards,
 )
+from cser_bench.harness.train.passes import MixedPrecision, batched_backward
 from cser_bench.harness.train.restarts import lose_state, tail_of, traffic_before_tail
+from cser_bench.harness.train.schedule import learning_rate_at, num_steps_of
 
 StopRequested = Callable[[], bool]
 

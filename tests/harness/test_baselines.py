@@ -26,7 +26,7 @@ from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model
-from cser_bench.harness.train.local_workers import DryTraining
+from cser_bench.harness.train.passes import DryTraining
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import prepare_thread

@@ -15,14 +15,14 @@ from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import EVALUATION_BATCH, TensorSamples
-from cser_bench.harness.train.build import build_model
+from cser_bench.harness.train.build import build_model, local_workers
 from cser_bench.harness.train.evaluate import (
     RECALIBRATION_STEPS,
     evaluate,
     worker_accuracies,
 )
-from cser_bench.harness.train.local_workers import MixedPrecision, local_workers
 from cser_bench.harness.train.order import worker_batches
+from cser_bench.harness.train.passes import MixedPrecision
 from tests.harness.support import CSER, small_config
 
 CPU = torch.device("cpu")

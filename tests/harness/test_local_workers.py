@@ -19,7 +19,7 @@ from cser_bench.harness.records.store import Failure, RunRecord, read_record, re
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.train import build, training
 from cser_bench.harness.train.build import build_model, build_optimizer
-from cser_bench.harness.train.local_workers import MixedPrecision, batched_backward
+from cser_bench.harness.train.passes import MixedPrecision, batched_backward
 from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,

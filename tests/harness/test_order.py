@@ -27,14 +27,9 @@ from cser_bench.harness.spec.run import EvaluationSpec, ScheduleSpec, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import TensorSamples, held_out_indices, split_sizes
-from cser_bench.harness.train.build import build_model, num_steps_of
-from cser_bench.harness.train.local_workers import local_workers
-from cser_bench.harness.train.order import (
-    class_counts,
-    learning_rate_factor,
-    worker_batches,
-    worker_shards,
-)
+from cser_bench.harness.train.build import build_model, local_workers
+from cser_bench.harness.train.order import class_counts, worker_batches, worker_shards
+from cser_bench.harness.train.schedule import learning_rate_factor, num_steps_of
 from tests.harness.support import BLOCK, Table, done, settings_of, small_config
 
 FIXED: dict[str, Table] = {

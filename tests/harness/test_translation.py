@@ -17,8 +17,8 @@ from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.reversal import TASK
 from cser_bench.harness.train.build import build_model
 from cser_bench.harness.train.evaluate import Answers
-from cser_bench.harness.train.local_workers import MixedPrecision
 from cser_bench.harness.train.order import worker_batches
+from cser_bench.harness.train.passes import MixedPrecision
 from tests.harness.support import CSER, comparable, done, small_config
 
 CPU = torch.device("cpu")

@@ -50,8 +50,9 @@ from cser_bench.harness.timing.workloads import (
     short_run,
 )
 from cser_bench.harness.train.arguments import build_compressor, settings_at_traffic
-from cser_bench.harness.train.build import build_optimizer, num_steps_of, trainable
-from cser_bench.harness.train.local_workers import seconds_to_idle
+from cser_bench.harness.train.build import build_optimizer, trainable
+from cser_bench.harness.train.passes import seconds_to_idle
+from cser_bench.harness.train.schedule import num_steps_of
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import device_groups, joined
 from cser_bench.harness.workers.processes import Worker, start_workers

@@ -17,7 +17,7 @@ from cser_bench.algorithms.core.largest import places_of_largest
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.tracks import TrackEntry, read_entries
 from cser_bench.harness.spec.run import RunConfig
-from cser_bench.harness.train.local_workers import seconds_to_idle
+from cser_bench.harness.train.passes import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.report.leaderboard import OWN_ARITHMETIC
 from tests.harness.support import ROOT

@@ -14,9 +14,9 @@ from cser_bench.harness.plan.checks import check_spec
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
-from cser_bench.harness.train.build import build_model
+from cser_bench.harness.train.build import build_model, local_workers
 from cser_bench.harness.train.evaluate import evaluate
-from cser_bench.harness.train.local_workers import MixedPrecision, local_workers
+from cser_bench.harness.train.passes import MixedPrecision
 from tests.harness.support import changed, small_config, small_spec
 
 TASK = '''

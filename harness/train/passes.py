@@ -1,6 +1,4 @@
-"""The workers at this end, and their passes.
-
-There is one in a process of its own, or all of a run as rows of the same tensors.
+"""Forward and backward passes of the workers at this end.
 
 A `DryTraining` has random batches: it is what is timed, estimated and checked where no data set is
 wanted.
@@ -8,7 +6,6 @@ wanted.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,61 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
+from cser_bench.algorithms import Collectives, DistributedOptimizer
 from cser_bench.harness.spec.run import Precision, RunConfig
 from cser_bench.harness.tasks.pairs import NUM_SPECIAL
 from cser_bench.harness.tasks.task import Task, find_task
-from cser_bench.harness.train.build import build_optimizer, module_to_train
+from cser_bench.harness.train.build import local_workers, module_to_train
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def local_workers(
-    config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
-) -> tuple[list[nn.Module], DistributedOptimizer]:
-    """Return a model of each worker at this end, and the optimiser of all of them.
-
-    See `Collectives.own_ranks` for which these are.
-
-    Stacked workers have copies of the model, with buffers of their own. Their parameters and
-    gradients are rows of the optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of
-    `models[rank]`.
-    """
-    if not isinstance(collectives, StackedCollectives):
-        return [model], build_optimizer(config, model, collectives, num_steps)
-    num_workers = collectives.world_size
-    # Buffers such as batch norm's are each worker's own; parameters become rows below.
-    models = [copy.deepcopy(model) for _ in range(num_workers)]
-    stacked = [
-        _rows_of(parameter.detach(), num_workers) for parameter in model.parameters()
-    ]
-    optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
-    bind_rows(models, optimizer)
-    return models, optimizer
-
-
-def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> None:
-    """Make the parameters and gradients of stacked workers' models rows of the optimiser's."""
-    for rank, model in enumerate(models):
-        for parameter, stacked in zip(
-            model.parameters(), optimizer.flat.tensors, strict=True
-        ):
-            assert stacked.grad is not None
-            # By `.data`: a row of a parameter is no leaf of the graph, and would get no gradient.
-            parameter.data = stacked.data[rank]
-            # A backward pass adds in place to a gradient that is there: so it fills this one.
-            parameter.grad = stacked.grad[rank]
-
-
-def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
-    """Return copies along a new first axis, each in the tensor's own order in memory."""
-    rows = torch.empty_strided(
-        (num_rows, *tensor.shape),
-        (tensor.numel(), *tensor.stride()),
-        dtype=tensor.dtype,
-        device=tensor.device,
-    )
-    return nn.Parameter(rows.copy_(tensor))
 
 
 def batched_backward(
