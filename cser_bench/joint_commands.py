@@ -96,8 +96,8 @@ def _check_methods(records: Path, files: tuple[str, ...]) -> None:
     """
     if not files:
         return
+    from cser_bench.harness.plan.outside import outside_methods
     from cser_bench.harness.records.experiment import read_experiment
-    from cser_bench.harness.train.methods import outside_methods
 
     recorded = read_experiment(records).outside
     for name, source in outside_methods(files).items():

@@ -18,8 +18,8 @@ from tabulate import tabulate
 from torch import nn, zeros
 
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives, algorithms
+from cser_bench.harness.plan.by_traffic import settings_at_traffic
 from cser_bench.harness.records.experiment import Row, read_experiment
-from cser_bench.harness.train.arguments import settings_at_traffic
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import efficiency_cell
 from cser_bench.report.frame import read_frames

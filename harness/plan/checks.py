@@ -16,7 +16,7 @@ from cser_bench.harness.spec.run import LOCAL_NUMBERS, RunConfig
 from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 
 TOO_WIDE = 0.1
 """A margin of a share from which on it can only be one in points: ten of them are what methods

@@ -24,7 +24,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, build_optimizer
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
 from cser_bench.harness.train.schedule import num_steps_of
 

@@ -19,6 +19,7 @@ from cser_bench.harness.plan.checks import (
     check_spec,
 )
 from cser_bench.harness.plan.footprint import Footprint
+from cser_bench.harness.plan.outside import Outside, outside_methods
 from cser_bench.harness.plan.recorded import record_of, tuning_record_of
 from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
 from cser_bench.harness.plan.search import neighbouring_rates
@@ -30,7 +31,6 @@ from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
 from cser_bench.harness.spec.stages import StageSpec, check_stages
-from cser_bench.harness.train.methods import Outside, outside_methods
 
 
 @dataclass(frozen=True)

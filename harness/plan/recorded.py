@@ -20,7 +20,7 @@ from cser_bench.harness.records.experiment import (
 )
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.statistics import NO_CURVE
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 
 COMMON = {
     "task",

@@ -25,7 +25,7 @@ from cser_bench.harness.spec.run import (
 )
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.values import CommunicationDtype
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 
 _FROM_CONFIG = {
     "algorithm",

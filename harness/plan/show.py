@@ -25,7 +25,7 @@ from cser_bench.harness.plan.recorded import COMMON
 from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.run import RunConfig
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 
 _GAP = "  "
 """Gap between two columns of a table."""

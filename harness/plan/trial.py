@@ -18,6 +18,8 @@ from pydantic import ValidationError
 
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.places import SHIPPED_TUNINGS
+from cser_bench.harness.plan.by_traffic import usual_settings
+from cser_bench.harness.plan.outside import outside_methods
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.spec.errors import SpecError, explain
@@ -26,8 +28,7 @@ from cser_bench.harness.spec.run import MethodSource
 from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from cser_bench.harness.train.arguments import usual_settings
-from cser_bench.harness.train.methods import method_in, outside_methods
+from cser_bench.harness.train.method import method_in
 
 
 class Shipped(NamedTuple):

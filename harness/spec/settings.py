@@ -1,7 +1,7 @@
 """The settings that a spec gives a method: numbers, words and compressors, by name.
 
 A file has them as a table. They stay as they were written, 8 apart from 8.0, since a run's id is a
-hash of them. `harness.train.arguments` holds them against the method's class; nothing here needs
+hash of them. `harness.train.method` holds them against the method's class; nothing here needs
 torch, as records are read by reports.
 """
 

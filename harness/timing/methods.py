@@ -13,6 +13,8 @@ from torch import nn
 
 from cser_bench.algorithms import SoloCollectives
 from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.by_traffic import usual_settings
+from cser_bench.harness.plan.outside import outside_methods
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import TimedMethod
@@ -21,9 +23,8 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
-from cser_bench.harness.train.arguments import usual_settings
 from cser_bench.harness.train.build import build_optimizer
-from cser_bench.harness.train.methods import method_in, outside_methods
+from cser_bench.harness.train.method import method_in
 
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""

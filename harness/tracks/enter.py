@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cser_bench.algorithms.check import Subject, keeps_promises
 from cser_bench.algorithms.check.subject import source_of
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.plan.outside import outside_methods
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import Files, read_pack, render_pack
@@ -29,7 +30,6 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tracks.errors import EntryError
 from cser_bench.harness.tracks.form import OWN_FILES, TRIALS, check_form
 from cser_bench.harness.tracks.refusals import check_source
-from cser_bench.harness.train.methods import outside_methods
 
 
 class EntryRequest(NamedTuple):

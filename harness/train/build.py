@@ -17,10 +17,10 @@ from cser_bench.algorithms.core.local_step import LocalStep, local_step_named
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.options import check_options, refused
 from cser_bench.harness.spec.run import LOCAL_NUMBERS, ModelSpec, RunConfig
 from cser_bench.harness.tasks.task import Task, find_task
-from cser_bench.harness.train.arguments import arguments_of, check_options, refused
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import arguments_of, method_of
 from cser_bench.harness.train.schedule import learning_rate_at
 
 

@@ -18,7 +18,7 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import Attempt, Heartbeat
 from cser_bench.harness.spec.run import PlannedRun, RunConfig
-from cser_bench.harness.train.methods import method_of
+from cser_bench.harness.train.method import method_of
 from cser_bench.harness.train.schedule import num_steps_of
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import (

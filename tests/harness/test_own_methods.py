@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cser_bench.harness.plan.outside import GROUP, outside_methods
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import pack_runs, read_runs
@@ -15,7 +16,7 @@ from cser_bench.harness.records.provenance import changes_digest
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import MethodSource, run_id
 from cser_bench.harness.timing.methods import own_methods
-from cser_bench.harness.train import methods as found_methods
+from cser_bench.harness.train.method import method_in
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.harness.workers.launch import launch
 from tests.harness.support import (
@@ -194,17 +195,16 @@ def test_an_installed_package_names_its_methods_by_an_entry_point(
     (about / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: her-methods\nVersion: 2.1\n"
     )
-    group = found_methods.GROUP
-    (about / "entry_points.txt").write_text(f"[{group}]\nhers = her_methods.growing\n")
+    (about / "entry_points.txt").write_text(f"[{GROUP}]\nhers = her_methods.growing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    outside = found_methods.outside_methods(["hers"])
+    outside = outside_methods(["hers"])
     [(name, source)] = outside.items()
     assert (name, source.file, source.package) == (
         NAME,
         "growing.py",
         "her-methods 2.1",
     )
-    assert found_methods.method_in(source, NAME).family == "local steps"
+    assert method_in(source, NAME).family == "local steps"
 
 
 def test_a_failure_in_the_method_shows_its_line(tmp_path: Path) -> None:

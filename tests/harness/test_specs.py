@@ -585,9 +585,7 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
         rank: int | None = None
         compressor: Compressor | None = None
 
-    monkeypatch.setattr(
-        "cser_bench.harness.train.methods.methods", lambda: {"own": Own}
-    )
+    monkeypatch.setattr("cser_bench.harness.train.method.methods", lambda: {"own": Own})
     for table, held in (
         ({}, (None, None)),
         ({"rank": 3}, (3, None)),

@@ -37,6 +37,7 @@ from cser_bench.algorithms.core.compressors import Draw
 from cser_bench.algorithms.core.exchange import Sending
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import methods
+from cser_bench.harness.plan.by_traffic import settings_at_traffic
 from cser_bench.harness.spec.run import ModelSpec, Precision, RunConfig
 from cser_bench.harness.spec.settings import CompressorSettings
 from cser_bench.harness.timing.session import there_and_back
@@ -49,8 +50,8 @@ from cser_bench.harness.timing.workloads import (
     problem_of,
     short_run,
 )
-from cser_bench.harness.train.arguments import build_compressor, settings_at_traffic
 from cser_bench.harness.train.build import build_optimizer, trainable
+from cser_bench.harness.train.method import build_compressor
 from cser_bench.harness.train.passes import seconds_to_idle
 from cser_bench.harness.train.schedule import num_steps_of
 from cser_bench.harness.workers.attempt import prepare_thread

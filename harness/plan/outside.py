@@ -1,4 +1,4 @@
-"""The class of a run's method: one of this package, or one from outside by its recorded source."""
+"""Methods from outside this package, as they are found before a run: in files and installed packages."""
 
 from __future__ import annotations
 
@@ -7,47 +7,16 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from cser_bench.algorithms import DistributedOptimizer
 from cser_bench.algorithms.core.method_file import MethodFileError, methods_in
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.run import MethodSource, RunConfig
+from cser_bench.harness.spec.run import MethodSource
 
 GROUP = "cser_bench.methods"
 """The group of entry points by which installed packages name their modules with methods."""
 
 Outside = dict[str, MethodSource]
 """Methods from outside this package, by name."""
-
-
-def method_of(config: RunConfig) -> type[DistributedOptimizer]:
-    """Return the class of the run's method.
-
-    Raises SpecError: there is none of its name, or its recorded source does not run here.
-    """
-    source = config.method_source
-    if source is not None:
-        return method_in(source, config.algorithm)
-    shipped = methods()
-    if config.algorithm not in shipped:
-        raise SpecError(
-            f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(shipped)}, and "
-            "a method of your own is named by --methods FILE.py"
-        )
-    return shipped[config.algorithm]
-
-
-def method_in(source: MethodSource, name: str) -> type[DistributedOptimizer]:
-    """Return the method of this name that a source defines.
-
-    Raises SpecError: it defines none of that name, or does not run here.
-    """
-    try:
-        return methods_in(source.source, source.file)[name]
-    except MethodFileError as error:
-        raise SpecError(str(error)) from None
-    except KeyError:
-        raise SpecError(f"{source.file} has no method {name!r}") from None
 
 
 def outside_methods(words: Iterable[str]) -> Outside:
