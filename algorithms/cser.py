@@ -37,10 +37,9 @@ from cser_bench.algorithms.core import (
     SharedSupport,
     Stage,
 )
-from cser_bench.algorithms.core.by_traffic import nearest_count
+from cser_bench.algorithms.core.by_traffic import nearest_count, nearest_factors
 from cser_bench.algorithms.core.compressors import Zero
 from cser_bench.algorithms.core.layout import Support, Windows
-from cser_bench.algorithms.core.settings import nearest_factors
 
 CHOSEN = {8: 2, 24: 3, 32: 4, 1024: 8}
 """R1 by the inverse of the share of traffic, where it is another than that of the nearest factors."""

@@ -1,6 +1,9 @@
 """Settings by traffic: the nearest ones at which links carry a share of what they carry for DDP."""
 
+import inspect
 import math
+import re
+from typing import Any
 
 from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor
 from cser_bench.algorithms.core.layout import Layout
@@ -67,6 +70,21 @@ def nearest_interval(
 ) -> int:
     """Return the interval at which messages of this compressor come nearest to the share."""
     return nearest_count(name, share_at_every_step(compressor, world_size), share)
+
+
+def nearest_factors(product: int) -> tuple[int, int]:
+    """Return the two integers of this product that are nearest to each other, the smaller first."""
+    # From the root down, the first divisor is the nearest one.
+    smaller = math.isqrt(product)
+    while product % smaller:
+        smaller -= 1
+    return smaller, product // smaller
+
+
+def advice_for(method: type[Any]) -> str:
+    """Say which settings to write where they are not chosen by traffic."""
+    begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(method) or "")
+    return f"write {begin[1]}" if begin else "give its settings themselves"
 
 
 def warn_of_dear_messages(name: str, share: float, world_size: int) -> None:

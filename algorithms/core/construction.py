@@ -1,10 +1,8 @@
-"""How an optimiser is made: its signature, its replicas, and workers that begin alike."""
+"""How an optimiser is made: its replicas, and workers that begin alike."""
 
 import inspect
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,14 @@ from cser_bench.algorithms.core.compressors import Compressor, Draw, digest_of_d
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import unexpanded
-from cser_bench.algorithms.core.local_step import REQUIRED, local_step_named
+from cser_bench.algorithms.core.group_numbers import (
+    DEFAULT,
+    RANGES,
+    check_has_momentum,
+    check_no_settings,
+    check_options,
+)
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.parameters import types_of
 from cser_bench.algorithms.core.replica import Replica, described
 from cser_bench.algorithms.core.same_parameters import (
@@ -25,69 +30,7 @@ from cser_bench.algorithms.core.same_parameters import (
     rest_in_words,
     rest_of,
 )
-from cser_bench.algorithms.core.settings import (
-    DEFAULT,
-    RANGES,
-    check_arguments,
-    check_has_momentum,
-    check_no_settings,
-    check_options,
-)
 from cser_bench.algorithms.core.traffic import Purpose
-
-
-def signature_of(
-    common: type[MethodFacts], method: type[MethodFacts]
-) -> inspect.Signature:
-    """Return the constructor's: the arguments that all methods have, and the method's settings.
-
-    Args:
-        common: the class that annotates the arguments of all methods.
-    """
-    arguments: dict[str, tuple[Any, Any]] = {}
-    for key, hint in inspect.get_annotations(common).items():
-        # An InitVar's `type` is what it was annotated with.
-        arguments[key] = (getattr(common, key, REQUIRED), hint.type)
-    for key, setting in method.declared.items():
-        arguments[key] = (setting.default, setting.declared)
-    parameters = []
-    for key, (default, hint) in arguments.items():
-        parameter = inspect.Parameter(
-            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
-        )
-        if key == "params":
-            # As torch's own optimisers take them.
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameter = parameter.replace(kind=kind, default=REQUIRED)
-        parameters.append(parameter)
-    return inspect.Signature(parameters)
-
-
-def arguments_of(
-    method: type[MethodFacts], unnamed: Collection[object], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the constructor's arguments by name, those that were not given by their defaults.
-
-    Args:
-        unnamed: arguments given by position, after the parameters.
-
-    Raises:
-        TypeError: one is missing, unnamed or unknown.
-        ValueError: a setting is out of range.
-    """
-    check_arguments(method, unnamed, given)
-    arguments: dict[str, Any] = {}
-    for key, parameter in inspect.signature(method).parameters.items():
-        arguments[key] = given.get(key, parameter.default)
-    for key, setting in method.declared.items():
-        setting.check(f"{method.name}: {key}", arguments[key])
-    return arguments
-
-
-def advice_for(method: type[MethodFacts]) -> str:
-    """Say which settings to write where they are not chosen by traffic."""
-    begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(method) or "")
-    return f"write {begin[1]}" if begin else "give its settings themselves"
 
 
 def check_groups(method: MethodFacts) -> None:

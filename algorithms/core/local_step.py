@@ -58,7 +58,7 @@ class LocalStep(ABC):
     """Value of `local_step` in scripts and specs."""
     numbers: ClassVar[Mapping[str, Any]]
     """Numbers of a parameter group that the step reads, and their defaults. Their names are among
-    `settings.RANGES`."""
+    `group_numbers.RANGES`."""
     options: ClassVar[Mapping[str, bool]] = {}
     """Boolean options of a parameter group, and their defaults."""
     moments: ClassVar[tuple[str, ...]] = ()

@@ -10,11 +10,11 @@ from typing import Any, NoReturn, dataclass_transform
 from torch import Tensor
 
 from cser_bench.algorithms.core.by_traffic import (
+    advice_for,
     nearest_count,
     share_of,
     warn_of_dear_messages,
 )
-from cser_bench.algorithms.core.construction import advice_for
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.plan_ahead import (

@@ -27,7 +27,6 @@ from cser_bench.algorithms.core.by_traffic import warn_of_dear_messages
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.consensus import Consensus, averaged_beside
 from cser_bench.algorithms.core.construction import (
-    arguments_of,
     check_compressors,
     check_groups,
     dtypes_of,
@@ -35,9 +34,15 @@ from cser_bench.algorithms.core.construction import (
     naming_dtype,
     replica_of,
     send_first_workers,
-    signature_of,
 )
 from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.group_numbers import (
+    DEFAULT,
+    RANGES,
+    check_numbers,
+    check_options,
+    group_defaults,
+)
 from cser_bench.algorithms.core.left_out import any_not_finite, any_overflowed
 from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.method import Method
@@ -58,13 +63,10 @@ from cser_bench.algorithms.core.replicas import (
     tensors_of,
 )
 from cser_bench.algorithms.core.settings import (
-    DEFAULT,
-    RANGES,
     argument,
-    check_numbers,
-    check_options,
+    arguments_of,
     declared_settings,
-    group_defaults,
+    signature_of,
 )
 from cser_bench.algorithms.core.state import check_still_loaded
 from cser_bench.algorithms.core.step_checks import StepChecks

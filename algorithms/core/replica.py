@@ -21,9 +21,9 @@ from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.group_numbers import DEFAULT
 from cser_bench.algorithms.core.layout import Windows
 from cser_bench.algorithms.core.local_step import local_step_named
-from cser_bench.algorithms.core.settings import DEFAULT
 from cser_bench.algorithms.core.stages import Stage
 from cser_bench.algorithms.core.state import UNSENT, check_state
 from cser_bench.algorithms.core.topology import Mixing

@@ -26,7 +26,7 @@ from cser_bench.algorithms import (
 )
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.layout import Layout
-from cser_bench.algorithms.core.settings import REQUIRED
+from cser_bench.algorithms.core.local_step import REQUIRED
 from cser_bench.algorithms.core.topology import rounds_of
 from tests.algorithms.problems import (
     ADAMW,
