@@ -69,12 +69,12 @@ def long_run(
         settings: the method's.
         expected_traffic: returns what one worker sends in the first so many steps.
     """
-    # What is sent repeats after a common multiple of the method's intervals. Their product is
-    # one, and stays one where settings that are no intervals, such as a rank, are factors too.
+    # What is sent repeats after a common multiple of the method's intervals, whatever these are
+    # called. The product of all whole numbers is one, a rank's among them.
     counts = [value for value in settings.values() if type(value) is int and value]
-    intervals = math.prod(counts)
+    period = math.prod(counts)
     # A hundred steps or more: where draws differ, what is sent is about their mean.
-    num_steps = intervals * math.ceil(100 / intervals)
+    num_steps = period * math.ceil(100 / period)
     once = astuple(expected_traffic(num_steps).training_total())
     twice = astuple(expected_traffic(2 * num_steps).training_total())
     # Without what is sent but once, at the start.

@@ -109,6 +109,14 @@ class Setting:
             self.within.check(name, value)
 
 
+def is_interval(name: str) -> bool:
+    """Return whether a setting of this name counts the steps after which something is done again.
+
+    By its name, so that methods from outside, which declare it as any `Count`, have intervals too.
+    """
+    return name.endswith(("_interval", "_steps"))
+
+
 def declared_settings(
     declaring: type[Any], inherited: Mapping[str, Setting] = {}
 ) -> dict[str, Setting]:

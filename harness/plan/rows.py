@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cser_bench.algorithms.core.local_step import local_step_named
+from cser_bench.algorithms.core.settings import is_interval
 from cser_bench.harness.measures.steps import LOAD_TOLERANCE
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
@@ -148,7 +149,9 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
     None where it does.
     """
-    for key, value in row.settings.intervals.items():
+    for key, value in row.settings.root.items():
+        if not is_interval(key) or not isinstance(value, int):
+            continue
         if value > footprint.num_steps:
             return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
     if footprint.averages_models and footprint.models_in_training < 1:

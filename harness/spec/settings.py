@@ -64,15 +64,6 @@ class MethodSettings(RootModel[dict[str, Value]]):
         table: dict[str, Any] = self.model_dump(mode="json")
         return table
 
-    @property
-    def intervals(self) -> dict[str, int]:
-        """The settings that count steps, by name, apart from those as long as the run."""
-        return {
-            key: value
-            for key, value in self.root.items()
-            if key.endswith(("_interval", "_steps")) and isinstance(value, int)
-        }
-
     def __bool__(self) -> bool:
         return bool(self.root)
 

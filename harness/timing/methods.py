@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from cser_bench.algorithms import SoloCollectives
+from cser_bench.algorithms.core.settings import is_interval
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.by_traffic import usual_settings
 from cser_bench.harness.plan.outside import outside_methods
@@ -20,6 +21,7 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.settings import RUN_LENGTH
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
@@ -30,14 +32,6 @@ MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
 EXPERIMENTS = (MAIN, "fashion_mnist_regime")
 """Whose rows are timed as they are scored: the main one, and others with all their rows."""
-INTERVALS = (
-    "reset_interval",
-    "sync_interval",
-    "accumulation_steps",
-    "first_moment_interval",
-    "second_moment_interval",
-)
-"""Settings after which many steps what a method sends repeats: all of a method's together."""
 
 
 def method(
@@ -74,8 +68,8 @@ def method(
 
 def period_of(settings: Mapping[str, Any], num_steps: int) -> int:
     """Say after how many steps what a method sends repeats."""
-    intervals = [settings[key] for key in INTERVALS if key in settings]
-    if "end" in intervals:
+    intervals = [value for key, value in settings.items() if is_interval(key)]
+    if RUN_LENGTH in intervals:
         return num_steps
     # Fragments are sent in turn, one after each such part of the interval.
     return math.lcm(*intervals) // settings.get("num_fragments", 1)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from typing import Any
 
 from cser_bench.algorithms import Compressor, DistributedOptimizer
 from cser_bench.algorithms.core.method_file import MethodFileError, methods_in
+from cser_bench.algorithms.core.settings import is_interval
 from cser_bench.algorithms.registry import compressors, methods
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.options import check_options, check_values, refused
@@ -67,7 +68,7 @@ def arguments_of(
         kinds = _compressor_classes(types.get(key, Any))
         if kinds and value is not None:
             arguments[key] = _fitting_compressor(where, value, kinds)
-        elif value == RUN_LENGTH and key.endswith("_interval"):
+        elif value == RUN_LENGTH and is_interval(key):
             # Such an event falls on the last step, and on no other.
             arguments[key] = num_steps
         else:
