@@ -21,7 +21,7 @@ from cser_bench.harness.plan.checks import (
 from cser_bench.harness.plan.footprint import Footprint
 from cser_bench.harness.plan.outside import Outside, outside_methods
 from cser_bench.harness.plan.recorded import record_of, tuning_record_of
-from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
+from cser_bench.harness.plan.rows import PlannedRow, RowOrigin, TooShortError, plan_row
 from cser_bench.harness.plan.search import neighbouring_rates
 from cser_bench.harness.plan.tuning import Chosen, choose, trial_rows
 from cser_bench.harness.records.experiment import Experiment
@@ -228,13 +228,8 @@ def _rows_as_chosen(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
     for row in chosen.rows.values():
         if row.learning_rate is not None:
             held_back = row.cell is not None and row.cell.held_back
-            yield plan_row(
-                spec,
-                row,
-                _seeds_of(spec, row),
-                base=row.repeated_row,
-                held_back=held_back,
-            )
+            origin = RowOrigin(repeats=row.repeated_row, held_back=held_back)
+            yield plan_row(spec, row, _seeds_of(spec, row), origin=origin)
 
 
 def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
@@ -255,9 +250,8 @@ def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
         return
     seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
     for name, row in chosen.by_training_loss.items():
-        yield plan_row(
-            spec, row, seeds, f"{name}~loss", base=name, rule="training_loss"
-        )
+        origin = RowOrigin(repeats=name, chosen_by="training_loss")
+        yield plan_row(spec, row, seeds, f"{name}~loss", origin=origin)
 
 
 def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
@@ -279,14 +273,14 @@ def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
         if row.ratio_group not in (None, 1, spec.statistics.main_ratio_group):
             continue
         assert row.learning_rate is not None, "a settled row has one"
+        origin = RowOrigin(repeats=row.row, chosen_by="sensitivity")
         for rate in neighbouring_rates(row.learning_rate):
             yield plan_row(
                 spec,
                 row.model_copy(update={"learning_rate": rate}),
                 spec.sensitivity.seeds,
                 f"{row.row}^{rate:g}",
-                base=row.row,
-                rule="sensitivity",
+                origin=origin,
             )
 
 
@@ -301,7 +295,12 @@ def _rows_at_lengths(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list
             name = f"{row.row}@{num_epochs}"
             try:
                 planned = plan_row(
-                    spec, row, spec.lengths.seeds, name, num_epochs, base=row.row
+                    spec,
+                    row,
+                    spec.lengths.seeds,
+                    name,
+                    num_epochs,
+                    RowOrigin(repeats=row.row),
                 )
             except TooShortError as error:
                 # A length is chosen for the rows as a whole, so one that it does not fit ends

@@ -14,7 +14,7 @@ from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.settings import is_interval
 from cser_bench.harness.measures.steps import LOAD_TOLERANCE
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
-from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.experiment import ChosenBy, Row
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
 from cser_bench.harness.spec.run import (
@@ -25,34 +25,8 @@ from cser_bench.harness.spec.run import (
     run_id,
 )
 from cser_bench.harness.spec.spec import Spec
-from cser_bench.harness.spec.values import CommunicationDtype
+from cser_bench.harness.spec.values import CommunicationDtype, Strict
 from cser_bench.harness.train.method import method_of
-
-_FROM_CONFIG = {
-    "algorithm",
-    "settings",
-    "learning_rate",
-    "local_step",
-    "momentum",
-    "betas",
-    "eps",
-    "weight_decay",
-    "num_epochs",
-    "restart",
-}
-"""Fields of a row's record that are those of its runs' configs."""
-
-_FROM_FOOTPRINT = (
-    "formula",
-    "num_steps",
-    "num_parameters",
-    "final_exchange",
-    "models_sent",
-    "link_models",
-    "peak_models",
-    "spectral_gap",
-)
-"""Fields of a row's record that are those of its footprint."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +36,17 @@ class PlannedRow:
     row: Row
     runs: list[PlannedRun]
     footprint: Footprint
+
+
+@dataclass(frozen=True)
+class RowOrigin:
+    """Where a planned row comes from, as its record says it; `Row` has what each field means."""
+
+    repeats: str | None = None
+    chosen_by: ChosenBy = "held_out"
+    held_back: bool = False
+    tunes: str | None = None
+    candidate: int | None = None
 
 
 class TooShortError(SpecError):
@@ -80,19 +65,19 @@ def plan_row(
     seeds: list[int],
     name: str | None = None,
     num_epochs: int | None = None,
-    tuning: bool = False,
-    **own: Any,
+    origin: RowOrigin = RowOrigin(),
 ) -> PlannedRow:
     """Return a row with settings and a rate at these seeds.
 
     Args:
         name: the planned row's, where it is not the row itself.
-        own: what else the planned row's record says of where it comes from, by its keys on disk.
+        origin: a row that tunes another is as long as the tuning says.
 
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
-    configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
+    is_trial = origin.tunes is not None
+    configs = [config_of(spec, row, seed, num_epochs, is_trial) for seed in seeds]
     try:
         # Seeds change nothing of it, so the first config speaks for all.
         footprint = footprint_of(configs[0])
@@ -106,24 +91,52 @@ def plan_row(
         PlannedRun(run_id(config), name, seed, config)
         for seed, config in zip(seeds, configs, strict=True)
     ]
-    planned = Row(
-        # The record says what a report needs without a spec, a config or a class.
-        row=name,
+    return PlannedRow(_recorded(row, runs, footprint, origin), runs, footprint)
+
+
+def _recorded(
+    row: RowSpec, runs: list[PlannedRun], footprint: Footprint, origin: RowOrigin
+) -> Row:
+    """Return what the record says of a row: what a report needs without spec, config or class."""
+    config = runs[0].config
+    return Row(
+        row=runs[0].row,
         label=row.label,
         ratio=row.ratio_group or float(f"{footprint.traffic_reduction:.4g}"),
-        nesterov=method_of(configs[0]).nesterov,
-        partition=None
-        if row.partition is None
-        else row.partition.model_dump(mode="json"),
         wire=row.wire,
         warmup_epochs=row.warmup_epochs,
-        expected_bits=footprint.bits,
-        **{key: getattr(footprint, key) for key in _FROM_FOOTPRINT},
+        partition=_table_of(row.partition),
         runs={str(run.seed): run.run_id for run in runs},
-        **configs[0].model_dump(include=_FROM_CONFIG),
-        **own,
+        base=origin.repeats,
+        rule=origin.chosen_by,
+        held_back=origin.held_back,
+        tunes=origin.tunes,
+        candidate=origin.candidate,
+        algorithm=config.algorithm,
+        settings=config.settings.table,
+        learning_rate=config.learning_rate,
+        local_step=config.local_step,
+        momentum=config.momentum,
+        nesterov=method_of(config).nesterov,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        num_epochs=config.num_epochs,
+        restart=_table_of(config.restart),
+        formula=footprint.formula,
+        num_steps=footprint.num_steps,
+        num_parameters=footprint.num_parameters,
+        expected_bits=footprint.bits,
+        final_exchange=footprint.final_exchange,
+        models_sent=footprint.models_sent,
+        link_models=footprint.link_models,
+        peak_models=footprint.peak_models,
+        spectral_gap=footprint.spectral_gap,
     )
-    return PlannedRow(planned, runs, footprint)
+
+
+def _table_of(part: Strict | None) -> dict[str, Any] | None:
+    return None if part is None else part.model_dump(mode="json")
 
 
 def _check_ratio_group(

@@ -14,7 +14,7 @@ from pathlib import Path
 from cser_bench.harness.measures.metrics import metric_of, score_in
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.corners import between_corners
-from cser_bench.harness.plan.rows import PlannedRow, config_of, plan_row
+from cser_bench.harness.plan.rows import PlannedRow, RowOrigin, config_of, plan_row
 from cser_bench.harness.plan.search import SearchState, Trial, TrialOutcome, search
 from cser_bench.harness.records.experiment import Choice, Tuning
 from cser_bench.harness.records.packs import read_result
@@ -107,17 +107,15 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
             "one, or run it without --tuning"
         )
     for row in spec.rows_to_tune():
-        for trial, seeds in _search(
-            spec, row, results / tuning_name(spec)
-        ).wanted.items():
+        state = _search(spec, row, results / tuning_name(spec))
+        for trial, seeds in state.wanted.items():
+            candidate = trial.candidate if row.candidates else None
             yield plan_row(
                 spec,
                 settled(row, trial),
                 seeds,
                 _trial_name(row, trial),
-                tuning=True,
-                tunes=row.row,
-                candidate=trial.candidate if row.candidates else None,
+                origin=RowOrigin(tunes=row.row, candidate=candidate),
             )
 
 

@@ -27,6 +27,11 @@ class Planned(Record):
     model_config = ConfigDict(extra="ignore")
 
 
+ChosenBy = Literal["held_out", "training_loss", "sensitivity"]
+"""How a row's settings and learning rate were chosen: by score on held-out samples, by training
+loss, or as those of another row, at a rate beside that one's."""
+
+
 class Row(Planned):
     """One line of the accuracy table.
 
@@ -71,11 +76,7 @@ class Row(Planned):
     repeats: str | None = Field(default=None, alias="base")
     """The row that this one repeats, at another length or under another rule of selection; None for
     one of its own."""
-    chosen_by: Literal["held_out", "training_loss", "sensitivity"] = Field(
-        default="held_out", alias="rule"
-    )
-    """How its settings and learning rate were chosen; "sensitivity": the settings of the row
-    that it repeats, at a rate beside that one's."""
+    chosen_by: ChosenBy = Field(default="held_out", alias="rule")
     held_back: bool = False
     """Whether it was declared to be no part of the fit of a power law of gaps; no longer
     evaluated."""
