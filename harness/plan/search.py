@@ -2,7 +2,7 @@
 
 All trials of a row run at the first seed (at all seeds where there are no finalists). While the
 best lies at an end of its rates, the next rate beyond is tried too, within the bounds. The best few
-then run at the other seeds. The highest mean accuracy on held-out samples wins; of equals the
+then run at the other seeds. The highest mean accuracy on validation samples wins; of equals the
 smaller rate. A trial with a diverged run cannot win.
 
 A search is a function of its rules and of the outcomes so far, which records give, and goes the
@@ -31,7 +31,7 @@ class TrialOutcome(NamedTuple):
     """How a tuning run ended; both numbers are None where it diverged."""
 
     accuracy: float | None
-    """Score on held-out samples."""
+    """Score on validation samples."""
     train_loss: float | None
 
 

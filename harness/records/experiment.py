@@ -28,8 +28,8 @@ class Planned(Record):
 
 
 ChosenBy = Literal["held_out", "training_loss", "sensitivity"]
-"""How a row's settings and learning rate were chosen: by score on held-out samples, by training
-loss, or as those of another row, at a rate beside that one's."""
+"""How a row's settings and learning rate were chosen: by score on validation
+samples, by training loss, or as those of another row, at a rate beside that one's."""
 
 
 class Row(Planned):

@@ -41,14 +41,19 @@ class TaskSpec(Strict):
 
     `max_undecodable` is always 0: records of before name it.
 
-    `num_train`: train on so many samples, always the same ones, that are never among those held
-    out; 0 for all.
+    `num_train`: train on so many samples, always the same ones, that are never among those
+    scored; 0 for all.
     """
 
     name: Name
     held_out: Annotated[int, Field(ge=0)] = 0
     max_undecodable: Literal[0] = 0
     num_train: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def num_validation(self) -> int:
+        """Training samples that are scored instead of the test set; `held_out` in files and records."""
+        return self.held_out
 
 
 class ModelSpec(Strict):

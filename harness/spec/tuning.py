@@ -20,7 +20,7 @@ from cser_bench.harness.spec.values import (
 class TuningSpec(Strict):
     """An experiment of its own that tunes: every row's settings at every rate of `grid`.
 
-    They are scored on held-out training samples.
+    They are scored on `held_out` training samples, the task's validation samples.
 
     `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds
         too; None for all.

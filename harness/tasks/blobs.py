@@ -33,7 +33,11 @@ class Blobs:
     def load(
         self, data: Path | None, spec: TaskSpec, device: torch.device
     ) -> TensorSamples:
-        test = None if spec.held_out else self._made_up("test", self.num_test, device)
+        test = (
+            None
+            if spec.num_validation
+            else self._made_up("test", self.num_test, device)
+        )
         return subset(self._made_up("train", self.num_train, device), spec, test)
 
     def _made_up(

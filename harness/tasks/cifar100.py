@@ -44,7 +44,7 @@ class CIFAR100:
     def load(
         self, data: Path | None, spec: TaskSpec, device: torch.device
     ) -> CroppedSamples:
-        test = None if spec.held_out else self._read(data, "test")
+        test = None if spec.num_validation else self._read(data, "test")
         return CroppedSamples.of(
             self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION
         )

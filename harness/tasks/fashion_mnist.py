@@ -63,7 +63,11 @@ class FashionMNIST:
         self, data: Path | None, spec: TaskSpec, device: torch.device
     ) -> TensorSamples:
         train_images, train_labels, test_images, test_labels = contents(data)
-        test = None if spec.held_out else _normalised(test_images, test_labels, device)
+        test = (
+            None
+            if spec.num_validation
+            else _normalised(test_images, test_labels, device)
+        )
         return subset(_normalised(train_images, train_labels, device), spec, test)
 
 

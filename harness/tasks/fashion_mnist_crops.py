@@ -27,7 +27,7 @@ class FashionMNISTCrops(FashionMNIST):
     ) -> CroppedSamples:
         train_images, train_labels, test_images, test_labels = contents(data)
         train = as_tensors(train_images, train_labels)
-        test = None if spec.held_out else as_tensors(test_images, test_labels)
+        test = None if spec.num_validation else as_tensors(test_images, test_labels)
         return CroppedSamples.of(
             train, test, spec, device, (MEAN,), (STANDARD_DEVIATION,)
         )

@@ -30,8 +30,8 @@ from cser_bench.harness.tasks.samples import Batch, Modality
 from cser_bench.harness.tasks.task import (
     Inputs,
     cache_folder,
-    held_out_indices,
     to_device,
+    training_and_validation_indices,
 )
 
 MEAN = (0.485, 0.456, 0.406)
@@ -79,10 +79,12 @@ class ImageNet:
         self, data: Path | None, spec: TaskSpec, device: torch.device
     ) -> ImageNetSamples:
         train, val = self._splits(data)
-        kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
+        kept, validation = training_and_validation_indices(
+            self.num_train, spec.num_validation, spec.num_train
+        )
         trained = Images.of(train, kept)
-        if spec.held_out:
-            return ImageNetSamples(self, trained, Images.of(train, held_out), device)
+        if spec.num_validation:
+            return ImageNetSamples(self, trained, Images.of(train, validation), device)
         return ImageNetSamples(
             self, trained, Images.of(val, torch.arange(self.num_test)), device
         )

@@ -25,7 +25,7 @@ from cser_bench.harness.tasks.samples import (
     Samples,
     Scored,
 )
-from cser_bench.harness.tasks.task import held_out_indices, to_device
+from cser_bench.harness.tasks.task import to_device, training_and_validation_indices
 
 PAD = 0
 BEGIN = 1
@@ -141,15 +141,17 @@ class Pairs:
 def chosen_pairs(
     train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device
 ) -> tuple[Pairs, Pairs]:
-    """Choose the pairs to train on, and those to score: the test set or those held out.
+    """Choose the pairs to train on, and those to score: the test set or the validation pairs.
 
     Those to score are shortest first. So batches hold sentences of like length, and fewer positions
     are filled up.
     """
-    kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
-    if spec.held_out:
+    kept, validation = training_and_validation_indices(
+        len(train[0]), spec.num_validation, spec.num_train
+    )
+    if spec.num_validation:
         scored = train
-        index = held_out.tolist()
+        index = validation.tolist()
     else:
         scored = test
         index = list(range(len(test[0])))

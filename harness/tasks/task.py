@@ -106,25 +106,25 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
     Raises:
         SpecError: more samples are asked for than there are.
     """
-    if spec.held_out >= task.num_train:
+    if spec.num_validation >= task.num_train:
         raise SpecError(
-            f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to "
+            f"task {spec.name}: held_out = {spec.num_validation} leaves nothing of {task.num_train} to "
             "train on"
         )
-    if spec.num_train + spec.held_out > task.num_train:
+    if spec.num_train + spec.num_validation > task.num_train:
         raise SpecError(
-            f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are "
+            f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.num_validation} are "
             f"together more than the {task.num_train} training samples; lower one of them"
         )
-    # 0 stands for all that are not held out.
-    num_train = spec.num_train or task.num_train - spec.held_out
-    return num_train, spec.held_out or task.num_test
+    # 0 stands for all but the validation samples.
+    num_train = spec.num_train or task.num_train - spec.num_validation
+    return num_train, spec.num_validation or task.num_test
 
 
-def held_out_indices(
-    num_samples: int, held_out: int, num_train: int = 0
+def training_and_validation_indices(
+    num_samples: int, num_validation: int, num_train: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Choose indices to train on and to hold out: the same whatever the run's seed.
+    """Choose indices to train on and to validate on: the same whatever the run's seed.
 
     The two are taken from the two ends of one order, so neither choice depends on how large the
     other is.
@@ -132,19 +132,21 @@ def held_out_indices(
     Args:
         num_train: how many to train on; 0 for all that are left.
     """
-    # By no run's seed: what is held out from one run must be unseen by all.
+    # By no run's seed: what one run is validated on must be unseen by all.
     order = torch.randperm(num_samples, generator=generator("held out", num_samples))
-    first = -num_train if num_train else held_out
+    first = -num_train if num_train else num_validation
     # Sorted, as the order of training is drawn from the run's seed later.
-    return order[first:].sort().values, order[:held_out].sort().values
+    return order[first:].sort().values, order[:num_validation].sort().values
 
 
 def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
     """Choose the samples to train on and, where there is no test set, those to score."""
     inputs, labels = train
-    kept, held_out = held_out_indices(len(labels), spec.held_out, spec.num_train)
+    kept, validation = training_and_validation_indices(
+        len(labels), spec.num_validation, spec.num_train
+    )
     if test is None:
-        test = inputs[held_out], labels[held_out]
+        test = inputs[validation], labels[validation]
     return TensorSamples(inputs[kept], labels[kept], *test)
 
 

@@ -116,8 +116,8 @@ class Split:
         self, spec: TaskSpec, device: torch.device, num_groups: int
     ) -> TextWindows:
         """Put what the spec asks for on the device."""
-        # None: `subset` scores what is held out.
-        scored = None if spec.held_out else self.test
+        # None: `subset` scores the validation samples.
+        scored = None if spec.num_validation else self.test
         chosen = subset(self.train, spec, scored)
         length = self.train[0].shape[1] - 1
         return TextWindows(

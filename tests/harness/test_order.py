@@ -26,7 +26,11 @@ from cser_bench.harness.spec.rows import PartitionSpec
 from cser_bench.harness.spec.run import EvaluationSpec, ScheduleSpec, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.samples import Batch
-from cser_bench.harness.tasks.task import TensorSamples, held_out_indices, split_sizes
+from cser_bench.harness.tasks.task import (
+    TensorSamples,
+    split_sizes,
+    training_and_validation_indices,
+)
 from cser_bench.harness.train.build import build_model, local_workers
 from cser_bench.harness.train.order import class_counts, worker_batches, worker_shards
 from cser_bench.harness.train.schedule import learning_rate_factor, num_steps_of
@@ -385,24 +389,24 @@ def test_scores_are_evenly_spaced_and_the_last_step_has_one(
     assert evaluation.steps(num_epochs, per_epoch) == expected
 
 
-def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> (
+def test_validation_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> (
     None
 ):
     everyone = set(range(1600))
-    kept, held_out = held_out_indices(1600, 400)
-    in_either = kept.tolist() + held_out.tolist()
+    kept, validation = training_and_validation_indices(1600, 400)
+    in_either = kept.tolist() + validation.tolist()
     both = set(in_either)
     assert both == everyone
     assert len(kept) == 1200
     torch.manual_seed(7)
-    _, again = held_out_indices(1600, 400)
-    assert again.equal(held_out)
-    assert held_out.tolist() != list(range(400))
-    assert held_out.tolist() != list(range(1200, 1600))
-    trained, _ = held_out_indices(1600, 0, 800)
+    _, again = training_and_validation_indices(1600, 400)
+    assert again.equal(validation)
+    assert validation.tolist() != list(range(400))
+    assert validation.tolist() != list(range(1200, 1600))
+    trained, _ = training_and_validation_indices(1600, 0, 800)
     for number in (1, 400, 800):
-        kept, held = held_out_indices(1600, number, 800)
-        _, of_all = held_out_indices(1600, number)
+        kept, held = training_and_validation_indices(1600, number, 800)
+        _, of_all = training_and_validation_indices(1600, number)
         assert kept.equal(trained)
         assert held.equal(of_all)
         assert len(kept) == 800
