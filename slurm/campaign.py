@@ -55,9 +55,15 @@ class Submission(Record):
     jobs: list[str]
     stage: str | None = None
 
-    def log_of(self, job: str) -> Path:
-        """Return the file to which rank 0 of this job writes what it says."""
-        return Path(self.jobs_folder) / f"{job}_0_log.out"
+
+def log_of(jobs_folder: Path, job: str, rank: int = 0) -> Path:
+    """Return the file to which a rank of a job writes what it says; submitit names it."""
+    return jobs_folder / f"{job}_{rank}_log.out"
+
+
+def logs_of(jobs_folder: Path, job: str) -> list[Path]:
+    """Return the logs that there are of a job, of all its ranks."""
+    return sorted(jobs_folder.glob(f"{job}_*_log.out"))
 
 
 class Campaign(Record):
@@ -149,7 +155,7 @@ def submitted(
     submission, job = latest
     log = None
     if job is not None:
-        log = str(submission.log_of(job))
+        log = str(log_of(Path(submission.jobs_folder), job))
     if queue is None:
         return Submitted(job, log, None)
     return Submitted(job, log, _place_in(queue, job))

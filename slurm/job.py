@@ -46,7 +46,7 @@ from cser_bench.slurm.requeue import (
     this_allocation,
 )
 
-GRACE_SECONDS = 5.0
+STAY_SECONDS = 5.0
 """How long a worker that lost the others stays. Slurm ends all when it goes, and the one that caused
 it must have said why by then."""
 
@@ -88,7 +88,7 @@ def do_run(job: Job, profile: Profile) -> None:
             kind = recorded_end(job.folder, allocation.attempt)
             # This worker lost another one, which is the one that knows why.
             if kind == "communication":
-                time.sleep(GRACE_SECONDS)
+                time.sleep(STAY_SECONDS)
             # A run that was asked to stop is no failure of the job's.
             if kind != "preempted":
                 code = 1

@@ -36,7 +36,7 @@ from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import ALWAYS, RETRIED, is_done, saved_step
 from cser_bench.harness.records.store import Attempt, RecordError, RunFile
 from cser_bench.harness.workers.processes import StopFlag
-from cser_bench.slurm.campaign import Campaign, Submission
+from cser_bench.slurm.campaign import Campaign, Submission, log_of, logs_of
 
 PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by
@@ -282,8 +282,8 @@ def decide(
     by_slurm = _ended_by_slurm(allocation)
     # Where no attempt began and srun is content there is nothing to tell of.
     if here or code:
-        log = submission.log_of(allocation.job)
-        _record_end(folder, log, attempt, code, by_slurm)
+        jobs_folder = Path(submission.jobs_folder)
+        _record_end(folder, jobs_folder, allocation.job, attempt, code, by_slurm)
 
     if not here:
         # Earlier starts that ended before a worker began: without a bound a job could be requeued
@@ -304,15 +304,20 @@ def decide(
 
 
 def _record_end(
-    folder: Path, log: Path, attempt: str, code: int, by_slurm: End | None
+    folder: Path,
+    jobs_folder: Path,
+    job: str,
+    attempt: str,
+    code: int,
+    by_slurm: End | None,
 ) -> None:
     """Write down how an attempt ended, where no worker has or where Slurm ended it."""
     # Slurm's own reason is offered even where a worker has said one: it takes the place of
     # "communication", which is never the cause, and of nothing else.
     if by_slurm is None and read_failure(folder, attempt) is not None:
         return
-    kind, why = by_slurm or _unsaid_end(log, attempt, code)
-    message = f"{why}; srun ended with code {code}, see {log}"
+    kind, why = by_slurm or _unsaid_end(logs_of(jobs_folder, job), attempt, code)
+    message = f"{why}; srun ended with code {code}, see {log_of(jobs_folder, job)}"
     write_failure(folder, folder.name, attempt, kind, message, "")
 
 
@@ -346,13 +351,11 @@ def _is_at_its_limit() -> bool:
     return time.time() >= float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
 
 
-def _unsaid_end(log: Path, attempt: str, code: int) -> End:
+def _unsaid_end(logs: Sequence[Path], attempt: str, code: int) -> End:
     """Say how an attempt ended whose workers left no record, or a job without an attempt."""
     if attempt == NONE:
         return end_without_attempt(code == TOLD_TO_STOP)
-    # Each rank has a log, whose name differs from rank 0's in the rank alone.
-    own, suffix = log.name.rsplit("_0_", 1)
-    texts = [tail_of(path) for path in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
+    texts = [tail_of(log) for log in logs]
     said = "\n".join(text.partition(begins(attempt))[2] for text in texts)
     return end_of_workers(said, _is_at_its_limit())
 

@@ -26,7 +26,7 @@ from cser_bench.harness.workers.prepare import (
     write_experiment,
 )
 from cser_bench.slurm import campaign
-from cser_bench.slurm.campaign import CampaignError, Request, Submission
+from cser_bench.slurm.campaign import CampaignError, Request, Submission, log_of
 from cser_bench.slurm.job import ALL_WELL, do_run, preflight
 from cser_bench.slurm.profile import (
     array_parameters,
@@ -210,7 +210,7 @@ def _preflight(request: Request, code: Path) -> list[str]:
         f"preflight: job {job} checks nodes, network and data in the shape of a run",
         flush=True,
     )
-    logs = [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]
+    logs = [log_of(place.jobs, job, rank) for rank in range(profile.num_workers)]
     if wait_for_preflight(job, logs):
         print("preflight: all well", flush=True)
         return []

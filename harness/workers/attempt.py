@@ -65,7 +65,7 @@ EXIT_DISK = 5
 """Exit codes of a run's process that leave no failure.json."""
 LOG = "log.txt"
 """In the run's folder: what all its processes say."""
-GRACE_SECONDS = 15.0
+AFTER_FAILURE_SECONDS = 15.0
 """How long the other ranks of a run may go on after one has failed, to say what they know."""
 
 
@@ -231,7 +231,7 @@ class ActiveRun:
             return True
         if any(codes):
             self.failed_at = self.failed_at or time.monotonic()
-            if time.monotonic() - self.failed_at > GRACE_SECONDS:
+            if time.monotonic() - self.failed_at > AFTER_FAILURE_SECONDS:
                 self.workers.kill()
                 return True
         return False

@@ -37,8 +37,8 @@ EXIT_ORPHAN = 4
 LAUNCHER_SECONDS = 0.5
 """Between two looks at whether torchrun is still there."""
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 1.0
-"""Seconds for the other workers to fail after one has failed."""
+JOIN_GRACE_SECONDS = 1.0
+"""Seconds for the other workers to end by themselves after one has failed: torch then ends them."""
 END_SECONDS = 30.0
 """Seconds for a process to end after its last message."""
 
@@ -151,7 +151,7 @@ class WorkerProcesses:
         try:
             # It raises for the first worker that failed, and ends the others after their time of
             # grace.
-            self.context.join(wait_seconds, GRACE_SECONDS)
+            self.context.join(wait_seconds, JOIN_GRACE_SECONDS)
         except ProcessException as error:
             # torch's message is the worker's whole traceback, which ends with the error's words.
             # For a worker that was killed it is one sentence, which stays as it is.

@@ -303,7 +303,7 @@ def launched(
 
     with pytest.MonkeyPatch.context() as patch:
         # A worker that is alone at the meeting point hears of no death.
-        patch.setattr(attempt, "GRACE_SECONDS", 1.0)
+        patch.setattr(attempt, "AFTER_FAILURE_SECONDS", 1.0)
         if kill:
             patch.setattr(launch, "start", doomed)
         options = launch_options(results, "processes", jobs=1, checkpoint_minutes=0.0)
