@@ -45,7 +45,8 @@ class MethodFacts:
     """Settings that `check` uses instead of its own compressors and intervals, and instead of those
     in `no_compression`."""
     formula: ClassVar[str]
-    """Payload bits of one worker per step, as a text in d and the settings."""
+    """Payload bits of one worker per step, as a text in d and the settings. R is the ratio of a
+    sparsifier whose coordinates all workers draw alike; top-k sends places too, 64 d / R."""
     family: ClassVar[str] = "other"
     """Its group and colour in reports: "all sent", "bounds", "error reset", "error feedback",
     "local steps" or "neighbours"."""

@@ -5,7 +5,7 @@ What its class declares is in `core.facts`; who calls its operations is `core.op
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, dataclass_transform
+from typing import Any, dataclass_transform
 
 from torch import Tensor
 
@@ -156,15 +156,6 @@ class Method(MethodFacts):
         settings = cls._at_traffic(share, world_size, layout)
         warn_of_dear_messages(cls.name, share, world_size)
         return settings
-
-    @classmethod
-    def at_ratio(cls, ratio: object, params: object = None) -> NoReturn:
-        """Raise ValueError: a ratio says nothing of what links carry; see `at_traffic`."""
-        raise ValueError(
-            f"{cls.name}: at_ratio is no more, as links carry more of a message that is gathered "
-            f"the more workers there are; write {cls.__name__}.at_traffic(1 / {ratio}, "
-            f"world_size=...), or {advice_for(cls)}"
-        )
 
     def overall_ratio(self) -> float:
         """Return SGD's bits (32 d a step) over this method's in the long run.

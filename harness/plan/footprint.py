@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.algorithms.core.replicas import numel_of
 from cser_bench.algorithms.core.topology import spectral_gap
 from cser_bench.algorithms.core.traffic import carried
 from cser_bench.harness.plan.memory import peak_models
@@ -140,7 +141,7 @@ def _footprint(config_json: str) -> Footprint:
         formula=optimizer.formula.replace(
             "32 ", f"{optimizer.replicas[0].float_bits} "
         ),
-        num_parameters=optimizer.flat.layout.numel,
+        num_parameters=numel_of(optimizer.replicas),
         num_steps=num_steps,
         num_workers=config.num_workers,
         bits=traffic.training_bits,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms import Collectives, Purpose, StackedCollectives
+from cser_bench.algorithms.core.replicas import numel_of
 from cser_bench.algorithms.core.traffic import Entry
 from cser_bench.harness.records import store
 from cser_bench.harness.records.recorder import Recorder
@@ -310,7 +311,7 @@ def _result(
         for purpose, entry in training.collectives.traffic.entries.items()
     }
     bits = training.collectives.traffic.training_bits
-    numel = training.optimizer.flat.layout.numel
+    numel = numel_of(training.optimizer.replicas)
     return Result(
         version=store.VERSION,
         run_id=recorder.run_id,

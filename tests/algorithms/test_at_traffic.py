@@ -190,15 +190,6 @@ def test_powersgd_cannot_send_as_little_as_one_likes() -> None:
     assert at_least == {"rank": 1}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_ratio_is_refused_with_what_to_write_instead(name: str) -> None:
-    method = algorithms()[name]
-    with pytest.raises(
-        ValueError, match=rf"^{name}: at_ratio is no more.*{method.__name__}\.at_traf"
-    ):
-        method.at_ratio(24)
-
-
 def test_more_than_the_fp16_hook_sends_is_warned_of_once() -> None:
     with pytest.warns(
         UserWarning, match=r"^local_sgd: at 8 workers .* are 1 of .* the 0\.5 of"
