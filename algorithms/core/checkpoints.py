@@ -82,33 +82,11 @@ def consensus_checkpoint(
     """
     # Imported here, as it takes 0.7 seconds, which scripts without checkpoints need not wait for.
     from torch.distributed.checkpoint.state_dict_saver import save
-    from torch.distributed.checkpoint.stateful import Stateful
 
     folder = Path(folder)
     collectives = optimizer.collectives
-    with optimizer.consensus(model):
-        # Copies: on leaving the context the tensors hold this worker's own numbers again.
-        average = {key: _copy(value) for key, value in model.state_dict().items()}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    if not optimizer.workers_differ:
-        # All workers hold these; their mean may be rounded.
-        for key in average.keys() & parameters.keys():
-            average[key] = parameters[key].detach()
-    # The worker's own part: buffers, optimiser, generators, and what the script gave.
-    kept: dict[str, object] = {}
-    for key, value in others.items():
-        kept[key] = value.state_dict() if isinstance(value, Stateful) else value
-    worker = {
-        "model": {
-            key: value
-            for key, value in model.state_dict().items()
-            if key not in parameters
-        },
-        "optimizer": optimizer.state_dict(),
-        "generators": _generators(),
-        "others": kept,
-    }
-    _write_workers(folder, worker, collectives)
+    average = _average_of(model, optimizer)
+    _write_workers(folder, _own_part(model, optimizer, others), collectives)
     state = {"model": _of_one_worker(average, collectives)}
     with _checkpointing(folder, collectives) as talking:
         save(state, checkpoint_id=folder, **talking)
@@ -140,53 +118,22 @@ def load_checkpoint(
     """
     folder = Path(folder)
     collectives = SoloCollectives() if optimizer is None else optimizer.collectives
-    if not (folder / METADATA).exists():
-        raise FileNotFoundError(
-            f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are"
-        )
-    manifest = read_manifest(folder)
-    if manifest is None or "world_size" not in manifest:
-        raise ValueError(
-            f"{folder} lacks a {MANIFEST} that can be read: it is damaged, or of another version"
-        )
-    num_files = len(manifest["sha256"])
+    manifest = _manifest_of(folder)
     # Each worker has its own state back; otherwise all begin at the average.
-    goes_on = optimizer is not None and manifest["world_size"] == collectives.world_size
-    if goes_on and num_files != _processes(collectives).world_size:
-        raise ValueError(
-            f"{folder} was saved by {manifest['world_size']} workers in {num_files} processes; load "
-            "it by as many, or the model alone"
-        )
+    goes_on = optimizer is not None and _is_of_as_many(folder, manifest, collectives)
+    begins_anew = optimizer is not None and not goes_on
     average = _read_average(folder, model, collectives)
-    rank = collectives.rank if goes_on else 0
-    worker: dict[str, Any] = {}
-
-    def read() -> str:
-        worker.update(_read_worker(folder, rank, manifest))
-        if not goes_on and optimizer is not None:
-            # One worker's state after the other, since all of them may not fit.
-            states = (_read_worker(folder, rank, manifest) for rank in range(num_files))
-            worker["optimizer"] = common_state(state["optimizer"] for state in states)
-        return DONE
-
-    _together("read", folder, _processes(collectives), read)
+    worker = _read_together(folder, manifest, collectives, goes_on, begins_anew)
     if goes_on:
-        # The worker's own buffers, such as running statistics.
-        own_names = {_plain(key): key for key in average}
-        for key, value in worker["model"].items():
-            average[own_names.get(_plain(key), key)] = value
+        _put_own_buffers(average, worker["model"])
     model.load_state_dict(average)
     if optimizer is not None:
         # After the model: where the state has this worker's own parameters, these take the place of
         # the average.
         optimizer.load_state_dict(worker["optimizer"])
-    for key, target in others.items():
-        if key not in worker["others"]:
-            raise ValueError(
-                f"{folder} holds no {key!r}, but {sorted(worker['others'])}"
-            )
-        target.load_state_dict(worker["others"].pop(key))
+    _load_others(folder, worker["others"], others)
     if goes_on:
+        # Last, as loading an object may draw.
         _set_generators(*worker["generators"])
     return dict(worker["others"])
 
@@ -200,6 +147,40 @@ def newest_checkpoint(parent: str | Path) -> Path | None:
 
 def _numbers_of(folder: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+
+def _average_of(model: nn.Module, optimizer: DistributedOptimizer) -> dict[str, Any]:
+    """Return the state of the workers' average model, in memory of its own."""
+    with optimizer.consensus(model):
+        # Copies: on leaving the context the tensors hold this worker's own numbers again.
+        average = {key: _copy(value) for key, value in model.state_dict().items()}
+    if not optimizer.workers_differ:
+        # All workers hold these; their mean may be rounded.
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for key in average.keys() & parameters.keys():
+            average[key] = parameters[key].detach()
+    return average
+
+
+def _own_part(
+    model: nn.Module, optimizer: DistributedOptimizer, others: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return a worker's own part: buffers, optimiser, generators, and what the script gave."""
+    from torch.distributed.checkpoint.stateful import Stateful
+
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = {
+        key: value for key, value in model.state_dict().items() if key not in parameters
+    }
+    kept: dict[str, object] = {}
+    for key, value in others.items():
+        kept[key] = value.state_dict() if isinstance(value, Stateful) else value
+    return {
+        "model": buffers,
+        "optimizer": optimizer.state_dict(),
+        "generators": _generators(),
+        "others": kept,
+    }
 
 
 def _write_workers(
@@ -265,6 +246,81 @@ def _together(
     raise OSError(
         f"rank {rank} cannot {doing} the checkpoint {folder}{why}"
     ) from failure
+
+
+def _manifest_of(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint that is whole."""
+    if not (folder / METADATA).exists():
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are"
+        )
+    manifest = read_manifest(folder)
+    if manifest is None or "world_size" not in manifest:
+        raise ValueError(
+            f"{folder} lacks a {MANIFEST} that can be read: it is damaged, or of another version"
+        )
+    return manifest
+
+
+def _is_of_as_many(
+    folder: Path, manifest: Mapping[str, Any], collectives: Collectives
+) -> bool:
+    """Return whether as many workers saved a checkpoint; ValueError if in other processes."""
+    if manifest["world_size"] != collectives.world_size:
+        return False
+    num_files = len(manifest["sha256"])
+    if num_files != _processes(collectives).world_size:
+        raise ValueError(
+            f"{folder} was saved by {manifest['world_size']} workers in {num_files} processes; load "
+            "it by as many, or the model alone"
+        )
+    return True
+
+
+def _read_together(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    collectives: Collectives,
+    goes_on: bool,
+    begins_anew: bool,
+) -> dict[str, Any]:
+    """Return one worker's part of a checkpoint; if one process cannot read, all raise.
+
+    Args:
+        goes_on: return this worker's own part; else worker 0's.
+        begins_anew: put all workers' common state in the place of the optimiser's.
+    """
+    rank = collectives.rank if goes_on else 0
+    worker: dict[str, Any] = {}
+
+    def read() -> str:
+        worker.update(_read_worker(folder, rank, manifest))
+        if begins_anew:
+            # One worker's state after the other, since all of them may not fit.
+            ranks = range(len(manifest["sha256"]))
+            states = (_read_worker(folder, each, manifest) for each in ranks)
+            worker["optimizer"] = common_state(state["optimizer"] for state in states)
+        return DONE
+
+    _together("read", folder, _processes(collectives), read)
+    return worker
+
+
+def _put_own_buffers(average: dict[str, Any], buffers: Mapping[str, Any]) -> None:
+    """Put a worker's own buffers, such as running statistics, in the place of the average's."""
+    own_names = {_plain(key): key for key in average}
+    for key, value in buffers.items():
+        average[own_names.get(_plain(key), key)] = value
+
+
+def _load_others(
+    folder: Path, saved: dict[str, Any], others: Mapping[str, Stateful]
+) -> None:
+    """Load what the script gave, and take it out of what was saved."""
+    for key, target in others.items():
+        if key not in saved:
+            raise ValueError(f"{folder} holds no {key!r}, but {sorted(saved)}")
+        target.load_state_dict(saved.pop(key))
 
 
 def _read_worker(
