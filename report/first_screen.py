@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.report.first_figure import efficiency_figure
 from cser_bench.report.first_table import Table, table_frame, tables
 from cser_bench.report.plotting import save

@@ -17,8 +17,9 @@ import numpy as np
 from scipy import special
 
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.harness.records.packs import NAME as PACK
-from cser_bench.harness.records.store import TRAINING, write_text_atomically
+from cser_bench.harness.records.store import TRAINING
 from cser_bench.harness.records.tracks import (
     Bound,
     CostLink,

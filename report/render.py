@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.report import wording
 from cser_bench.report.plotting import save
 from cser_bench.report.typesetting import write_pdf

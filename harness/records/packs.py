@@ -25,6 +25,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from cser_bench.harness.records import store
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.finished import check_records, config_of, finished_run
 from cser_bench.harness.records.run_lock import locked
@@ -251,7 +252,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
             raise NoRecordsError(
                 f"{folder} holds no finished run to pack; run the experiment first"
             )
-        store.write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
+        write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
         if remove_folders:
             _remove_packed(folder, list(finished))
     return len(runs), len(finished)
@@ -316,7 +317,7 @@ def _write_files(folder: Path, files: Files) -> None:
         else:
             text = store.record_text(files[stem])
         # Not durable: the pack stays, and has all of it.
-        store.write_text_atomically(folder / name, text, durable=False)
+        write_text_atomically(folder / name, text, durable=False)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cser_bench.harness.records import store
+from cser_bench.harness.records.atomic import errors_naming, write_text_atomically
 from cser_bench.harness.records.store import Attempt, Event, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
@@ -109,7 +110,7 @@ def truncate_events(path: Path, last_step: int) -> None:
     if path.exists():
         kept = [event for event in store.read_events(path) if event.step <= last_step]
         lines = [store.event_line(event.json_fields()) for event in kept]
-        store.write_text_atomically(path, "".join(lines))
+        write_text_atomically(path, "".join(lines))
 
 
 def append_event(path: Path, event: Event) -> None:
@@ -118,7 +119,7 @@ def append_event(path: Path, event: Event) -> None:
     `Recorder.begin` has taken away a torn last line, if there was one.
     """
     # A line is one write at the end: a kill can tear the last line, and no other.
-    with store.errors_naming(path), open(path, "ab") as file:
+    with errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
         # A checkpoint that is saved next lies behind this score, and a resumed run does not take it

@@ -19,7 +19,8 @@ from cser_bench.algorithms.core.worker_files import (
     write_manifest,
     write_own,
 )
-from cser_bench.harness.records.store import VERSION, write_text_atomically
+from cser_bench.harness.records.atomic import write_text_atomically
+from cser_bench.harness.records.store import VERSION
 
 FOLDER = "checkpoint"
 """Name of the folder in a run's."""

@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.harness.records.shipped import SHIPPED, ships
-from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.answers.net import Net
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import Search

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
 from cser_bench.report.frame import Frames
 from cser_bench.report.labels import with_short_labels

@@ -533,13 +533,13 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = folder / max(finished(folder)) / "result.json"
-    write = store.write_text_atomically
+    write = packs.write_text_atomically
 
     def rewritten(*arguments: Any) -> None:
         write(*arguments)
         rename_a_clock(path)
 
-    monkeypatch.setattr(store, "write_text_atomically", rewritten)
+    monkeypatch.setattr(packs, "write_text_atomically", rewritten)
     pack_runs(folder, remove_folders=True)
     assert list(finished(folder)) == [path.parent.name]
 

@@ -16,6 +16,7 @@ from torch.distributed import DistStoreError
 from cser_bench.algorithms import CollectiveError
 from cser_bench.harness.measures.metrics import metric_of, score_of
 from cser_bench.harness.records import recorder, store
+from cser_bench.harness.records.atomic import errors_naming
 from cser_bench.harness.records.endings import write_failure
 from cser_bench.harness.records.recorder import append_event, truncate_events
 from cser_bench.harness.records.run_lock import is_owned, owned
@@ -195,7 +196,7 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
 ) -> None:
     def no_space(path: Path, each: Event) -> None:
         if each.step == 40:
-            with store.errors_naming(path), path.open("ab") as file:
+            with errors_naming(path), path.open("ab") as file:
                 file.write(b'{"step": 40, "ep')
                 raise OSError(errno.ENOSPC, "No space left on device")
         append_event(path, each)

@@ -20,7 +20,7 @@ from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.records.store import Failure, read_record, read_run
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks import blobs
-from cser_bench.harness.train.training import PHASES
+from cser_bench.harness.train.clock import PHASES
 from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,

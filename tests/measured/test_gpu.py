@@ -43,9 +43,9 @@ from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run
 from cser_bench.harness.train.build import format_of, trainable
+from cser_bench.harness.train.clock import Clock
 from cser_bench.harness.train.method import build_compressor
 from cser_bench.harness.train.passes import DryTraining, seconds_to_idle
-from cser_bench.harness.train.training import Clock
 from cser_bench.report.speed.encoding import TIMES, name_of
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes

@@ -1,0 +1,54 @@
+"""Files that are replaced as a whole, so that nobody reads a part of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
+    """Replace `path` by `text` so that a reader sees the old file or the new one, never a part.
+
+    Raises OSError: no space, no permission; the old file is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is atomic within one file system alone.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with errors_naming(path), os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            # Before the rename: else the name could stand over an empty file after a power cut.
+            if durable:
+                os.fsync(file.fileno())
+        # mkstemp lets nobody but the owner read its file.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    # After Ctrl-C too, or the torn file would stay until the next attempt at the run.
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        # A file's new name survives the machine's end too, where the file system can.
+        with suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file.
+
+    That of a full disk, which comes from a write, names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
