@@ -6,7 +6,7 @@ import inspect
 
 from cser_bench.algorithms import Compressor, DistributedOptimizer
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.settings import CompressorSettings, MethodSettings
+from cser_bench.harness.spec.run import CompressorSettings, MethodSettings
 
 
 def settings_at_traffic(

@@ -12,8 +12,7 @@ from cser_bench.harness.plan.footprint import model_without_memory
 from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.run import LOCAL_NUMBERS, RunConfig
-from cser_bench.harness.spec.settings import MethodSettings
+from cser_bench.harness.spec.run import LOCAL_NUMBERS, MethodSettings, RunConfig
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.method import method_of

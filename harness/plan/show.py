@@ -23,8 +23,7 @@ from cser_bench.harness.plan.forecast import (
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.plan.recorded import COMMON
 from cser_bench.harness.records.experiment import Experiment, Row
-from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
-from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.run import PartitionSpec, RestartSpec, RunConfig
 from cser_bench.harness.train.method import method_of
 
 _GAP = "  "

@@ -24,8 +24,7 @@ from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.run import MethodSource
-from cser_bench.harness.spec.settings import MethodSettings
+from cser_bench.harness.spec.run import MethodSettings, MethodSource
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.train.method import method_in

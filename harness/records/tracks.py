@@ -20,16 +20,17 @@ from pydantic import Field, ValidationError
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import Record, RecordError, parse_record
 from cser_bench.harness.spec.errors import explain
-from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
+    MethodSettings,
     ModelSpec,
+    PartitionSpec,
     Precision,
+    RestartSpec,
     RunConfig,
     ScheduleSpec,
     TaskSpec,
 )
-from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Count,
     LocalStep,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from cser_bench.harness.spec.settings import MethodSettings
+from cser_bench.harness.spec.run import HALF, MethodSettings, PartitionSpec, RestartSpec
 from cser_bench.harness.spec.values import (
     Betas,
     CommunicationDtype,
@@ -25,64 +25,6 @@ from cser_bench.harness.spec.values import (
     Text,
     once,
 )
-
-HALF = 0.5
-"""Share of a run after which state is lost, by default."""
-
-
-class PartitionSpec(Strict):
-    """How samples are divided among workers; see `harness.train.order`."""
-
-    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = (
-        "reshuffled"
-    )
-    alpha: Positive = 1.0
-    shards_per_worker: Count = 2
-
-
-class RestartSpec(Strict):
-    """A restart at a share of the run: workers go on without a part of their state.
-
-    They go on as from a checkpoint that lacks that part.
-
-    `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are
-    taken; what they hold next is what an optimiser holds that is made anew. `at`: the share of the
-    run's steps after which this is so. `worker`: the rank of the only one who loses it; None for
-    all workers. `everything_sent`: instead of a loss, all go on from their average model and send
-    every gradient whole, with a new optimiser: a synchronous tail.
-    """
-
-    without: Annotated[list[Name], AfterValidator(once)] = []
-    everything_sent: bool = False
-    at: Annotated[float, Field(gt=0, lt=1)] = HALF
-    worker: Annotated[int, Field(ge=0)] | None = None
-
-    @property
-    def name(self) -> str:
-        """Return the restart's part of a row's name: what is lost, by which worker, and when.
-
-        The worker is omitted if all lose it, the time if it is half of the run.
-        """
-        name = "everything_sent" if self.everything_sent else "+".join(self.without)
-        if self.worker is not None:
-            name += f"-worker{self.worker}"
-        if self.at != HALF:
-            name += f"-at{self.at:g}"
-        return name
-
-    def is_due(self, step: int, num_steps: int) -> bool:
-        """Say whether the restart comes after this many steps of the run."""
-        return step == round(self.at * num_steps)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> RestartSpec:
-        if self.everything_sent == bool(self.without):
-            raise ValueError(
-                "a restart has either `without`, with a name at least, or everything_sent = true"
-            )
-        if self.everything_sent and self.worker is not None:
-            raise ValueError("everything_sent concerns all workers; leave `worker` out")
-        return self
 
 
 class RestartOf(RestartSpec):

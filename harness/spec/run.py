@@ -1,4 +1,9 @@
-"""One run: its scientific fields, which are all that its id depends on."""
+"""One run: its scientific fields, which are all that its id depends on.
+
+Settings of a method stay as they were written, 8 apart from 8.0, since the id is a hash of them.
+`harness.train.method` holds them against the method's class; nothing here needs torch, as records
+are read by reports.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,16 @@ import json
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    model_validator,
+)
 
-from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
-from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.spec.values import (
     Betas,
     CommunicationDtype,
@@ -23,6 +34,8 @@ from cser_bench.harness.spec.values import (
     Seed,
     ShareBelowOne,
     Strict,
+    finite,
+    once,
 )
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -31,6 +44,15 @@ loss scaling."""
 
 ID_DIGITS = 12
 """Hexadecimal digits of a run's id."""
+
+
+RUN_LENGTH = "end"
+"""What a spec writes for an interval that is as long as the run."""
+
+Plain = bool | int | float | str | None
+
+HALF = 0.5
+"""Share of a run after which state is lost, by default."""
 
 
 class TaskSpec(Strict):
@@ -164,6 +186,130 @@ class TrainingSpec(Strict):
     def num_schedule_epochs(self) -> int:
         """Epochs as schedule and scores count them."""
         return self.num_epochs if self.num_steps is None else 1
+
+
+class CompressorSettings(BaseModel):
+    """A compressor of a spec, for instance {kind = "block", ratio = 512}.
+
+    `kind` is the compressor's name in `algorithms/compressors`. All other keys are its options,
+    such as its compression ratio R, that of one message.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the compressor's class, as they were given."""
+        return dict(self.model_extra or {})
+
+
+def _as_value(given: Any) -> Any:
+    """Return a value of a table as a setting; a table in it is a compressor."""
+    finite({"value": given})
+    if not isinstance(given, dict):
+        return given
+    if not isinstance(given.get("kind"), str):
+        raise ValueError(
+            f'{given!r} is no compressor; give its kind, as in {{ kind = "top_k", ratio = 192 }}'
+        )
+    return CompressorSettings(**given)
+
+
+Value = Annotated[Plain | list[Plain] | CompressorSettings, BeforeValidator(_as_value)]
+
+
+class MethodSettings(RootModel[dict[str, Value]]):
+    """All settings that a spec gives a method; those left at their defaults are absent."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    root: dict[str, Value] = {}
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The settings as files and records have them."""
+        table: dict[str, Any] = self.model_dump(mode="json")
+        return table
+
+    def __bool__(self) -> bool:
+        return bool(self.root)
+
+    def changed_by(self, other: MethodSettings) -> MethodSettings:
+        """Return these settings, and the other ones in their place where both have a name."""
+        return MethodSettings(self.root | other.root)
+
+    def filled_in(self, numbers: dict[str, float]) -> MethodSettings:
+        """Return the settings with a number for each word that names one."""
+        return MethodSettings(_filled_in(self.table, numbers))
+
+
+def _filled_in(table: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            filled[key] = _filled_in(value, numbers)
+        elif isinstance(value, str):
+            filled[key] = numbers.get(value, value)
+        else:
+            filled[key] = value
+    return filled
+
+
+class PartitionSpec(Strict):
+    """How samples are divided among workers; see `harness.train.order`."""
+
+    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = (
+        "reshuffled"
+    )
+    alpha: Positive = 1.0
+    shards_per_worker: Count = 2
+
+
+class RestartSpec(Strict):
+    """A restart at a share of the run: workers go on without a part of their state.
+
+    They go on as from a checkpoint that lacks that part.
+
+    `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are
+    taken; what they hold next is what an optimiser holds that is made anew. `at`: the share of the
+    run's steps after which this is so. `worker`: the rank of the only one who loses it; None for
+    all workers. `everything_sent`: instead of a loss, all go on from their average model and send
+    every gradient whole, with a new optimiser: a synchronous tail.
+    """
+
+    without: Annotated[list[Name], AfterValidator(once)] = []
+    everything_sent: bool = False
+    at: Annotated[float, Field(gt=0, lt=1)] = HALF
+    worker: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the restart's part of a row's name: what is lost, by which worker, and when.
+
+        The worker is omitted if all lose it, the time if it is half of the run.
+        """
+        name = "everything_sent" if self.everything_sent else "+".join(self.without)
+        if self.worker is not None:
+            name += f"-worker{self.worker}"
+        if self.at != HALF:
+            name += f"-at{self.at:g}"
+        return name
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Say whether the restart comes after this many steps of the run."""
+        return step == round(self.at * num_steps)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RestartSpec:
+        if self.everything_sent == bool(self.without):
+            raise ValueError(
+                "a restart has either `without`, with a name at least, or everything_sent = true"
+            )
+        if self.everything_sent and self.worker is not None:
+            raise ValueError("everything_sent concerns all workers; leave `worker` out")
+        return self
 
 
 class MethodSource(Strict):

@@ -13,17 +13,12 @@ from typing import Literal
 from pydantic import model_validator
 
 from cser_bench.harness.spec.evidence import EvidenceSpec
-from cser_bench.harness.spec.rows import (
-    CellSpec,
-    GridSpec,
-    PartitionSpec,
-    RestartOf,
-    RowSpec,
-)
+from cser_bench.harness.spec.rows import CellSpec, GridSpec, RestartOf, RowSpec
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
     MethodSource,
     ModelSpec,
+    PartitionSpec,
     ScheduleSpec,
     TaskSpec,
     TrainingSpec,

@@ -20,8 +20,7 @@ from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.run import RunConfig
-from cser_bench.harness.spec.settings import RUN_LENGTH
+from cser_bench.harness.spec.run import RUN_LENGTH, RunConfig
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run

@@ -31,13 +31,13 @@ from cser_bench.harness.records.timings import Workload
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
+    MethodSettings,
     ModelSpec,
     Precision,
     RunConfig,
     ScheduleSpec,
     TaskSpec,
 )
-from cser_bench.harness.spec.settings import MethodSettings
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, trainable
 from cser_bench.harness.train.passes import (

@@ -14,11 +14,12 @@ from cser_bench.algorithms.core.settings import is_interval
 from cser_bench.algorithms.registry import compressors, methods
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.options import check_options, check_values, refused
-from cser_bench.harness.spec.run import MethodSource, RunConfig
-from cser_bench.harness.spec.settings import (
+from cser_bench.harness.spec.run import (
     RUN_LENGTH,
     CompressorSettings,
     MethodSettings,
+    MethodSource,
+    RunConfig,
 )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.harness.seeds import derive_seed, generator
-from cser_bench.harness.spec.rows import PartitionSpec
+from cser_bench.harness.spec.run import PartitionSpec
 
 Labels = npt.NDArray[numpy.int64]
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose, Traffic
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.rows import RestartSpec
-from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.run import RestartSpec, RunConfig
 from cser_bench.harness.train.build import build_optimizer
 
 PARAMETERS = "parameters"

@@ -22,8 +22,12 @@ from cser_bench.algorithms import StackedCollectives
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.rows import PartitionSpec
-from cser_bench.harness.spec.run import EvaluationSpec, ScheduleSpec, TaskSpec
+from cser_bench.harness.spec.run import (
+    EvaluationSpec,
+    PartitionSpec,
+    ScheduleSpec,
+    TaskSpec,
+)
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import (

@@ -11,8 +11,7 @@ from torch import nn
 
 from cser_bench.harness.plan.memory import Allocations, peak_models
 from cser_bench.harness.plan.one_of_many import OneOfMany
-from cser_bench.harness.spec.run import RunConfig
-from cser_bench.harness.spec.settings import MethodSettings
+from cser_bench.harness.spec.run import MethodSettings, RunConfig
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import small_config
 

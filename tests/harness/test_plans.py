@@ -22,8 +22,7 @@ from cser_bench.harness.plan.tuning import settled
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.run import RunConfig, run_id
-from cser_bench.harness.spec.settings import MethodSettings
+from cser_bench.harness.spec.run import MethodSettings, RunConfig, run_id
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (

@@ -38,8 +38,12 @@ from cser_bench.algorithms.core.exchange import Sending
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.by_traffic import settings_at_traffic
-from cser_bench.harness.spec.run import ModelSpec, Precision, RunConfig
-from cser_bench.harness.spec.settings import CompressorSettings
+from cser_bench.harness.spec.run import (
+    CompressorSettings,
+    ModelSpec,
+    Precision,
+    RunConfig,
+)
 from cser_bench.harness.timing.session import there_and_back
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,

@@ -37,8 +37,7 @@ from cser_bench.harness.plan.forecast import dry_steps
 from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.records.store import VERSION, write_record
 from cser_bench.harness.records.timings import EncodingTimes
-from cser_bench.harness.spec.run import Precision, RunConfig
-from cser_bench.harness.spec.settings import CompressorSettings
+from cser_bench.harness.spec.run import CompressorSettings, Precision, RunConfig
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run

@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_bench.harness.spec.rows import PartitionSpec
-from cser_bench.harness.spec.run import TaskSpec
+from cser_bench.harness.spec.run import PartitionSpec, TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.gcide import RARE, SYMBOLS, TASK, Dictionary, read_entries
 from cser_bench.harness.tasks.windows import TextWindows
