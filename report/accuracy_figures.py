@@ -144,10 +144,12 @@ def loss_figure(
     names = [plain(_with_traffic(line)) for line in lines]
     factor = units_in_one(unit)
     with style():
-        figure, (axes,) = new_figure(1.35 + 0.19 * max(len(lines), 3))
+        figure, (axes,) = new_figure(1.35 + 0.17 * max(len(lines), 3))
         end = _axis_end(lines, factor)
+        verdicts = [line.get("verdict") for line in lines]
+        is_tested = any(isinstance(verdict, str) for verdict in verdicts)
         for place, line in enumerate(lines):
-            _dot(axes, place, line, end, families, unit)
+            _dot(axes, place, line, end, families, unit, is_tested)
         shaded = ""
         if margin is not None:
             shaded = "; green: within the margin"
@@ -163,7 +165,8 @@ def loss_figure(
         axes.grid(axis="y", visible=False)
         drawn = dict.fromkeys(families.get(line["algorithm"], "") for line in lines)
         handles = family_handles([family for family in drawn if family in FAMILIES])
-        handles += verdict_handles(line.get("verdict") for line in lines)
+        if is_tested:
+            handles += verdict_handles(verdicts)
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         headline(figure, title)
     return figure
@@ -197,6 +200,7 @@ def _dot(
     end: float,
     families: Mapping[str, str],
     unit: str,
+    is_tested: bool,
 ) -> None:
     """Draw a row's loss with its interval, or an arrow where it lies beyond the axis."""
     factor = units_in_one(unit)
@@ -219,7 +223,8 @@ def _dot(
         linewidth=1.2,
         solid_capstyle="butt",
     )
-    mark(axes, (middle, place), shape_of(line["algorithm"], families), colour, verdict)
+    shape = shape_of(line["algorithm"], families)
+    mark(axes, (middle, place), shape, colour, verdict, is_tested)
 
 
 def _with_traffic(line: dict[Hashable, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cser_bench.report.accuracy_figures import (
@@ -29,7 +30,7 @@ from cser_bench.report.efficiency_section import (
     efficiency_of,
     efficiency_section,
 )
-from cser_bench.report.findings import finding_of, findings
+from cser_bench.report.findings import estimates_of, finding_of, findings
 from cser_bench.report.frame import Frames
 from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.labels import with_short_labels
@@ -41,6 +42,7 @@ from cser_bench.report.sensitivity import assay_frame
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
 from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section
+from cser_bench.report.which_method import which_method_from
 from cser_bench.report.wording import Columns, gap_name, score_format, score_unit
 
 
@@ -50,7 +52,9 @@ class AccuracyPage:
 
     Attributes:
         name, title: of the experiment. finding: a person's sentence; None where there is none that holds.
-        note: what the table by size needs said; None for none.
+        use: a person's sentence on what to do. estimates: the gaps that the finding rests on.
+        which_method: the page that joins all experiments, as a link where the records ship.
+        note: what the first table, or that by size, needs said; None for none.
         num_planned, num_done, num_diverged: of runs. next_stage: what it adds and costs; None where none follows.
         gap_name, unit: of a drop. margin: with its unit; None where there is none.
         ranking, regime, contrasts, efficiency, tuning, provenance: the sections; None where there is nothing to say.
@@ -64,7 +68,10 @@ class AccuracyPage:
     name: str
     title: str
     finding: str | None
-    note: str | None
+    use: Markup | None
+    estimates: list[str]
+    which_method: Markup
+    note: Markup | None
     num_planned: int
     num_done: int
     num_diverged: int
@@ -150,11 +157,16 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
     """
     experiment = frames.experiment
     accuracy = tables["accuracy"]
-    finding = note = None
+    finding = use = note = None
+    estimates = []
     written = finding_of(frames, accuracy, tables["contrasts"])
     if written is not None:
         finding = written.finding
-        note = written.note
+        # Both may name an experiment as code.
+        use = Markup(written.use)
+        estimates = estimates_of(written, frames, accuracy)
+        if written.note is not None:
+            note = Markup(written.note)
     # Rows may share a run, which is one all the same.
     statuses = frames.runs.drop_duplicates("run_id")["status"]
     efficiency = efficiency_section(frames, accuracy, tables["efficiency"])
@@ -165,6 +177,9 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
         name=experiment.name,
         title=experiment.title,
         finding=finding,
+        use=use,
+        estimates=estimates,
+        which_method=which_method_from(frames.folder),
         note=note,
         num_planned=len(statuses),
         num_done=int((statuses == "done").sum()),

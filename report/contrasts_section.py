@@ -20,10 +20,11 @@ from cser_bench.report.statistics import (
 )
 from cser_bench.report.wording import (
     SIGNIFICANT,
+    UNSETTLED,
     amount,
+    answer,
     count,
     declaration,
-    finding,
     gap,
     gap_cell,
     gap_in_prose,
@@ -36,8 +37,10 @@ class ContrastsSection:
     """What the template shows of the declared comparisons.
 
     Attributes:
-        table: a line each: question, compared ("row − reference"), gap (with its interval), finding,
-            p_holm, same_rate (the gap at the same learning rate), declared.
+        table: a line each: question, compared ("row − reference"), gap (with its interval), answer, p_holm, same_rate
+            (the gap at the same learning rate), declared.
+        of_margin: those of the table that ask for a drop below the margin. of_two: those that ask which row is better.
+        unsettled_of_margin, unsettled_of_two: what these compared where the tests leave their question open.
         num_significant: of the tests that were corrected together.
         num_tests: one-sided tests that share the error. num_exponents: of them, old questions with a p of 1.
         error: what they share, in percent.
@@ -53,6 +56,10 @@ class ContrastsSection:
     """
 
     table: pd.DataFrame
+    of_margin: pd.DataFrame
+    of_two: pd.DataFrame
+    unsettled_of_margin: list[str]
+    unsettled_of_two: list[str]
     num_significant: int
     num_tests: int
     num_exponents: int
@@ -96,8 +103,17 @@ def contrasts_section(
         # A margin of 0 has no multiples.
         if experiment.margin:
             margins = assay["gap"] / experiment.margin
+    # Lines as those of `contrasts`, so that masks of the one hold for the other.
+    table = _contrasts_table(frames, contrasts, is_sensitive)
+    compared = table["compared"]
+    is_of_margin = contrasts["kind"] == "non-inferiority"
+    is_unsettled = contrasts["verdict"].isin(UNSETTLED)
     return ContrastsSection(
-        table=_contrasts_table(frames, contrasts, is_sensitive),
+        table=table,
+        of_margin=table[is_of_margin],
+        of_two=table[~is_of_margin],
+        unsettled_of_margin=compared[is_unsettled & is_of_margin].tolist(),
+        unsettled_of_two=compared[is_unsettled & ~is_of_margin].tolist(),
         num_significant=_num_significant(contrasts["verdict"], is_sensitive),
         num_tests=num_tests(frames),
         num_exponents=len(experiment.exponents or []),
@@ -135,33 +151,22 @@ def _contrasts_table(
     lines = []
     begun = begun_when_declared(frames)
     for line, of_declaration in zip(contrasts.to_dict("records"), begun, strict=True):
-        found = finding(line | {"unit": unit})
+        found = answer(line | {"unit": unit})
         # Where even sending nothing costs little, a small drop is no finding.
         if line["verdict"] == LESS and not is_sensitive:
             found = NOT_CLAIMED
-        row = row_name(frames, line["row"])
-        reference = row_name(frames, line["reference"])
-        compared = f"{row} − {reference}"
         lines.append(
             {
                 "question": line["question"],
-                "compared": compared,
+                "compared": compared_name(frames, line["row"], line["reference"]),
                 "gap": gap_cell(line["estimate"], line["low"], line["high"], unit),
-                "finding": found,
+                "answer": found,
                 "p_holm": line["p_holm"],
                 "same_rate": gap(line["at_equal_rate"], unit),
                 "declared": declaration(of_declaration),
             }
         )
-    names = [
-        "question",
-        "compared",
-        "gap",
-        "finding",
-        "p_holm",
-        "same_rate",
-        "declared",
-    ]
+    names = ["question", "compared", "gap", "answer", "p_holm", "same_rate", "declared"]
     return pd.DataFrame(lines, columns=names)
 
 
@@ -181,6 +186,11 @@ def _of_floor(frames: Frames) -> str:
     )
     found = difference(frames, experiment.floor, experiment.baseline) or UNKNOWN
     return gap_in_prose(found.estimate, *found.interval(), frames.metric.loss_unit)
+
+
+def compared_name(frames: Frames, row: str, reference: str) -> str:
+    """Return what a comparison of two rows is called: "M-CSER blocks − local SGD"."""
+    return f"{row_name(frames, row)} − {row_name(frames, reference)}"
 
 
 def row_name(frames: Frames, row: str) -> str:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from cser_bench.report.contrasts_section import compared_name, row_name
 from cser_bench.report.frame import Frames
-from cser_bench.report.statistics import rows_by_place
-from cser_bench.report.wording import SIGNIFICANT
+from cser_bench.report.statistics import UNKNOWN, difference, rows_by_place
+from cser_bench.report.wording import SIGNIFICANT, gap_in_prose
 
 FILE = Path(__file__).parent / "findings.toml"
+
+_MOST_ORDERS = 5
+"""Orders of a finding whose gaps are printed."""
 
 
 class Finding(BaseModel):
@@ -24,8 +28,9 @@ class Finding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     finding: str
+    use: str
     order: list[list[str]] = []
-    smallest: str | None = None
+    smallest: list[str] = []
     largest: str | None = None
     everywhere: list[list[str]] = []
     except_at: list[tuple[int, int]] = []
@@ -90,17 +95,42 @@ def _broken_extremes(written: Finding, accuracy: pd.DataFrame) -> list[str]:
     is_compressed = (accuracy["ratio"] > 1) & (accuracy["ratio"] < math.inf)
     compared = accuracy[accuracy["is_own"] & ~accuracy["is_bound"] & is_compressed]
     means = compared.set_index("row")["mean"].dropna()
-    smallest = largest = None
-    if len(means):
-        # The highest mean has the smallest drop.
-        smallest = means.idxmax()
-        largest = means.idxmin()
+    # The highest mean has the smallest drop.
+    rows = list(means.sort_values(ascending=False, kind="stable").index)
     broken = []
-    if written.smallest not in (None, smallest):
+    if written.smallest != rows[: len(written.smallest)]:
         broken.append(f"smallest {written.smallest}")
-    if written.largest not in (None, largest):
+    if written.largest is not None and rows[-1:] != [written.largest]:
         broken.append(f"largest {written.largest}")
     return broken
+
+
+def estimates_of(written: Finding, frames: Frames, accuracy: pd.DataFrame) -> list[str]:
+    """Return the gaps that a finding rests on, each with its interval: "EF 4-bit: 0.36 points (...)".
+
+    They are those of the rows with the smallest drops, and of pairs whose comparison is significant. Where it names
+    neither, they are those of the last row of its first orders against the first.
+
+    Args:
+        accuracy: as `accuracy_frame` has it.
+    """
+    unit = frames.metric.loss_unit
+    lines = {line["row"]: line for line in accuracy.to_dict("records")}
+    estimates = []
+    for row in written.smallest:
+        line = lines[row]
+        ends = (line["difference"], line["difference_low"], line["difference_high"])
+        estimates.append(f"{row_name(frames, row)}: {gap_in_prose(*ends, unit)}")
+    pairs = list(written.significant)
+    if not estimates and not pairs:
+        pairs = [(rows[-1], rows[0]) for rows in written.order[:_MOST_ORDERS]]
+    for row, reference in pairs:
+        found = difference(frames, row, reference) or UNKNOWN
+        low, high = found.interval()
+        # Not as numpy's numbers, which round halves to even.
+        words = gap_in_prose(float(found.estimate), float(low), float(high), unit)
+        estimates.append(f"{compared_name(frames, row, reference)}: {words}")
+    return estimates
 
 
 def _broken_places(

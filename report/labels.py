@@ -30,6 +30,8 @@ METHODS = {
     "EF-AdamW top-k": "EF top-k",
     "EF-AdamW top-k, on gradients": "EF top-k on gradients",
     "EF-AdamW top-k, on updates": "EF top-k on updates",
+    "EF-SGD 4 bits every step, on gradients": "EF 4-bit every step on gradients",
+    "EF-SGD top-k, on gradients": "EF top-k on gradients",
     "QSparse-local-SGD, 4 bits in two stages": "EF 4-bit",
     "QSparse-local-AdamW, 4 bits in two stages": "EF 4-bit",
     "error feedback with 4 bits": "EF 4-bit",
@@ -55,7 +57,7 @@ METHODS = {
     "local AdamW, averaged moments": "local AdamW with averaged moments",
     "DiLoCo with AdamW": "DiLoCo",
     "DiLoCo with AdamW, outer momentum 0.9": "DiLoCo outer momentum 0.9",
-    "DiLoCo with Muon, outer momentum 0.9": "DiLoCo-Muon outer momentum 0.9",
+    "DiLoCo with Muon, outer momentum 0.9": "DiLoCo-Muon",
     "Streaming DiLoCo, 4 bits": "Streaming DiLoCo 4-bit",
     "NoLoCo, pairs": "NoLoCo",
     "QSR with AdamW": "QSR",
@@ -117,7 +119,7 @@ NETWORKS = {
     "small_densenet": "small DenseNet",
     "small_shufflenet": "small ShuffleNet",
     "transformer": "Transformer",
-    "wide_resnet": "Wide ResNet",
+    "wide_resnet": "residual network",
 }
 
 _ERRORS = {"top_k": "top-k", "block": "blocks"}

@@ -105,14 +105,20 @@ def shape_of(algorithm: str | None, families: Mapping[str, str]) -> str:
 
 
 def mark(
-    axes: Axes, place: tuple[float, float], shape: str, colour: str, verdict: str | None
+    axes: Axes,
+    place: tuple[float, float],
+    shape: str,
+    colour: str,
+    verdict: str | None,
+    is_tested: bool = True,
 ) -> None:
     """Draw a point by its verdict.
 
-    Filled is a drop significantly below the margin, crossed one above it; all else is hollow.
+    Filled is a drop significantly below the margin, crossed one above it; all else is hollow. Where no drop of the
+    figure is tested against the margin, all are filled.
     """
     face = "white"
-    if verdict == LESS:
+    if verdict == LESS or not is_tested:
         face = colour
     axes.plot(
         *([value] for value in place),
@@ -145,7 +151,7 @@ def verdict_handles(verdicts: Iterable[str | None]) -> list[Line2D]:
         drawn.add(verdict if is_beyond else None)
     looks = {
         LESS: ("o", "#333333", "below the margin (Holm)"),
-        None: ("o", "white", "inconclusive, or not tested"),
+        None: ("o", "white", "not settled, or not tested"),
         MORE: ("x", "#333333", "above the margin (Holm)"),
     }
     handles = []

@@ -8,8 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from cser_bench.harness.records.experiment import Row
 from cser_bench.report.contrasts_section import row_name
 from cser_bench.report.frame import Frames
+
+LOCAL_STEPS = {"adamw": "AdamW", "muon": "Muon", "sgd": "SGD"}
+"""What is printed of a local step's name."""
 
 _MOST_STATES = 6
 """States of the code, or machines, that are named on a page."""
@@ -85,12 +89,42 @@ def _settings(frames: Frames) -> pd.DataFrame:
             config[f"seeds of {row_name(frames, baseline)}"] = baseline_seeds
     # Records keep the name that runs' ids are made of.
     names = {"wire": "communication dtype"}
-    lines = []
+    lines = _local_steps(frames)
     for key, value in config.items():
         text = _in_words(value)
         if text:
             lines.append((names.get(key, key).replace("_", " "), text))
     return pd.DataFrame(lines, columns=["setting", "value"])
+
+
+def _local_steps(frames: Frames) -> list[tuple[str, str]]:
+    """Return the settings of local steps, those of the most methods first, then of the methods that differ."""
+    methods: dict[str, dict[str, None]] = {}
+    for row in frames.experiment.rows:
+        methods.setdefault(_local_step(row), {})[row.label] = None
+    ordered = sorted(methods.items(), key=lambda pair: -len(pair[1]))
+    lines: list[tuple[str, str]] = []
+    for settings, labels in ordered:
+        name = "local step"
+        if lines:
+            name = f"local step of {'; '.join(labels)}"
+        lines.append((name, settings))
+    return lines
+
+
+def _local_step(row: Row) -> str:
+    """Return the settings of a row's local step without its learning rate: "SGD, momentum 0, weight decay 0.1"."""
+    name = row.local_step.replace("_", " ")
+    parts = [LOCAL_STEPS.get(row.local_step, name)]
+    if row.local_step != "adamw":
+        parts.append(f"momentum {row.momentum:g}")
+        if row.momentum and row.nesterov:
+            parts.append("Nesterov")
+    if row.local_step in ("adamw", "muon"):
+        beta1, beta2 = row.betas
+        parts.append(f"betas {beta1:g} and {beta2:g}, eps {row.eps:g}")
+    parts.append(f"weight decay {row.weight_decay:g}")
+    return ", ".join(parts)
 
 
 def _in_words(value: Any) -> str:

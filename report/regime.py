@@ -16,7 +16,7 @@ class Regime:
     Attributes:
         task, network: as reports name them. num_parameters, num_steps: of the first row.
         num_workers, batch_size: None where a record has none.
-        seeds: as a text.
+        seeds: as a text. num_seeds: how many.
         is_emulated: whether all workers were parts of one process, so that nothing crossed a network.
     """
 
@@ -27,6 +27,7 @@ class Regime:
     num_workers: int | None
     batch_size: int | None
     seeds: str
+    num_seeds: int
     is_emulated: bool
 
 
@@ -44,6 +45,7 @@ def regime_of(frames: Frames) -> Regime:
         num_workers=experiment.config.get("num_workers"),
         batch_size=experiment.config.get("batch_size"),
         seeds=", ".join(map(str, experiment.seeds)),
+        num_seeds=len(experiment.seeds),
         # `all` holds of no attempts too, and of those nothing is known.
         is_emulated=bool(len(backends)) and bool(backends.isin(STACKED).all()),
     )

@@ -171,8 +171,13 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             )
             # Past the heading's text and its close.
             number += 2
+        elif token.type == "inline" and _is_picture(token):
+            # Past the picture's own text and close.
+            captions = _captions(tokens, number + 2)
+            parts.append(_picture(token, captions, root))
+            number += 1 + 3 * len(captions)
         elif token.type == "inline":
-            block = _paragraph(token, root)
+            block = f"#par[{_inline(token, root)}]"
             # The next tokens are this paragraph's close and the opening of what follows.
             if _show_something(tokens[number + 2 : number + 4]):
                 block = f"#block(sticky: true)[{block}]"
@@ -215,17 +220,21 @@ def _code(token: Token) -> str:
     return f'#raw(block: true, ({", ".join(quoted)},).join("\\n"))'
 
 
-def _paragraph(token: Token, root: Path) -> str:
-    """Return a paragraph, or the picture that is all of it."""
-    if not (token.children and _is_picture(token)):
-        return f"#par[{_inline(token, root)}]"
+def _picture(token: Token, captions: Sequence[Token], root: Path) -> str:
+    """Return a picture with the captions below it; without any, with its text."""
+    assert token.children is not None, "a picture is the only child of its line"
     picture = token.children[0]
     path = str(picture.attrs["src"])
     # Sharp at any size, where a picture was saved as both.
     vector = str(Path(path).with_suffix(".pdf"))
     if (root / vector).exists():
         path = vector
-    return f"#picture({quote('/' + path)})[{_inline(picture, root)}]"
+    below = _paragraphs(captions, root) or _inline(picture, root)
+    return f"#picture({quote('/' + path)})[{below}]"
+
+
+def _paragraphs(texts: Sequence[Token], root: Path) -> str:
+    return " ".join(f"#par[{_inline(text, root)}]" for text in texts)
 
 
 _MARKS = {
@@ -295,7 +304,7 @@ def _grid_table(tokens: Sequence[Token], captions: Sequence[Token], root: Path) 
             widths.append("auto")
     first = ", ".join(f"[{_inline(cell, root)}]" for cell in head)
     others = "".join(f", [{_inline(cell, root)}]" for cell in body)
-    below = " ".join(_paragraph(caption, root) for caption in captions)
+    below = _paragraphs(captions, root)
     # Behind a sole entry Typst needs the comma to take it for an array.
     return (
         f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), "

@@ -18,12 +18,12 @@ from cser_bench.report.speed.figures import draw_loss_and_step, draw_speedups
 from cser_bench.report.speed.fitting import fits_frame
 from cser_bench.report.speed.tables import (
     agreement_frame,
-    clear_steps,
     conditions_table,
     head_table,
     headlines_table,
     joined_table,
     networks_table,
+    shown_steps,
     steps_table,
     sweeps_frame,
 )
@@ -36,6 +36,7 @@ from cser_bench.report.speed.timed import (
     steps_frame,
 )
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.report.which_method import which_method_from
 from cser_bench.report.wording import Columns, rate
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
@@ -79,7 +80,7 @@ class Timed:
         steps: a line a method, a column a network; `columns` are its heads and formats.
         num_steps: the fewest and the most that a value is of.
         has_ranges: whether a value is a median with a range, not a mean with an interval.
-        networks: as `networks_table` has it.
+        others: as `networks_table` has it, of the other workloads.
         holds: whether the finding in the title is so.
     """
 
@@ -87,7 +88,7 @@ class Timed:
     columns: Columns
     num_steps: tuple[int, int]
     has_ranges: bool
-    networks: pd.DataFrame
+    others: pd.DataFrame
     holds: bool
 
 
@@ -184,6 +185,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "modelled": modelled,
         "scored": scored,
         "head": _head(scored, modelled),
+        "which_method": which_method_from(study.folder),
         "figures": figures,
     }
     return context | _context_of_records(study), frames, figures
@@ -193,9 +195,11 @@ def _context_of_records(study: SpeedStudy) -> dict[str, Any]:
     """Return what the template shows of the records as they are, without model and accuracy."""
     left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
     return {
-        "wide": _condition(study.wide, is_fastest_first=True),
-        "row": _condition(study.consecutive),
-        "text": _condition(study.text),
+        "wide": _condition(
+            study.wide, "session of links with latency", is_fastest_first=True
+        ),
+        "row": _condition(study.consecutive, "session of steps in a row"),
+        "text": _condition(study.text, "session on text"),
         "workloads": list(study.models.values()),
         "at": AT,
         "records": study,
@@ -236,11 +240,12 @@ def _condition_frames(study: SpeedStudy) -> dict[str, pd.DataFrame]:
 
 
 def _condition(
-    timings: Sequence[Timing], is_fastest_first: bool = False
+    timings: Sequence[Timing], session: str, is_fastest_first: bool = False
 ) -> Condition | None:
     """Return a line a method, a column a condition; None where nothing was timed.
 
     Args:
+        session: what the head calls it.
         is_fastest_first: whether methods are sorted by their step under the last condition, which
             of latencies is the largest; else they are in the order of the records.
     """
@@ -250,7 +255,7 @@ def _condition(
     if is_fastest_first:
         steps = _fastest_first(steps)
     table = conditions_table(steps)
-    columns: Columns = {"label": ("method", "text")}
+    columns: Columns = {"label": (f"method ({session})", "text")}
     for name in table.columns[1:]:
         columns[name] = (name, "text")
     is_first = steps["condition"] == steps["condition"].iloc[0]
@@ -275,11 +280,15 @@ def _intervals(kinds: pd.Series) -> list[str]:
 
 def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
     """Return what the clock says of a workload's steps."""
-    clear = clear_steps(study.timed_steps)
+    shown = shown_steps(study.timed_steps)
+    clear = shown[~shown["crowded"]]
     of_workload = clear[clear["workload"] == model.workload.name]
     # Columns: label, ratio, and a network each.
-    steps = steps_table(of_workload)
-    columns: Columns = {"label": ("method", "text"), "ratio": ("ratio", "short")}
+    steps = steps_table(shown[shown["workload"] == model.workload.name])
+    columns: Columns = {
+        "label": ("method (session of all methods)", "text"),
+        "ratio": ("ratio", "short"),
+    }
     for name in steps.columns[2:]:
         columns[name] = (name, "text")
     networks = networks_table(clear)
@@ -299,7 +308,7 @@ def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
             int(of_workload["num_steps"].max()),
         ),
         has_ranges=bool((of_workload["interval"] == "range").any()),
-        networks=networks,
+        others=networks[networks["workload"] != model.workload.name],
         holds=timed_hold and _scored_hold(study),
     )
 
@@ -348,7 +357,7 @@ def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
     # DDP is scored, as its row is SGD; its fp16 hook may not be.
     not_scored = baselines[~baselines["method"].isin(timed["method"])]
     columns: Columns = {
-        "label": ("method", "text"),
+        "label": ("method (sessions of scored settings)", "text"),
         "ratio": ("ratio", "amount"),
         "loss": ("accuracy drop, points (95 % CI)", "text"),
     }

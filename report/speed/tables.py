@@ -17,6 +17,11 @@ LARGE_RATIO = 64
 SCORED_LABEL = "M-CSER top-k"
 """The proposed method as it is scored, by label: as the paper has it."""
 
+NOT_TIMED = "not timed"
+CROWDED = "crowded"
+NO_SCORE = "no score"
+"""What stands in a cell without a number; captions say what is crowded."""
+
 HEADER_BYTES = 66
 """Bytes of headers of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
@@ -31,8 +36,8 @@ def layout_of(frame: pd.DataFrame) -> pd.Series:
     )
 
 
-def clear_steps(steps: pd.DataFrame) -> pd.DataFrame:
-    """Return steps that were not crowded, with `layout` and `network` as texts.
+def shown_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return steps with `layout` and `network` as texts, those of one timing a workload and network.
 
     If a network was timed at two latencies, the timing with more methods is taken.
     """
@@ -47,15 +52,19 @@ def clear_steps(steps: pd.DataFrame) -> pd.DataFrame:
     order = num_methods.sort_values(ascending=False, kind="stable").index
     ordered = steps.loc[order]
     largest = ordered.groupby(["workload", "network"])["timing"].transform("first")
-    return steps[(steps["timing"] == largest) & ~steps["crowded"]]
+    return steps[steps["timing"] == largest]
 
 
 def steps_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """Return a line a method, a column a network: milliseconds, in brackets the gain over DDP."""
+    """Return a line a method, a column a network: milliseconds, in brackets the gain over DDP.
+
+    A cell whose step was crowded has a word instead.
+    """
     # Index: network.
     ddp_seconds = steps[steps["method"] == DDP].set_index("network")["seconds"]
     gains = steps["network"].map(ddp_seconds) / steps["seconds"]
     texts = steps["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
+    texts = texts.where(~steps["crowded"], CROWDED)
     table = steps.assign(text=texts).pivot(
         index="method", columns="network", values="text"
     )
@@ -81,6 +90,7 @@ def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
     table = steps.assign(text=texts).pivot(
         index="label", columns="condition", values="text"
     )
+    table = table.fillna(NOT_TIMED)
     labels = steps["label"].unique()
     conditions = steps["condition"].unique()
     return table.loc[labels, conditions].reset_index()
@@ -194,6 +204,8 @@ def _as_scored(scored: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, 
 
 def _drop(line: Mapping[Any, Any]) -> str:
     """Write an accuracy drop in points with its interval; the baseline's own, which is zero, has none."""
+    if math.isnan(line["estimate"]):
+        return NO_SCORE
     if line["low"] == line["high"]:
         return gap(line["estimate"], "points")
     return gap_cell(line["estimate"], line["low"], line["high"], "points")

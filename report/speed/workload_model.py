@@ -258,13 +258,14 @@ def seconds_at(
 class SpeedStudy:
     """A study's records, in the order of its lists, and what follows from them.
 
-    `sessions` are of scored methods; `wide`, `consecutive` and `text` are on links of several
-    latencies, the last two of steps in a row. `models` are the workloads', by name. `timed_steps` is
+    `folder` is where they lie. `sessions` are of scored methods; `wide`, `consecutive` and `text` are on
+    links of several latencies, the last two of steps in a row. `models` are the workloads', by name. `timed_steps` is
     `timed_steps_frame` of the timings with their predictions, which are `predicted_seconds`,
     `predicted_communication_seconds` and the relative errors of both, `error` and
     `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
 
+    folder: Path
     study: TimingStudy
     sweeps: tuple[Sweep, ...]
     timings: tuple[Timing, ...]
@@ -316,6 +317,7 @@ def read_study(folder: Path) -> SpeedStudy:
     fits = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep))
     models = _models(tuple(timings.values()), fits)
     return SpeedStudy(
+        folder=folder,
         study=study,
         sweeps=tuple(sweeps.values()),
         timings=tuple(timings.values()),

@@ -1,4 +1,4 @@
-"""Whether a figure can be read: no small type, no texts that overlap, few lines."""
+"""Whether a figure can be read: no small type, no texts that overlap or are clipped, few lines."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def texts_of(figure: Figure) -> Iterator[Text]:
 
 
 def faults_of(figure: Figure) -> list[str]:
-    """What a reader would trip over: type under 7 points, texts that overlap, more than six lines
-    in one axes."""
+    """What a reader would trip over: type under 7 points, texts that overlap or are clipped, more
+    than six lines in one axes."""
     figure.draw_without_rendering()
     texts = list(texts_of(figure))
     faults = [
@@ -36,6 +36,12 @@ def faults_of(figure: Figure) -> list[str]:
         for text in texts
         if float(text.get_fontsize()) < LEAST_SIZE
     ]
+    # Beyond a figure's edge nothing is drawn.
+    page = figure.bbox.padded(0.5)
+    for text in texts:
+        box = text.get_window_extent()
+        if not (page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1)):
+            faults.append(f"clipped: {text.get_text()}")
     boxes = [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in texts]
     for number, (name, box) in enumerate(boxes):
         faults += [

@@ -31,6 +31,8 @@ from cser_bench.report.efficiency_section import efficiency_of
 from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.labels import with_short_labels
+from cser_bench.report.provenance_section import provenance_section
 from cser_bench.report.ranking import ranking_of
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame
 from cser_bench.report.wording import FORMATS
@@ -175,6 +177,33 @@ def test_figures_can_be_read(long: Frames) -> None:
     assert faults_of(link_figure(own, 0.005, "Accuracy drop", families)) == []
 
 
+def test_marks_are_hollow_only_where_drops_were_tested_against_the_margin(
+    long: Frames,
+) -> None:
+    untested = read_frames(LONG.parent / "gpt_text_methods")
+    faces = {}
+    for frames in (long, untested):
+        families = frames.experiment.families
+        shown, _ = loss_at_one_load(frames, accuracy_frame(frames))
+        figure = loss_figure(shown, 0.01, "Loss gap", families, "nats")
+        (axes,) = figure.axes
+        marks = [line for line in axes.get_lines() if line.get_marker() in "PDs^o*v"]
+        faces[frames.experiment.name] = {line.get_markerfacecolor() for line in marks}
+        said = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert ("not settled, or not tested" in said) == (frames is long)
+    assert "white" in faces["fashion_mnist_long"]
+    assert "white" not in faces["gpt_text_methods"]
+
+
+def test_settings_have_the_local_step_of_most_methods_and_of_others() -> None:
+    frames = with_short_labels(read_frames(LONG.parent / "gpt_text_methods"))
+    settings = provenance_section(frames).settings.set_index("setting")["value"]
+    betas = "betas 0.9 and 0.999, eps 1e-08, weight decay 0.1"
+    assert settings["local step"] == f"AdamW, {betas}"
+    other = settings["local step of Muon; DiLoCo-Muon"]
+    assert other == f"Muon, momentum 0.95, Nesterov, {betas}"
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A report with missing, failed and diverged runs in it."""
@@ -216,7 +245,7 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
     for run in records.glob("*/"):
         shutil.rmtree(run)
     empty = build(records)
-    assert "| M-CSER top-k − SGD | – | not enough runs |" in empty.markdown
+    assert "| not enough runs | M-CSER top-k − SGD | – |" in empty.markdown
     assert "0 of 33 runs are done" in empty.markdown
     assert not (empty.output / "figures").exists()
     assert (

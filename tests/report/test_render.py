@@ -62,6 +62,13 @@ def test_code_keeps_its_indentation_in_a_pdf(tmp_path: Path) -> None:
     assert '("for run in \\"runs\\":", "    go  (run)",)' in source
 
 
+def test_a_picture_of_a_pdf_has_its_caption_or_else_its_text(tmp_path: Path) -> None:
+    captioned = typst_of("# T\n\n![a](a.png)\n\n*b*\n\nc\n", tmp_path)
+    assert '#picture("/a.png")[#par[#emph[#"b"]]]\n#par[#"c"]' in captioned
+    alone = typst_of("# T\n\n![a](a.png)\n\nc\n", tmp_path)
+    assert '#picture("/a.png")[#"a"]\n#par[#"c"]' in alone
+
+
 def test_links_of_a_pdf_lead_to_the_web_and_to_pdfs(tmp_path: Path) -> None:
     (tmp_path / "23.pdf").touch()
     source = typst_of(

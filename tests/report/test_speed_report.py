@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.store import RecordError
+from cser_bench.report.labels import short_label
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.comparisons import (
     HEADLINES,
@@ -23,6 +25,7 @@ from cser_bench.report.speed.comparisons import (
     speedup,
 )
 from cser_bench.report.speed.report import build_speed_report, contents
+from cser_bench.report.speed.tables import shown_steps, steps_table
 from cser_bench.report.speed.timed import experiments_beside, scored_steps_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
@@ -116,7 +119,9 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
     first_table = text.partition("\n## ")[0]
     assert head in first_table
     [line] = re.findall(
-        r"^\| DDP \+ PowerSGD hook rank 1 \| 187 \| – \|.*$", text, flags=re.MULTILINE
+        r"^\| DDP \+ PowerSGD hook rank 1 \| 187 \| no score \|.*$",
+        text,
+        flags=re.MULTILINE,
     )
     assert f"| {1e3 * at_10['ddp_powersgd_1']:.1f} (" in line
 
@@ -140,6 +145,40 @@ def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     assert large.max() < of_ddp / 4
 
 
+def test_on_links_with_latency_powersgd_is_slowest_and_rare_averages_are_fastest(
+    built: tuple[Any, ...],
+) -> None:
+    text, frames, _ = built
+    assert "this hook has the longest steps of all" in text
+    assert "average rarely, as local SGD and DiLoCo do" in text
+    steps = frames["wide_steps"]
+    slow = steps[steps["latency_seconds"] > 0]
+    for _, at_one in slow.groupby(["latency_seconds", "jitter_seconds"]):
+        seconds = at_one.set_index("label")["seconds"].sort_values()
+        assert set(seconds.index[:3]) == {"local SGD", "DiLoCo", "NoLoCo"}
+        assert seconds.index[-1] == "DDP + PowerSGD hook rank 1"
+
+
+def test_the_table_on_text_names_the_methods_that_it_lacks(
+    built: tuple[Any, ...], study: SpeedStudy
+) -> None:
+    text = built[0]
+    scored = read_experiment(SHIPPED.parent / "reference/gpt_text_methods").rows
+    timed = set(built[1]["text_steps"]["label"])
+    missing = [short_label(row) for row in scored if short_label(row) not in timed]
+    assert f"; {' and '.join(missing)} were not timed." in text
+
+
+def test_a_crowded_step_has_a_word_in_place_of_a_number(study: SpeedStudy) -> None:
+    shown = shown_steps(study.timed_steps)
+    crowded = shown[shown["crowded"]]
+    assert len(crowded)
+    for workload, steps in shown.groupby("workload"):
+        table = steps_table(steps)
+        of_workload = crowded[crowded["workload"] == workload]
+        assert (table == "crowded").sum().sum() == len(of_workload)
+
+
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
     figures = built[2]
     assert set(figures) == {"speedups", "loss_and_step"}
@@ -161,7 +200,7 @@ def test_the_shipped_report_is_of_the_shipped_records(built: tuple[Any, ...]) ->
         for text in ((SHIPPED / "report.md").read_text(), built[0])
     )
     assert shipped == now
-    assert "## Other links" in now
+    assert "## Other networks" in now
 
 
 def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:

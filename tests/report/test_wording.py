@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -59,6 +60,21 @@ def test_each_verdict_is_a_finding_of_the_row_against_its_reference() -> None:
     is_open = {word for word, said in found.items() if said.startswith("inconclusive")}
     assert is_open.isdisjoint(wording.SIGNIFICANT)
     assert wording.finding(line | {"verdict": None}) == "not tested"
+
+
+def test_each_verdict_answers_yes_no_or_leaves_its_question_open() -> None:
+    line = {"margin": 0.005, "unit": "points"}
+    answers = {
+        word: wording.answer(line | {"verdict": word}) for word in statistics.VERDICTS
+    }
+    first = {word: re.split(r"[: ]", said)[0] for word, said in answers.items()}
+    good = (statistics.LESS, statistics.BETTER, statistics.BETTER_BY_MARGIN)
+    for word in wording.SIGNIFICANT:
+        assert first[word] == ("yes" if word in good else "no")
+    is_open = {word for word, said in answers.items() if said.startswith("not settled")}
+    assert is_open == set(wording.UNSETTLED)
+    assert answers[statistics.MORE] == "no: above 0.5 points"
+    assert answers[statistics.EQUAL] == "no: equal within 0.5 points"
 
 
 def test_a_margin_has_its_unit_and_a_gap_its_name() -> None:
