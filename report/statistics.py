@@ -10,6 +10,7 @@ only where that also holds with one learning rate for both.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,7 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
     return rows
 
 
+@lru_cache(maxsize=8)
 def rates_frame(frames: Frames) -> pd.DataFrame:
     """Return scores at full length by row and learning rate.
 
@@ -435,6 +437,7 @@ def at_equal_rate(
     return min(differences, key=abs)
 
 
+@lru_cache(maxsize=8)
 def contrasts_frame(frames: Frames) -> pd.DataFrame:
     """Return the declared contrasts and their verdicts, in the order of their declaration.
 
@@ -446,6 +449,8 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     declared with the contrasts and are no longer evaluated. A claim that one method is better also needs
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
+
+    Worked out once for frames, which stay as they were read: figures and pages ask again.
     """
     # A line a test, two or three a contrast, all of which share the level.
     family = _contrast_tests(frames)

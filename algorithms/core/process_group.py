@@ -80,7 +80,11 @@ class ProcessGroupCollectives(Collectives):
         if backend == "nccl":
             self.device = torch.device("cuda", torch.cuda.current_device())
         if overlap:
-            self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
+            # A worker that is alone mixes up nobody's messages, and torch 2.15 names the groups
+            # that are made next by how many a process has made: the others make none of one
+            # worker.
+            if self.world_size > 1:
+                self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class ProcessGroupCollectives(Collectives):
         assert isinstance(twin, ProcessGroupCollectives)
         # That of a part of the workers stays to the end of all groups: torch would give the next
         # one its name, and so the addresses at which its workers met.
-        if self.group is None or self.world_size == 1:
+        if self.group is None and twin is not self:
             dist.destroy_process_group(twin.group)
 
     @property

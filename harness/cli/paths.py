@@ -19,7 +19,7 @@ def folder(text: str) -> Path:
     path = Path(text)
     places = (path, *path.absolute().parents)
     if not text or not _is_so(
-        lambda: next(place for place in places if place.exists()).is_dir()
+        lambda: next(place for place in places if _stands(place)).is_dir()
     ):
         raise click.BadParameter(
             f"must be a folder, or one that can be made, not {text!r}"
@@ -74,6 +74,18 @@ def report_text(path: Path, has_pictures: bool = True) -> str:
     return (
         f"  report: {forms}\n  pictures: {shortest(path.with_name('figures'))}{os.sep}"
     )
+
+
+def _stands(path: Path) -> bool:
+    """Return whether something is at the path.
+
+    Raises OSError: the text is not a valid path; `Path.exists` raises it before Python 3.14 only.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _is_so(look: Callable[[], bool]) -> bool:

@@ -114,6 +114,7 @@ def test_who_freezes_a_parameter_alone_is_told_so(
 
 FAILING = """
 import os, sys, time, torch
+import torch._dynamo  # which the first optimiser would import in each rank
 from cser_bench.algorithms import SGD
 
 # Torch is imported once: the ranks are forks, each of which goes on as a script of its own.
