@@ -79,12 +79,10 @@ class ProcessGroupCollectives(Collectives):
         """The device that tensors must be on to be sent; None if any will do."""
         if backend == "nccl":
             self.device = torch.device("cuda", torch.cuda.current_device())
-        if overlap:
-            # A worker that is alone mixes up nobody's messages, and torch 2.15 names the groups
-            # that are made next by how many a process has made: the others make none of one
-            # worker.
-            if self.world_size > 1:
-                self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
+        # A group of one worker has nothing to overlap; and torch 2.15 names groups by how many a
+        # process has made, so the others' next group would have another name than its own.
+        if overlap and (group is None or self.world_size > 1):
+            self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
@@ -104,7 +102,7 @@ class ProcessGroupCollectives(Collectives):
         assert isinstance(twin, ProcessGroupCollectives)
         # That of a part of the workers stays to the end of all groups: torch would give the next
         # one its name, and so the addresses at which its workers met.
-        if self.group is None and twin is not self:
+        if self.group is None:
             dist.destroy_process_group(twin.group)
 
     @property
