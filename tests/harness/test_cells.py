@@ -38,11 +38,14 @@ Best = Callable[[str, RunConfig], float]
 def gridded(**more: object) -> Table:
     """Three rows of 30 steps, of which two leave their rate to four corners and the third is in one
     cell alone."""
-    spec = small_spec() | {"cells": CELLS}
-    spec["training"] |= {"num_epochs": 2, "num_steps": 30}
-    for number in (0, 1):
-        del spec["rows"][number]["learning_rate"]
-    spec["rows"][2]["cells"] = ["wide-10"]
+    spec = small_spec()
+    spec["cells"] = CELLS
+    spec["training"]["num_epochs"] = 2
+    spec["training"]["num_steps"] = 30
+    sgd, cser, ef_sgd = spec["rows"]
+    del sgd["learning_rate"]
+    del cser["learning_rate"]
+    ef_sgd["cells"] = ["wide-10"]
     spec["schedule"] = {"kind": "cosine", "warmup_share": 0.1}
     spec["tuning"] = TUNING | {
         "corners": CORNERS,
@@ -84,7 +87,8 @@ def plan_after(
             return trials, make_plan(spec, folder)
         for run in left:
             row, _, _ = run.row.partition("@")
-            ratio = run.config.learning_rate / best(row, run.config)
+            best_rate = best(row, run.config)
+            ratio = run.config.learning_rate / best_rate
             apart = math.log(ratio)
             scores[run.run_id] = 1 - abs(apart) / 100
 
@@ -98,9 +102,12 @@ def by_law(row: str, config: RunConfig) -> float:
     """A best rate that is a power of the length on each network, and not the same one."""
     assert config.num_steps is not None
     steps = config.num_steps / 10
-    rate = 0.1 if row == "sgd" else 0.2
-    is_wide = config.model.options == WIDE
-    return rate * 0.2 * steps**-0.5 if is_wide else rate / steps
+    rate = 0.2
+    if row == "sgd":
+        rate = 0.1
+    if config.model.options == WIDE:
+        return rate * 0.2 * steps**-0.5
+    return rate / steps
 
 
 def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
@@ -111,8 +118,11 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
     rows = {row.row: row for row in plan.experiment.rows}
     in_cells = set()
     for cell in CELLS:
-        in_cells |= {f"sgd@{cell['cell']}", f"cser@{cell['cell']}"}
-    assert rows.keys() == in_cells | {"sgd", "cser", "ef_sgd", "ef_sgd@wide-10"}
+        name = cell["cell"]
+        in_cells.add(f"sgd@{name}")
+        in_cells.add(f"cser@{name}")
+    others = {"sgd", "cser", "ef_sgd", "ef_sgd@wide-10"}
+    assert rows.keys() == in_cells | others
     assert rows["sgd"].repeats is None
     assert rows["sgd@wide-40"].repeats == "sgd"
     assert rows["ef_sgd@wide-10"].repeats == "ef_sgd"
@@ -135,6 +145,12 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
     assert plan.experiment.config["model"]["options"] == NARROW
 
 
+def between(low: float, high: float, share: float) -> float:
+    """The number that lies at this share of the way on a logarithmic scale."""
+    factor = high / low
+    return low * factor**share
+
+
 def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,24 +171,30 @@ def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
     log_wide = math.log(wide / narrow)
     share = log_inside / log_wide
     assert 0.2 < share < 0.8
+    share_of_30_steps = math.log(30 / 10) / math.log(40 / 10)
     rates = rates_of(plan)
     rows = trials.experiment.rows
-    tried = {row.row.partition("_lr")[0] for row in rows}
+    tried = set()
+    for row in rows:
+        tuned, _, _ = row.row.partition("_lr")
+        tried.add(tuned)
     of_sgd = {f"sgd@{corner}" for corner in CORNERS}
     of_cser = {f"cser@{corner}" for corner in CORNERS}
     assert tried == of_sgd | of_cser
     of_wide_10 = [row.learning_rate for row in rows if row.tunes == "sgd@wide-10"]
     assert of_wide_10[:2] == [0.02, 0.2], "a cell's own rates to begin with"
-    for row in ("sgd", "cser"):
-        corner = {name: rates[f"{row}@{name}"] for name in CORNERS}
-        between = math.sqrt(corner["narrow-10"] * corner["narrow-40"])
-        assert rates[f"{row}@narrow-20"] == pytest.approx(between, rel=0.01)
-        of_wide = math.sqrt(corner["wide-10"] * corner["wide-40"])
-        at_middle = between ** (1 - share) * of_wide**share
-        assert rates[f"{row}@middle-20"] == pytest.approx(at_middle, rel=0.01)
-        own = math.log(30 / 10) / math.log(40 / 10)
-        between = corner["narrow-10"] ** (1 - own) * corner["narrow-40"] ** own
-        assert rates[row] == pytest.approx(between, rel=0.01)
+    for name in ("sgd", "cser"):
+        narrow_10 = rates[f"{name}@narrow-10"]
+        narrow_40 = rates[f"{name}@narrow-40"]
+        wide_10 = rates[f"{name}@wide-10"]
+        wide_40 = rates[f"{name}@wide-40"]
+        narrow_20 = math.sqrt(narrow_10 * narrow_40)
+        wide_20 = math.sqrt(wide_10 * wide_40)
+        middle_20 = between(narrow_20, wide_20, share)
+        narrow_30 = between(narrow_10, narrow_40, share_of_30_steps)
+        assert rates[f"{name}@narrow-20"] == pytest.approx(narrow_20, rel=0.01)
+        assert rates[f"{name}@middle-20"] == pytest.approx(middle_20, rel=0.01)
+        assert rates[name] == pytest.approx(narrow_30, rel=0.01)
     assert rates["ef_sgd@wide-10"] == 0.05, "a rate that is given holds everywhere"
     searched = plan.experiment.tuning
     assert searched is not None
@@ -190,10 +212,13 @@ def test_rates_go_on_beyond_the_corners_as_between_them(
     table = sgd_alone(steps, corners=["narrow-10", "narrow-40"])
 
     def best(row: str, config: RunConfig) -> float:
-        return 0.1 if config.num_steps == 10 else 0.01
+        if config.num_steps == 10:
+            return 0.1
+        return 0.01
 
     _, plan = plan_after(table, tmp_path, monkeypatch, best)
-    power = math.log(steps / 10) / math.log(40 / 10)
+    log_length = math.log(steps / 10)
+    power = log_length / math.log(40 / 10)
     expected = 0.1 * 10**-power
     found = rates_of(plan)["sgd@other"]
     assert found == pytest.approx(expected, rel=0.01)
@@ -239,7 +264,9 @@ def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_ar
     """A best rate that is a power of the length between the corners, and another one beyond."""
 
     def best(row: str, config: RunConfig) -> float:
-        return 0.7 if config.num_steps == 60 else by_law(row, config)
+        if config.num_steps == 60:
+            return 0.7
+        return by_law(row, config)
 
     _, without = plan_after(gridded(), tmp_path, monkeypatch, best)
     far = {"cell": "far", "num_steps": 60, "learning_rates": [0.35, 0.7], "tuned": True}
@@ -259,10 +286,12 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = gridded()
-    settings = table["rows"][1].pop("settings")
+    sgd, cser, _ = table["rows"]
+    settings = cser.pop("settings")
     shorter = settings | {"reset_interval": 2}
     longer = settings | {"reset_interval": 5}
-    table["rows"][1]["candidates"] = [shorter, longer]
+    cser["candidates"] = [shorter, longer]
+    table["rows"] = [sgd, cser]
     table["tuning"]["corners"] = ["narrow-10", "narrow-40"]
     del table["tuning"]["num_trials"]
     table["cells"] = [
@@ -271,12 +300,15 @@ def test_a_row_has_the_settings_of_the_nearest_corner(
         CELLS[1],
         CELLS[4],
     ]
-    table["rows"] = table["rows"][:2]
 
     def best(row: str, config: RunConfig) -> float:
         interval = config.settings.table.get("reset_interval")
-        fitting = 2 if config.num_steps == 10 else 5
-        return 0.1 if interval in (None, fitting) else 0.0001
+        fitting = 5
+        if config.num_steps == 10:
+            fitting = 2
+        if interval in (None, fitting):
+            return 0.1
+        return 0.0001
 
     _, plan = plan_after(table, tmp_path, monkeypatch, best)
     intervals = {}
@@ -328,10 +360,13 @@ def test_a_star_chooses_a_row_in_all_cells(
 ) -> None:
     trials, plan = plan_after(gridded(), tmp_path, monkeypatch, by_law)
     of_cser = plan.only(["cser@*"], []).runs
+    found = {run.row for run in of_cser}
     expected = {f"cser@{cell['cell']}" for cell in CELLS}
-    assert {run.row for run in of_cser} == expected
+    assert found == expected
     without_star = plan.only(["sgd"], []).runs
-    assert {run.row for run in without_star} == {"sgd"}
+    found = {run.row for run in without_star}
+    assert found == {"sgd"}
     of_sgd = trials.only(["sgd@*"], []).runs
     assert of_sgd
-    assert all(run.row.startswith("sgd@") for run in of_sgd)
+    for run in of_sgd:
+        assert run.row.startswith("sgd@")

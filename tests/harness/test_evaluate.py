@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from cser_bench.algorithms import DistributedOptimizer, Purpose, StackedCollectives
 from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
-from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.samples import Batch, Samples
 from cser_bench.harness.tasks.task import EVALUATION_BATCH, TensorSamples
 from cser_bench.harness.train.build import build_model, local_workers
 from cser_bench.harness.train.evaluate import (
     RECALIBRATION_STEPS,
+    Score,
     evaluate,
     worker_accuracies,
 )
 from cser_bench.harness.train.order import worker_batches
 from cser_bench.harness.train.passes import MixedPrecision
-from tests.harness.support import CSER, small_config
+from tests.harness.support import CSER, Table, small_config
 
 CPU = torch.device("cpu")
 BLOBS = TaskSpec(name="blobs")
@@ -42,13 +43,15 @@ class Counted(TensorSamples):
 
     def evaluation_batches(self, indices: Tensor) -> Any:
         self.scored.extend(indices.tolist())
-        return super().evaluation_batches(indices[self.lost :])
+        found = indices[self.lost :]
+        return super().evaluation_batches(found)
 
 
 def batches_of(rank: int, num_workers: int, num_steps: int) -> list[Batch]:
     steps = range(num_steps)
     indices = worker_batches(1, 1600, rank, num_workers, 20, steps)
-    return list(SAMPLES.training_batches(indices, 1, rank, 0))
+    batches = SAMPLES.training_batches(indices, 1, rank, 0)
+    return list(batches)
 
 
 def trained(
@@ -57,7 +60,9 @@ def trained(
     """Workers that have trained seven steps; so few leave running statistics alike, which are then
     pulled apart."""
     evaluation = {"per_epoch": 2, "batch_norm": policy}
-    table = CSER if algorithm == "cser" else {}
+    table: Table = {}
+    if algorithm == "cser":
+        table = CSER
     config = small_config(
         algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes
     )
@@ -69,7 +74,8 @@ def trained(
     for batches in zip(*of_workers, strict=True):
         optimizer.zero_grad()
         for own, (inputs, labels) in zip(models, batches, strict=True):
-            loss = nn.functional.cross_entropy(own(inputs), labels)
+            outputs = own(inputs)
+            loss = nn.functional.cross_entropy(outputs, labels)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     for rank, own in enumerate(models):
@@ -116,9 +122,19 @@ def direct_score(model: nn.Module) -> tuple[int, float]:
     scored = copy.deepcopy(model).eval()
     with torch.no_grad():
         outputs = scored(SAMPLES.evaluation_inputs)
-    loss = nn.functional.cross_entropy(outputs.double(), labels)
+    exact = outputs.double()
+    loss = nn.functional.cross_entropy(exact, labels)
     is_correct = outputs.argmax(dim=1) == labels
-    return int(is_correct.sum()), loss.item()
+    correct = int(is_correct.sum())
+    return correct, loss.item()
+
+
+def score_of(
+    workers: Workers, samples: Samples = SAMPLES, precision: MixedPrecision = PLAIN
+) -> Score:
+    """The score of the workers' average, with 500 test samples and 1,600 for training."""
+    config, models, optimizer = workers
+    return evaluate(config, models, optimizer, precision, samples, 500, 1600)
 
 
 def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
@@ -141,7 +157,8 @@ def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
         layer.register_forward_pre_hook(add)
     with torch.no_grad():
         for rank in range(num_workers):
-            for inputs, _ in batches_of(rank, num_workers, RECALIBRATION_STEPS):
+            batches = batches_of(rank, num_workers, RECALIBRATION_STEPS)
+            for inputs, _ in batches:
                 average(inputs)
     num_batches = num_workers * RECALIBRATION_STEPS
     for layer, (means, variances) in sums.items():
@@ -161,7 +178,8 @@ def scored_models(policy: str, models: list[nn.Module]) -> list[nn.Module]:
     parameters = dict(average.named_parameters())
     own = copy.deepcopy(models)
     for each in own:
-        each.load_state_dict(each.state_dict() | parameters)
+        with_average = each.state_dict() | parameters
+        each.load_state_dict(with_average)
     return own
 
 
@@ -171,14 +189,19 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
     policy: str, num_workers: int
 ) -> None:
     """Running statistics: their mean, those of the average model, or each worker's own."""
-    config, models, optimizer = trained(num_workers, policy)
+    workers = trained(num_workers, policy)
+    _, models, optimizer = workers
     samples = Counted(**vars(SAMPLES))
     before = state(models, optimizer)
-    score = evaluate(config, models, optimizer, PLAIN, samples, 500, 1600)
+    score = score_of(workers, samples)
     after = state(models, optimizer)
-    assert all(map(torch.equal, before, after))
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old, new)
     # The workers themselves differ, so that the comparison says something.
-    own_losses = {direct_score(model)[1] for model in models}
+    own_losses = set()
+    for model in models:
+        _, loss = direct_score(model)
+        own_losses.add(loss)
     assert len(own_losses) == num_workers
     scored = scored_models(policy, models)
     expected = [direct_score(model) for model in scored]
@@ -201,27 +224,30 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
 def test_worker_distance_and_error_norm_are_roots_of_mean_squares(
     num_workers: int,
 ) -> None:
-    config, models, optimizer = trained(num_workers)
+    workers = trained(num_workers)
+    _, _, optimizer = workers
 
     def root_of_mean_square(rows: Tensor) -> float:
         """Of the norms of workers' vectors, a row each."""
         squares = rows.square().sum(1)
-        return squares.mean().sqrt().item()
+        root = squares.mean().sqrt()
+        return root.item()
 
     parameters = optimizer.flat.parameters.double()
     error = optimizer.error
     assert error is not None
     assert error.any(1).all()
-    score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
-    distance = root_of_mean_square(parameters - parameters.mean(0))
+    score = score_of(workers)
+    from_mean = parameters - parameters.mean(0)
+    distance = root_of_mean_square(from_mean)
     expected = pytest.approx(distance, rel=1e-4, abs=1e-6)
     assert score.worker_distance == expected
     are_apart = score.worker_distance > 0
     assert are_apart == (num_workers > 1)
     norm = root_of_mean_square(error.double())
     assert score.error_norm == pytest.approx(norm, rel=1e-6)
-    config, models, optimizer = trained(2, algorithm="sgd")
-    score = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
+    without_error = trained(2, algorithm="sgd")
+    score = score_of(without_error)
     assert score.error_norm is None
     assert score.worker_distance == 0.0
 
@@ -229,9 +255,10 @@ def test_worker_distance_and_error_norm_are_roots_of_mean_squares(
 def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_error() -> (
     None
 ):
-    config, models, optimizer = trained(2, algorithm="sgd")
+    workers = trained(2, algorithm="sgd")
+    _, _, optimizer = workers
     before = optimizer.traffic.training_bits
-    evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
+    score_of(workers)
     assert optimizer.traffic.training_bits == before
     parameters = 32 * 742
     statistics = 32 * 2 * (4 + 8)  # two for each channel
@@ -241,14 +268,15 @@ def test_evaluation_is_no_training_traffic_and_too_few_scored_samples_are_an_err
     lossy = Counted(**vars(SAMPLES), lost=1)
     words = r"498 samples were scored where there .* 500"
     with pytest.raises(RuntimeError, match=words):
-        evaluate(config, models, optimizer, PLAIN, lossy, 500, 1600)
+        score_of(workers, lossy)
 
 
 def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
-    config, models, optimizer = trained(1, algorithm="sgd", precision="bf16")
+    workers = trained(1, algorithm="sgd", precision="bf16")
+    _, models, optimizer = workers
     precision = MixedPrecision("bf16", CPU)
     collectives = optimizer.collectives
-    score = evaluate(config, models, optimizer, precision, SAMPLES, 500, 1600)
+    score = score_of(workers, precision=precision)
     (accuracy,) = worker_accuracies(models, precision, collectives, SAMPLES, 500)
     model = models[0].eval()
     # In the same batches: of other sizes, products may be rounded otherwise.
@@ -257,12 +285,14 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
         outputs = torch.cat([model(batch) for batch in batches])
     assert outputs.dtype == torch.bfloat16
     labels = SAMPLES.evaluation_labels
-    loss = nn.functional.cross_entropy(outputs.float(), labels)
+    in_fp32 = outputs.float()
+    loss = nn.functional.cross_entropy(in_fp32, labels)
     assert score.loss == pytest.approx(loss.item(), rel=1e-6)
     is_correct = outputs.argmax(1) == labels
-    expected = is_correct.double().mean().item()
+    share_correct = is_correct.double().mean()
+    expected = share_correct.item()
     assert score.accuracy == expected
     assert accuracy == expected
-    plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
+    plain = score_of(workers)
     change = abs(plain.loss - score.loss)
     assert change > 1e-5 * score.loss

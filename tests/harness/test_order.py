@@ -90,11 +90,13 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
     shards = shards_of(classes, num_workers, seed, **spec)
     assert len(shards) == num_workers
     torch.manual_seed(5)  # The global generator has no say.
-    assert shards_of(classes, num_workers, seed, **spec) == shards
+    again = shards_of(classes, num_workers, seed, **spec)
+    assert again == shards
     num_stretches = num_workers * spec.get("shards_per_worker", 1)
     stretch = num_samples // num_stretches
     shard_size = stretch * num_stretches // num_workers
-    assert {len(shard) for shard in shards} == {shard_size}
+    sizes = {len(shard) for shard in shards}
+    assert sizes == {shard_size}
     held = list(itertools.chain(*shards))
     assert len(set(held)) == len(held)
     assert set(held) <= set(range(num_samples))
@@ -106,7 +108,8 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
     counts = class_counts(indices, classes, 7)
     for row, shard in zip(counts, shards, strict=True):
         recount = Counter(labels[sample] for sample in shard)
-        assert row == [recount[each] for each in range(7)]
+        expected = [recount[each] for each in range(7)]
+        assert row == expected
 
 
 def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
@@ -114,11 +117,13 @@ def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
     classes)."""
     num_workers = 20
     num_classes = int(labels.max()) + 1
+    spec = dirichlet(alpha)
     counts = []
     for seed in range(100):
-        shards = shards_of(labels, num_workers, seed, kind="dirichlet", alpha=alpha)
+        shards = shards_of(labels, num_workers, seed, **spec)
         own = labels[shards[0]]
-        counts.append(numpy.bincount(own, minlength=num_classes))
+        counts_of_own = numpy.bincount(own, minlength=num_classes)
+        counts.append(counts_of_own)
     shard_size = len(labels) // num_workers
     return numpy.stack(counts) / shard_size
 
@@ -137,8 +142,9 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
     deviation_of_mean = squares.std() / 10
     off_mean = abs(squares.mean() - expected)
     assert off_mean < 4 * deviation_of_mean
+    classes = torch.arange(3)
     sizes = torch.tensor([2_000, 6_000, 12_000])
-    unequal = torch.repeat_interleave(torch.arange(3), sizes)
+    unequal = torch.repeat_interleave(classes, sizes)
     shares_of_unequal = first_shares(unequal, alpha=1.0)
     mean_shares = shares_of_unequal.mean(axis=0)
     off_shares = mean_shares - [0.1, 0.3, 0.6]
@@ -153,14 +159,15 @@ def test_class_shards_give_a_worker_few_classes_at_random() -> None:
         sets.append(set(labels.tolist()))
     assert max(map(len, sets)) == 2
     pairs = [each for each in sets if len(each) == 2]
-    are_apart = [max(pair) - min(pair) > 1 for pair in pairs]
-    assert any(are_apart), "not neighbours alone"
+    apart = [max(pair) - min(pair) for pair in pairs]
+    assert max(apart) > 1, "not neighbours alone"
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "class_shards"])
 def test_shards_that_are_drawn_depend_on_the_seed(kind: str) -> None:
-    first = shards_of(seed=1, **FIXED[kind])
-    second = shards_of(seed=2, **FIXED[kind])
+    spec = FIXED[kind]
+    first = shards_of(seed=1, **spec)
+    second = shards_of(seed=2, **spec)
     assert first != second
 
 
@@ -196,7 +203,9 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
 
     def batches(rank: int, start: int = 0, seed: int = seed) -> Tensor:
         """A row of samples for each step."""
-        shard = torch.tensor(shards[rank]) if spec else None
+        shard = None
+        if spec:
+            shard = torch.tensor(shards[rank])
         steps = range(start, num_steps)
         found = worker_batches(
             seed, num_samples, rank, num_workers, batch_size, steps, shard
@@ -209,10 +218,14 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
     epochs = []
     for start in range(0, num_steps, per_epoch):
         steps = slice(start, start + per_epoch)
-        seen = [own[steps].flatten().tolist() for own in found]
+        seen = []
+        for own in found:
+            of_epoch = own[steps].flatten()
+            seen.append(of_epoch.tolist())
         epochs.append(seen)
         if not spec:
-            seen = [list(itertools.chain(*seen))]
+            of_all = itertools.chain(*seen)
+            seen = [list(of_all)]
         for each, shard in zip(seen, shards, strict=True):
             assert len(set(each)) == len(each)
             assert set(each) <= set(shard)
@@ -220,10 +233,11 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
     assert first_epoch != second_epoch
     assert second_epoch != third_epoch
     torch.manual_seed(first)  # The global generator has no say.
+    whole = found[0]
     resumed = batches(0, first)
-    assert torch.equal(resumed, found[0][first:])
+    assert torch.equal(resumed, whole[first:])
     of_another_seed = batches(0, seed=seed + 1)
-    assert not torch.equal(of_another_seed, found[0])
+    assert not torch.equal(of_another_seed, whole)
 
 
 @pytest.mark.parametrize("kind", [*FIXED, "reshuffled"])
@@ -248,8 +262,12 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
     config = small_config(num_workers=4, partition=partition, num_epochs=2)
     result = done(config, tmp_path).result
     # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
-    first = [seen[rank][:400] for rank in range(4)]
-    second = [seen[rank][400:800] for rank in range(4)]
+    first = []
+    second = []
+    for rank in range(4):
+        own = seen[rank]
+        first.append(own[:400])
+        second.append(own[400:800])
     for epoch in (first, second):
         both = sorted(itertools.chain(*epoch))
         assert both == list(range(1_600))
@@ -257,13 +275,15 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
         assert result.class_counts is None
         # By chance a quarter of 400 is seen by the same worker again.
         for one, two in zip(first, second, strict=True):
-            num_again = len(set(one) & set(two))
+            again = set(one).intersection(two)
+            num_again = len(again)
             assert 60 < num_again < 140
     else:
         shards = shards_of(num_workers=4, **partition)
         expected = [sorted(shard) for shard in shards]
-        assert [sorted(own) for own in first] == expected
-        assert [sorted(own) for own in second] == expected
+        for epoch in (first, second):
+            held = [sorted(own) for own in epoch]
+            assert held == expected
         assert first != second
         counts = []
         for own in first:
@@ -305,9 +325,12 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
     assert seen[:24] == seen[24:48]
     assert len(seen) == 24 + 80
     # The last steps before the scores are 5 and 11; 3 steps warm up, 9 follow the cosine.
-    shares = [(step - 3) / 9 for step in (5, 11)]
-    cosines = [math.cos(math.pi * share) for share in shares]
-    rates = [0.05 * (1 + cosine) / 2 for cosine in cosines]
+    rates = []
+    for step in (5, 11):
+        share = (step - 3) / 9
+        cosine = math.cos(math.pi * share)
+        rate = 0.05 * (1 + cosine) / 2
+        rates.append(rate)
     steps = [event.step for event in short.events]
     assert steps == [6, 12]
     found = [event.learning_rate for event in short.events]
@@ -405,8 +428,11 @@ def test_validation_samples_are_always_the_same_and_apart_from_those_that_are_tr
     torch.manual_seed(7)
     _, again = training_and_validation_indices(1600, 400)
     assert again.equal(validation)
-    assert validation.tolist() != list(range(400))
-    assert validation.tolist() != list(range(1200, 1600))
+    numbers = validation.tolist()
+    first_ones = list(range(400))
+    last_ones = list(range(1200, 1600))
+    assert numbers != first_ones
+    assert numbers != last_ones
     trained, _ = training_and_validation_indices(1600, 0, 800)
     for number in (1, 400, 800):
         kept, held = training_and_validation_indices(1600, number, 800)
@@ -414,15 +440,17 @@ def test_validation_samples_are_always_the_same_and_apart_from_those_that_are_tr
         assert kept.equal(trained)
         assert held.equal(of_all)
         assert len(kept) == 800
-        in_both = set(kept.tolist()) & set(held.tolist())
-        assert not in_both
+        trained_on = set(kept.tolist())
+        held_out = set(held.tolist())
+        assert not trained_on & held_out
     cpu = torch.device("cpu")
     task = TaskSpec(name="blobs")
     whole = TASK.load(None, task, cpu)
+    expected = whole.train_inputs[trained]
     for number, scored in ((0, 500), (400, 400)):
         spec = TaskSpec(name="blobs", num_train=800, held_out=number)
         samples = TASK.load(None, spec, cpu)
-        assert samples.train_inputs.equal(whole.train_inputs[trained])
+        assert samples.train_inputs.equal(expected)
         assert len(samples.evaluation_labels) == scored
         assert split_sizes(TASK, spec) == (800, scored)
     too_many = TaskSpec(name="blobs", num_train=801, held_out=800)
@@ -457,11 +485,12 @@ def test_all_algorithms_start_from_the_same_parameters() -> None:
     first = build_model(spec, TASK, 1, cpu)
     other = build_model(spec, TASK, 2, cpu)
     assert torch.get_rng_state().equal(before)
-    own = parameters_to_vector(first.parameters()).detach()
-    others = parameters_to_vector(other.parameters()).detach()
+    own = parameters_to_vector(first.parameters())
+    others = parameters_to_vector(other.parameters())
     assert not torch.equal(own, others)
     for name in algorithms():
-        config = small_config(name, settings_of(name, BLOCK))
+        table = settings_of(name, BLOCK)
+        config = small_config(name, table)
         collectives = StackedCollectives(2)
         _, optimizer = local_workers(config, first, collectives, 40)
         expected = own.expand(2, -1)

@@ -102,7 +102,8 @@ def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
 
     rounds, found = all_rounds(tuning_of(), TWO_CANDIDATES, scores)
     of_each = itertools.product(GRID, SEEDS, (0, 1))
-    assert rounds == [{at(*each) for each in of_each}]
+    expected = {at(*each) for each in of_each}
+    assert rounds == [expected]
     assert found.by_accuracy == Trial(1, 0.03)
     assert found.at_end(Trial(1, 0.03))
     assert not found.at_end(Trial(1, 0.01))
@@ -114,7 +115,8 @@ AT_FIRST = {0.003: 0.1, 0.01: 0.6, 0.03: 0.5, 0.1: 0.55}
 
 def screened(rate: float, seed: int) -> float:
     """The rate that would be best over all seeds is no finalist."""
-    return SCREENED[rate][seed - SEEDS[0]]
+    place = SEEDS.index(seed)
+    return SCREENED[rate][place]
 
 
 def best_at_0_3(rate: float, seed: int) -> float:
@@ -129,7 +131,9 @@ def best_at_the_end(rate: float, seed: int) -> float:
     """At the first seed the middle is best, over all seeds the end; what lies beyond then takes
     part as well."""
     first = AT_FIRST.get(rate, 0.0)
-    return first if seed == SEEDS[0] else first + 10 * rate
+    if seed == SEEDS[0]:
+        return first
+    return first + 10 * rate
 
 
 def diverges_at_the_last_seed(rate: float, seed: int) -> float | None:
@@ -223,7 +227,8 @@ def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_en
     ran = set().union(*rounds)
     wanted = set()
     for trial, seeds in found.wanted.items():
-        wanted |= {(trial, seed) for seed in seeds}
+        for seed in seeds:
+            wanted.add((trial, seed))
     assert ran == wanted
     seeds_of_best = {seed for trial, seed in ran if trial == found.by_accuracy}
     assert seeds_of_best == set(SEEDS)
@@ -238,7 +243,8 @@ def test_each_table_of_settings_is_searched_by_itself() -> None:
     tuning = tuning_of(finalists=1, highest=1.0)
     rounds, found = all_rounds(tuning, TWO_CANDIDATES, scores)
     of_both = itertools.product(GRID, [101], (0, 1))
-    assert rounds[0] == {at(*each) for each in of_both}
+    expected = {at(*each) for each in of_both}
+    assert rounds[0] == expected
     assert rounds[1] == {at(0.1, 101, 1)}
     assert rounds[2] == {at(0.3, 101, 1)}
     assert rounds[3] == {at(1.0, 101, 1)}
@@ -297,8 +303,10 @@ def test_with_a_gpu_time_and_activations_are_measured(
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
     monkeypatch.setattr(forecast, "dry_steps", lambda config, device: step)
     monkeypatch.setattr(forecast, "_STEP_TIMES", {})
-    spec = load_spec(write_spec(tmp_path, small_spec()))
-    show.show_plan(make_plan(spec, tmp_path))
+    file = write_spec(tmp_path, small_spec())
+    spec = load_spec(file)
+    plan = make_plan(spec, tmp_path)
+    show.show_plan(plan)
     output = capsys.readouterr().out
     measured = "measured on dry steps on random images"
     assert f"activations add 3 MB ({measured}: 20 of them, fp32)" in output
@@ -316,7 +324,9 @@ NUM_RUNS = 80
 
 def hours_of(images_per_second: float) -> float:
     """Hours of all runs, at this rate of eight GPUs together."""
-    return NUM_RUNS * STEPS * 256 / images_per_second / 3600
+    num_images = NUM_RUNS * STEPS * 256
+    seconds = num_images / images_per_second
+    return seconds / 3600
 
 
 def number_in(words: str) -> float:
@@ -325,11 +335,19 @@ def number_in(words: str) -> float:
 
 def column_of(output: str, name: str) -> dict[str, str]:
     """The cells under this header, by the first of each line of a table."""
-    lines = [line for line in output.splitlines() if "  " in line.strip()]
-    cells = [re.split(r"\s{2,}", line) for line in lines]
-    header, *rows = cells
+    table = []
+    for line in output.splitlines():
+        if "  " in line.strip():
+            cells = re.split(r"\s{2,}", line)
+            table.append(cells)
+    header, *rows = table
     place = header.index(name)
-    return {cells[0]: cells[place] for cells in rows if len(cells) > place}
+    column = {}
+    for cells in rows:
+        if len(cells) > place:
+            first = cells[0]
+            column[first] = cells[place]
+    return column
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -338,7 +356,8 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
 ) -> None:
     """The network is not quite the ResNet-50 v1.5 of the published rates, and scaled by
     arithmetic."""
-    imagenet = make_plan(load_spec(EXPERIMENTS / "imagenet.toml"), tmp_path)
+    spec = load_spec(EXPERIMENTS / "imagenet.toml")
+    imagenet = make_plan(spec, tmp_path)
     show.show_plan(imagenet, 25e9)
     output = capsys.readouterr().out
     found = re.findall(r"^  [\d,.]+ and ([\d,.]+) \(V100-16GB; (.*)\)$", output, re.M)
@@ -348,20 +367,25 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
     }  # and not 8322, of batches of 256
     ranges = zip(found, published.items(), strict=True)
     for (hours, source), (rate, words) in ranges:
+        found_hours = number_in(hours)
         expected = hours_of(rate)
-        assert number_in(hours) == pytest.approx(expected, rel=0.05)
+        assert found_hours == pytest.approx(expected, rel=0.05)
         assert words in source
         assert f"{rate:g} images/s" in source
     prices = r"about ([\d,]+) to ([\d,]+) dollars on \d x (p3\.\d+xlarge) \(AWS"
     dollars = {}
     for least, most, name in re.findall(prices, output):
-        dollars[name] = (number_in(least), number_in(most))
+        low = number_in(least)
+        high = number_in(most)
+        dollars[name] = (low, high)
     rows = imagenet.experiment.rows
     size = 32 * rows[0].num_parameters
     models_sent = 0.0
     for row in rows:
-        models_sent += len(row.runs) * (row.link_models or 0)
-    added = models_sent * size / 10e9 / 3600
+        link_models = row.link_models or 0
+        models_sent += len(row.runs) * link_models
+    bits_sent = models_sent * size
+    added = bits_sent / 10e9 / 3600
     price = 24.48  # dollars an hour
     low = hours_of(5815.8) * price
     high = hours_of(4808) * price
@@ -373,7 +397,9 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
     assert of_eight == pytest.approx((low, high), rel=0.05)
     hours_on_links = column_of(output, "hours at 25 Gb/s")
     # fp16 messages: each worker's link carries 2 (n - 1) / n of the payload.
-    sgd = 2 * 7 / 8 * size / 2 * STEPS / 25e9 / 3600
+    per_ring = 2 * 7 / 8
+    bits_a_step = per_ring * size / 2
+    sgd = bits_a_step * STEPS / 25e9 / 3600
     of_sgd = float(hours_on_links["sgd"])
     of_ef_sgd = float(hours_on_links["ef_sgd-256"])
     assert of_sgd == pytest.approx(sgd, rel=0.01)
@@ -418,12 +444,15 @@ def drawn(kind: str, apart: float) -> float:
     below = p(MARGIN, "less")
     match kind:
         case "superiority":
-            p_either = np.minimum(p(0, "greater"), p(0, "less"))
+            better = p(0, "greater")
+            worse = p(0, "less")
+            p_either = np.minimum(better, worse)
             decided = p_either < 0.05 / 2
         case "non-inferiority":
             decided = above < 0.05 / 2
         case _:
-            decided = np.maximum(above, below) < 0.05 / 3
+            p_both = np.maximum(above, below)
+            decided = p_both < 0.05 / 3
     return float(decided.mean())
 
 
@@ -439,17 +468,20 @@ def test_the_power_of_a_plan_is_the_share_of_drawn_experiments_that_show_it(
         statistics__seeds=[1, 2, 3],
         statistics__baseline_seeds=[1, 2, 3, 4, 5, 6],
     )
-    plan = make_plan(Spec.model_validate(table), tmp_path)
+    spec = Spec.model_validate(table)
+    plan = make_plan(spec, tmp_path)
     num_runs = [len(row.runs) for row in plan.experiment.rows]
     assert num_runs == [6, 3, 3]
     (power,) = powers(plan.experiment, DEVIATION)
     found, alone, first = power
-    assert found == Contrast(**contrast(kind), margin=MARGIN)
+    declared = Contrast(**contrast(kind), margin=MARGIN)
+    assert found == declared
     expected = drawn(kind, apart)
     assert alone == pytest.approx(expected, abs=0.03)
     assert first == alone, "one contrast has no other to be corrected for"
     two = [contrast("non-inferiority"), contrast("superiority")]
-    spec = Spec.model_validate(table_of(contrasts=two))
+    table_of_two = table_of(contrasts=two)
+    spec = Spec.model_validate(table_of_two)
     plan = make_plan(spec, tmp_path)
     for _, alone, first in powers(plan.experiment, DEVIATION):
         assert first < alone
@@ -460,7 +492,8 @@ def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_fo
 ) -> None:
     table = table_of(sensitivity={"seeds": [2]})
     spec = Spec.model_validate(table)
-    rows = make_plan(spec, tmp_path).experiment.rows
+    plan = make_plan(spec, tmp_path)
+    rows = plan.experiment.rows
     beside = [row for row in rows if row.chosen_by == "sensitivity"]
     bases = {row.repeats for row in beside}
     assert "sgd" in bases
