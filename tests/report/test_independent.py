@@ -42,13 +42,21 @@ DECLARED = {
 }
 
 
-def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
-    """Row, score and whether it diverged, a line a run of the pack that the plan names."""
-    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
+def results_of(folder: Path) -> dict[str, Any]:
+    """Results of the pack by run id; its first line is no run."""
+    pack = folder / "runs.jsonl"
+    _, *lines = pack.read_text().splitlines()
     results = {}
     for line in lines:
         run = json.loads(line)
-        results[run["run_id"]] = run["result"]
+        run_id = run["run_id"]
+        results[run_id] = run["result"]
+    return results
+
+
+def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
+    """Row, score and whether it diverged, a line a run of the pack that the plan names."""
+    results = results_of(folder)
     metric = plan.get("metric") or "accuracy"
     found = []
     for row in plan["rows"]:
@@ -56,7 +64,8 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             if run_id in results:
                 result = results[run_id]
                 score = score_of(result, metric)
-                line = (row["row"], run_id, score, has_diverged(result))
+                is_lost = has_diverged(result)
+                line = (row["row"], run_id, score, is_lost)
                 found.append(line)
     return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
 
@@ -66,11 +75,15 @@ def score_of(result: dict[str, Any], metric: str) -> float | None:
     match metric:
         case "loss":
             loss = result["test_loss"]
-            return None if loss is None else -loss
+            if loss is None:
+                return None
+            score: float = -loss
+            return score
         case "accuracy":
             accuracy: float | None = result["test_accuracy"]
             return accuracy
-    value: float | None = (result["metrics"] or {}).get(metric)
+    metrics = result["metrics"] or {}
+    value: float | None = metrics.get(metric)
     if metric == "phone_error_rate" and value is not None:
         return 1 - value
     return value
@@ -79,14 +92,18 @@ def score_of(result: dict[str, Any], metric: str) -> float | None:
 def has_diverged(result: dict[str, Any]) -> bool:
     """A loss of a thousand guesses is as if it were not finite."""
     counts = result.get("class_counts") or [[]]
-    # Text without labels has windows of one class.
-    classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
+    classes = len(counts[0])
+    if classes <= 1:
+        # Text without labels has windows of one class.
+        classes = 50_000
     most = 1000 * math.log(classes)
     if result["status"] == "diverged":
         return True
     for key in ("train_loss", "test_loss"):
         loss = result[key]
-        if loss is not None and (not math.isfinite(loss) or loss > most):
+        if loss is None:
+            continue
+        if not math.isfinite(loss) or loss > most:
             return True
     return False
 
@@ -106,7 +123,8 @@ def known_of(folder: Path) -> tuple[dict[str, np.ndarray], set[str]]:
 def difference_of(folder: Path, row: str, reference: str) -> tuple[float, float, float]:
     """Difference of two rows' means, and the ends of its interval of 95 %."""
     scores, _ = known_of(folder)
-    own, others = scores[row], scores[reference]
+    own = scores[row]
+    others = scores[reference]
     found = stats.ttest_ind(own, others, equal_var=False)
     low, high = found.confidence_interval(0.95)
     estimate = own.mean() - others.mean()
@@ -118,9 +136,9 @@ def one_sided(
 ) -> float:
     """p of Welch's test that the difference is not "greater", or not "less", than the bound."""
     scores, _ = known_of(folder)
-    found = stats.ttest_ind(
-        scores[row] - bound, scores[reference], equal_var=False, alternative=alternative
-    )
+    beyond = scores[row] - bound
+    others = scores[reference]
+    found = stats.ttest_ind(beyond, others, equal_var=False, alternative=alternative)
     return float(found.pvalue)
 
 
@@ -158,7 +176,8 @@ def at_rates(
 
     def note(place: str, folder: Path, rate: float, runs: dict[str, str]) -> None:
         """Keep the mean score of these runs."""
-        only = {**plan, "rows": [{"row": row, "runs": runs}]}
+        alone = {"row": row, "runs": runs}
+        only = {**plan, "rows": [alone]}
         scores = scores_of(folder, only)
         done = scores.loc[~scores["diverged"], "score"]
         found[place, rate] = done.mean()
@@ -180,9 +199,11 @@ def at_rates(
     if (tuning / "experiment.json").exists():
         longest = max(each["num_epochs"] for each in plan["rows"])
         choices = plan["tuning"].get("choices", {})
-        chosen = choices.get(row, {}).get("candidate")
-        trials = json.loads((tuning / "experiment.json").read_text())["rows"]
-        for each in trials:
+        choice = choices.get(row, {})
+        chosen = choice.get("candidate")
+        text = (tuning / "experiment.json").read_text()
+        trials = json.loads(text)
+        for each in trials["rows"]:
             is_of_row = each.get("tunes") == row
             is_whole = each["num_epochs"] == longest
             candidate = each.get("candidate") or 0
@@ -201,13 +222,16 @@ def is_so_at_one_rate(
     chosen = {rows[name]["learning_rate"] for name in pair}
     if len(chosen) == 1:
         return estimate != 0
-    mine, theirs = (at_rates(folder, plan, name) for name in pair)
+    mine = at_rates(folder, plan, contrast["row"])
+    theirs = at_rates(folder, plan, contrast["reference"])
     keeps_sign = []
     for place, rate in mine.keys() & theirs.keys():
         apart = mine[place, rate] - theirs[place, rate]
         if rate in chosen and not math.isnan(apart):
             keeps_sign.append(apart * estimate > 0)
-    return all(keeps_sign) if keeps_sign else None
+    if not keeps_sign:
+        return None
+    return all(keeps_sign)
 
 
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
@@ -221,9 +245,13 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         counts = [len(scores.get(name, ())) for name in pair]
         fewest = min(counts)
         if has_diverged_row or fewest < 2:
-            reason = "diverged" if has_diverged_row else "not enough runs"
+            reason = "not enough runs"
+            if has_diverged_row:
+                reason = "diverged"
             numbers.append({"word": reason})
-            num_tests = 3 if contrast["kind"] == "equivalence" else 2
+            num_tests = 2
+            if contrast["kind"] == "equivalence":
+                num_tests = 3
             tests += [(number, "", 1.0)] * num_tests
             continue
         estimate, low, high = difference_of(folder, *pair)
@@ -232,24 +260,28 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             tests.append((number, claim, p))
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
     # Questions of exponents are tests of the same family, and are no longer made.
-    others = [1.0] * len(plan.get("exponents") or [])
-    _, adjusted, _, _ = multipletests([*family["p"], *others], method="holm")
+    exponents = plan.get("exponents") or []
+    others = [1.0] * len(exponents)
+    all_p = [*family["p"], *others]
+    _, adjusted, _, _ = multipletests(all_p, method="holm")
     family["p_holm"] = adjusted[: len(family)]
     places = family.groupby("number")["p"].idxmin()
     least = family.loc[places].set_index("number")
-    frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(
-        least
-    )
+    frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"])
+    frame = frame.join(least)
     level = 1 - plan["confidence"]
     words = []
     for line, contrast in zip(frame.itertuples(), plan["contrasts"], strict=True):
         if isinstance(line.word, str):
             words.append(line.word)
         elif line.p_holm > level:
-            is_difference = contrast["kind"] == "superiority"
-            words.append("no difference seen" if is_difference else "undecided")
+            if contrast["kind"] == "superiority":
+                words.append("no difference seen")
+            else:
+                words.append("undecided")
         else:
-            words.append(word(folder, plan, contrast, line.shows, line.estimate))
+            shown = word(folder, plan, contrast, line.shows, line.estimate)
+            words.append(shown)
     frame["word"] = words
     return frame
 
@@ -265,13 +297,11 @@ def word(
     if not shows.startswith(("better", "worse")):
         return shows
     is_so = is_so_at_one_rate(folder, plan, contrast, estimate)
-    return (
-        "not run at equal rate"
-        if is_so is None
-        else shows
-        if is_so
-        else "not shown at equal rate"
-    )
+    if is_so is None:
+        return "not run at equal rate"
+    if not is_so:
+        return "not shown at equal rate"
+    return shows
 
 
 @pytest.mark.whole
@@ -279,7 +309,8 @@ def word(
 def test_the_reports_contrasts(folder: Path) -> None:
     reported = contrasts_frame(read_frames(folder))
     found = worked_out(folder, DECLARED[folder])
-    assert reported["verdict"].tolist() == found["word"].tolist()
+    verdicts = reported["verdict"].tolist()
+    assert verdicts == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
         np.testing.assert_allclose(
             reported[column],
@@ -294,11 +325,7 @@ def test_the_reports_contrasts(folder: Path) -> None:
 def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
     """On average, also for a compressor that draws whole tensors and so sends what it happens to."""
     folder = RESULTS / "reference" / name
-    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
-    results = {}
-    for text in lines:
-        run = json.loads(text)
-        results[run["run_id"]] = run["result"]
+    results = results_of(folder)
     reported = read_frames(folder).by_row
     for row in PLANS[folder]["rows"]:
         sent = []
@@ -314,10 +341,13 @@ def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
             model_bits = 32 * row["num_parameters"]
             # The workers' average is taken once more when the run is over.
             at_the_end = row.get("final_exchange", False)
-            in_ring = bits - gathered - to_neighbours + at_the_end * model_bits
+            in_ring = bits - gathered - to_neighbours
+            in_ring += at_the_end * model_bits
             n = result["world_size"]
             per_ring = 2 * (n - 1) / n
-            link = per_ring * in_ring + (n - 1) * gathered + to_neighbours
+            link = per_ring * in_ring
+            link += (n - 1) * gathered
+            link += to_neighbours
             sent.append(bits / model_bits + at_the_end)
             carried.append(link / model_bits)
         name = row["row"]

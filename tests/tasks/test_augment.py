@@ -49,7 +49,8 @@ def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
     crops = shifted_crops(padded, index, shifts, 32)
     for crop, number, shift in zip(crops, index, shifts.tolist(), strict=True):
         down, right, flip = shift
-        alone = functional.pad(originals[number], [4])
+        original = originals[number]
+        alone = functional.pad(original, [4])
         expected = functional.crop(alone, down, right, 32, 32)
         if flip:
             expected = functional.hflip(expected)
@@ -76,8 +77,10 @@ def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator(
     shifts = draw_shifts(generator("tests"), MANY, 4)
     draw(generator("tests"), 3, 0.4, 0.1)
     assert torch.equal(torch.get_rng_state(), before)
-    for column, num_kinds in enumerate((9, 9, 2)):
-        assert_uniform(shifts[:, column], num_kinds)
+    down, right, flips = shifts.unbind(1)
+    assert_uniform(down, 9)
+    assert_uniform(right, 9)
+    assert_uniform(flips, 2)
 
 
 def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> None:
@@ -85,10 +88,10 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     height = 2500
     attempts = draws.attempts.tolist()
     places = draws.places.tolist()
-    boxes = [
-        crop_box(height, width, tried, place)
-        for tried, place in zip(attempts, places, strict=True)
-    ]
+    boxes = []
+    for tried, place in zip(attempts, places, strict=True):
+        box = crop_box(height, width, tried, place)
+        boxes.append(box)
     table = torch.tensor(boxes, dtype=torch.float64)
     top, left, h, w = table.unbind(1)
     bottom = top + h
@@ -97,7 +100,8 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     assert left.min() >= 0
     assert bottom.max() <= height
     assert right.max() <= width
-    areas = h * w / (width * height)
+    whole = width * height
+    areas = h * w / whole
     aspects = (w / h).log()
     # Sides are whole pixels, which moves areas and aspects a little beyond their ends.
     assert areas.min() > SMALLEST_AREA - 0.0005
@@ -106,7 +110,8 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     # Below half the area every shape fits, so there the draws are as drawn: uniform, and uniform in
     # the logarithm.
     small = areas < 0.5
-    share = (areas[small] - SMALLEST_AREA) / (0.5 - SMALLEST_AREA)
+    beyond_smallest = areas[small] - SMALLEST_AREA
+    share = beyond_smallest / (0.5 - SMALLEST_AREA)
     count = len(share)
     steps = torch.arange(1, count + 1) / count
     off = share.sort().values - steps
@@ -116,9 +121,12 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     of_small = aspects[small]
     assert abs(of_small.mean()) < 0.01
     deviation = 2 * WIDEST_ASPECT / ROOT_OF_12
-    assert abs(of_small.std() - deviation) < 0.005
-    centres = (left + w / 2) / width
-    assert abs(centres.mean() - 0.5) < 0.01
+    off_deviation = of_small.std() - deviation
+    assert abs(off_deviation) < 0.005
+    middle = left + w / 2
+    centres = middle / width
+    off_centre = centres.mean() - 0.5
+    assert abs(off_centre) < 0.01
 
 
 def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_permitted_shape() -> (
@@ -131,9 +139,12 @@ def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_perm
     assert last_corner == (49, 49, 51, 51)
     never = [[0.99, 0.5]] * augment.CROP_ATTEMPTS
     place = [0.9, 0.9]
-    assert crop_box(30, 1000, never, place) == (0, 480, 30, 40)
-    assert crop_box(1000, 30, never, place) == (480, 0, 40, 30)
-    assert crop_box(1, 1, never, place) == (0, 0, 1, 1)
+    wide = crop_box(30, 1000, never, place)
+    high = crop_box(1000, 30, never, place)
+    one_pixel = crop_box(1, 1, never, place)
+    assert wide == (0, 480, 30, 40)
+    assert high == (480, 0, 40, 30)
+    assert one_pixel == (0, 0, 1, 1)
 
 
 def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
@@ -145,7 +156,8 @@ def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
     off_spread = factors.std(0) - 0.8 / ROOT_OF_12
     assert off_spread.abs().max() < 0.005
     places = draws.orders.sort(1).values
-    assert (places == torch.arange(3)).all()
+    is_in_place = places == torch.arange(3)
+    assert is_in_place.all()
     # A number for each of the 3! orders.
     digits = torch.tensor([9, 3, 1])
     numbers = (draws.orders * digits).sum(1)
@@ -156,17 +168,23 @@ def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
 def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -> None:
     vectors = torch.tensor(augment.LIGHTING_EIGENVECTORS)
     products = vectors.T @ vectors
-    assert torch.allclose(products, torch.eye(3), atol=2e-3)
+    identity = torch.eye(3)
+    assert torch.allclose(products, identity, atol=2e-3)
     along = draws.lighting @ vectors
-    deviations = 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES)
-    assert torch.allclose(along.std(0), deviations, rtol=0.03)
-    correlations = torch.corrcoef(along.T) - torch.eye(3)
-    assert correlations.abs().max() < 0.03
+    values = torch.tensor(augment.LIGHTING_EIGENVALUES)
+    deviations = along.std(0)
+    assert torch.allclose(deviations, 0.1 * values, rtol=0.03)
+    correlations = torch.corrcoef(along.T)
+    off_diagonal = correlations - identity
+    assert off_diagonal.abs().max() < 0.03
     means = along.mean(0)
     assert means.abs().max() < 0.1
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+ORDERS = list(itertools.permutations(range(3)))
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
     changes = (
         functional.adjust_brightness,
@@ -181,18 +199,22 @@ def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> No
         change = changes[each]
         expected = change(expected, factors[each])
     # Beside another image, whose order and factors are its own.
-    orders = torch.tensor([order, order[::-1]])
-    both = torch.tensor([factors, [1.0, 1.0, 1.0]])
+    reverse = order[::-1]
+    neutral = [1.0, 1.0, 1.0]
+    orders = torch.tensor([order, reverse])
+    both = torch.tensor([factors, neutral])
     no_lighting = torch.zeros(2, 3)
     pixels = augment.jittered(batch, orders, both, no_lighting)
     jittered, left_alone = pixels
-    assert torch.allclose(jittered, 255 * expected, atol=0.1)
+    expected_pixels = 255 * expected
+    assert torch.allclose(jittered, expected_pixels, atol=0.1)
     assert torch.allclose(left_alone, other.float(), atol=1e-3)
     assert torch.equal(batch, images(2))
 
 
 def test_lighting_is_added_and_clamped() -> None:
-    bright = torch.full((1, 3, 2, 2), 250, dtype=torch.uint8)
+    shape = (1, 3, 2, 2)
+    bright = torch.full(shape, 250, dtype=torch.uint8)
     lighting = torch.tensor([[3.0, 9.0, -255.0]])
     orders = torch.tensor([[0, 1, 2]])
     factors = torch.ones(1, 3)

@@ -117,7 +117,8 @@ def test_batches_are_normalised_and_augmented_by_seed_rank_and_step_alone(
         assert same(found, first_four(rank))
     indices = worker_batches(1, TRAIN, 0, 2, 4, range(6))
     for (inputs, labels), index in zip(whole, indices, strict=True):
-        assert labels.tolist() == samples.train_labels[index].tolist()
+        expected = samples.train_labels[index]
+        assert torch.equal(labels, expected)
         assert inputs.shape == (4, *miniature.task.input_shape)
         assert inputs.dtype == torch.float32
         assert inputs.is_contiguous()
@@ -137,12 +138,14 @@ def test_every_test_image_is_scored_once_and_unaugmented(
     for rank in range(workers):
         mine = torch.arange(rank, TEST, workers)
         found = list(samples.evaluation_batches(mine))
-        inputs[mine] = torch.cat([batch for batch, _ in found])
-        labels[mine] = torch.cat([batch_labels for _, batch_labels in found])
+        images, of_images = zip(*found, strict=True)
+        inputs[mine] = torch.cat(images)
+        labels[mine] = torch.cat(of_images)
     if miniature.name == "cifar100":
         pixels = torch.from_numpy(RELEASE.images["test"])
         expected = pixels.view(-1, 3, 32, 32)
-        assert labels.tolist() == RELEASE.labels["test"].tolist()
+        known = RELEASE.labels["test"]
+        assert labels.tolist() == known.tolist()
     else:
         files = (miniature.data / "val").rglob("*.JPEG")
         paths = sorted(str(file) for file in files)
@@ -154,13 +157,22 @@ def test_every_test_image_is_scored_once_and_unaugmented(
     assert list(samples.evaluation_batches(nothing)) == []
 
 
+def distinct(images: Tensor) -> set[bytes]:
+    """The bytes of each image."""
+    found = set()
+    for image in images:
+        pixels = image.numpy()
+        found.add(pixels.tobytes())
+    return found
+
+
 def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> None:
     samples = miniature.load(held_out=5)
     assert len(samples.train_labels) == TRAIN - 5
     if miniature.name == "cifar100":
         unpadded = samples.padded[:, :, 4:36, 4:36]
-        trained = {image.numpy().tobytes() for image in unpadded}
-        scored = {image.numpy().tobytes() for image in samples.evaluation_images}
+        trained = distinct(unpadded)
+        scored = distinct(samples.evaluation_images)
     else:
         trained = set(samples.train.paths)
         scored = set(samples.evaluated.paths)
@@ -168,8 +180,10 @@ def test_held_out_images_are_scored_and_not_trained_on(miniature: Miniature) -> 
     assert not trained & scored
     assert len(trained | scored) == TRAIN
     every = torch.arange(5)
-    counts = [len(labels) for _, labels in samples.evaluation_batches(every)]
-    assert sum(counts) == 5
+    count = 0
+    for _, labels in samples.evaluation_batches(every):
+        count += len(labels)
+    assert count == 5
 
 
 # CIFAR-100
@@ -180,8 +194,9 @@ def leave_out(folder: Path) -> None:
 
 
 def cut_short(folder: Path) -> None:
-    short = {"train": RELEASE.pickled["train"][:9000]}
-    write(folder / "cifar-100-python", RELEASE.pickled | short)
+    whole = RELEASE.pickled["train"]
+    files = RELEASE.pickled | {"train": whole[:9000]}
+    write(folder / "cifar-100-python", files)
 
 
 def put_a_page_in_its_place(folder: Path) -> None:
@@ -221,15 +236,18 @@ def test_it_is_fetched_into_the_cache_once_and_an_archive_of_ones_own_is_extract
     words = r"put the folder cifar-100-python/ or cifar-100-python.tar.gz"
     with pytest.raises(DataError, match=words):
         miniature.task.prepare(None)
-    monkeypatch.setattr(RELEASE.release, "url", serve() + "release.tgz")
+    url = serve() + "release.tgz"
+    monkeypatch.setattr(RELEASE.release, "url", url)
     mirror = write(tmp_path / "mirror", {"release.tgz": RELEASE.archive})
     miniature.task.prepare(None)
     (mirror / "release.tgz").write_bytes(b"gone")
     fetched = miniature.task.load(None, spec, CPU)
-    assert fetched.train_labels.tolist() == RELEASE.labels["train"].tolist()
+    train_labels = RELEASE.labels["train"]
+    assert fetched.train_labels.tolist() == train_labels.tolist()
     own = write(tmp_path / "own", {"cifar-100-python.tar.gz": RELEASE.archive})
     extracted = miniature.task.load(own, spec, CPU)
-    assert extracted.evaluation_labels.tolist() == RELEASE.labels["test"].tolist()
+    test_labels = RELEASE.labels["test"]
+    assert extracted.evaluation_labels.tolist() == test_labels.tolist()
 
 
 # ImageNet
@@ -241,11 +259,14 @@ def test_labels_follow_sorted_class_folders_and_order_sorted_names(
 ) -> None:
     folder = miniature.data / "train"
     first_class = folder / "n01"
-    (first_class / "n01_21.JPEG").rename(first_class / "zoë (1).jpg")
+    image = first_class / "n01_21.JPEG"
+    image.rename(first_class / "zoë (1).jpg")
     samples = miniature.load()
-    assert samples.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    expected = [0] * 8 + [1] * 8 + [2] * 8
+    assert samples.train_labels.tolist() == expected
     files = [*folder.rglob("*.JPEG"), *folder.rglob("*.jpg")]
-    assert samples.train.paths == sorted(str(file) for file in files)
+    paths = [str(file) for file in files]
+    assert samples.train.paths == sorted(paths)
 
 
 def bytes_of_pil(image: Image.Image) -> Tensor:
@@ -277,18 +298,20 @@ def test_central_crops_are_torchvisions_on_pil(
     as_torchvision = transforms.Compose(
         [transforms.Resize(256), transforms.CenterCrop(224)]
     )
-    expected = as_torchvision(Image.open(io.BytesIO(jpeg(image))))
-    assert largest_difference(crop, bytes_of_pil(expected)) <= 1
+    file = io.BytesIO(jpeg(image))
+    cropped = as_torchvision(Image.open(file))
+    expected = bytes_of_pil(cropped)
+    assert largest_difference(crop, expected) <= 1
 
 
 def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     raw = jpeg(photo(2, 500, 375))
     # 54 % of the area, square, at the top right
-    attempts = [[[0.5, 0.5]]] * 2
-    places = [[0.0, 1.0 - 1e-9]] * 2
+    attempt = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    place = torch.tensor([0.0, 1.0 - 1e-9], dtype=torch.float64)
     draws = Draws(
-        attempts=torch.tensor(attempts, dtype=torch.float64),
-        places=torch.tensor(places, dtype=torch.float64),
+        attempts=attempt.expand(2, 1, 2),
+        places=place.expand(2, 2),
         flips=torch.tensor([False, True]),
         orders=torch.zeros(2, 3),
         factors=torch.zeros(2, 3),
@@ -298,10 +321,11 @@ def test_a_training_crop_is_pils_and_mirrored_where_drawn() -> None:
     square = image.crop((182, 0, 500, 318))
     resized = square.resize((224, 224), Image.Resampling.BILINEAR)
     expected = bytes_of_pil(resized)
+    expected_mirrored = expected.flip(-1)
     found = random_crop(decoded(raw), 224, draws, 0)
     mirrored = random_crop(decoded(raw), 224, draws, 1)
     assert largest_difference(found, expected) <= 1
-    assert largest_difference(mirrored, expected.flip(-1)) <= 1
+    assert largest_difference(mirrored, expected_mirrored) <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -311,8 +335,9 @@ def test_grey_and_cmyk_become_rgb(mode: str, tmp_path: Path) -> None:
     rgb = image.convert("RGB")
     expected = central_crop(tmp_path, rgb, 16, 20, "PNG")
     assert pixels.shape == (3, 16, 16)
-    apart = (pixels.int() - expected.int()).abs()
-    assert apart.float().mean() < 4
+    change = pixels.int() - expected.int()
+    apart = change.abs().float()
+    assert apart.mean() < 4
     if mode == "L":
         assert torch.equal(pixels[0], pixels[2])
 
@@ -349,23 +374,28 @@ def test_an_image_that_cannot_be_used_is_named(
 
 
 def rename_val(data: Path) -> None:
-    (data / "val").rename(data / "validation")
+    val = data / "val"
+    val.rename(data / "validation")
 
 
 def add_an_empty_class(data: Path) -> None:
-    (data / "train" / "n04").mkdir()
+    folder = data / "train" / "n04"
+    folder.mkdir()
 
 
 def move_a_class_out(data: Path) -> None:
-    (data / "val" / "n03").rename(data / "n03")
+    folder = data / "val" / "n03"
+    folder.rename(data / "n03")
 
 
 def remove_an_image(data: Path) -> None:
-    (data / "train" / "n02" / "n02_01.JPEG").unlink()
+    image = data / "train" / "n02" / "n02_01.JPEG"
+    image.unlink()
 
 
 def rename_a_class(data: Path) -> None:
-    (data / "val" / "n03").rename(data / "val" / "n09")
+    folder = data / "val" / "n03"
+    folder.rename(data / "val" / "n09")
 
 
 BAD_TREES: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -44,8 +44,16 @@ WORDS = CMUDict(
 
 def kjv(share: Path) -> BibleVerses:
     """Eight chapters of five verses in both languages, three of which are scored."""
-    num_slots = [bible(share, name, seed) for seed, name in enumerate(PACKAGES, 1)]
-    return BibleVerses(25, 15, 3, num_slots[0], 300, 64)
+    for seed, name in enumerate(PACKAGES, 1):
+        num_slots = bible(share, name, seed)
+    return BibleVerses(
+        num_train=25,
+        num_test=15,
+        num_test_chapters=3,
+        num_slots=num_slots,
+        vocabulary=300,
+        positions=64,
+    )
 
 
 def load(task: CMUDict | BibleVerses, folder: Path, **spec: int) -> PairSamples:
@@ -60,14 +68,16 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     targets = pairs.sentences(1, every)
     if isinstance(samples.measure, BleuAndChrf):
         text = samples.measure.text
-        both = zip(sources, targets, strict=True)
-        return [(text(a), text(b)) for a, b in both]
+        source_texts = map(text, sources)
+        target_texts = map(text, targets)
+        return list(zip(source_texts, target_texts, strict=True))
     found = []
     for source, target in zip(sources, targets, strict=True):
         letters = [SYMBOLS[token - END - 1] for token in source]
         phones = [SYMBOLS[token - END - 1] for token in target]
-        pair = ("".join(letters), " ".join(phones))
-        found.append(pair)
+        word = "".join(letters)
+        pronunciation = " ".join(phones)
+        found.append((word, pronunciation))
     return found
 
 
@@ -100,7 +110,8 @@ def test_splits_share_nothing_and_are_the_same_each_time(
     assert len(kept) == 10
     assert len(scored) == 5
     assert not set(kept) & set(scored)
-    assert set(kept) | set(scored) <= set(train)
+    of_either = kept + scored
+    assert set(of_either) <= set(train)
     changes_of_length = samples.evaluation.num_tokens.diff()
     assert (changes_of_length >= 0).all()
 
@@ -112,14 +123,18 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
     pairs = Pairs.of(sides, range(2), CPU)
     assert pairs.num_tokens.tolist() == [2, 3]
     assert pairs.lengths.tolist() == [4, 3]
-    inputs, labels = pairs.batch(torch.arange(2))
-    assert inputs.tolist() == [
-        [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
-        [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
-    ]
-    first, second = labels.tolist()
-    assert first == [4, END, IGNORED, IGNORED]
-    assert second == [6, 7, END, IGNORED]
+    both = torch.arange(2)
+    inputs, labels = pairs.batch(both)
+    first, second = inputs.tolist()
+    first_source, first_target = first
+    second_source, second_target = second
+    assert first_source == [7, 8, 9, END]
+    assert first_target == [BEGIN, 4, END, PAD]
+    assert second_source == [5, END, PAD, PAD]
+    assert second_target == [BEGIN, 6, 7, END]
+    first_labels, second_labels = labels.tolist()
+    assert first_labels == [4, END, IGNORED, IGNORED]
+    assert second_labels == [6, 7, END, IGNORED]
     assert inputs.dtype == torch.int64
     assert labels.dtype == torch.int64
     # What comes after the end is no part of a sentence.
@@ -131,11 +146,15 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
 def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
     samples = load(WORDS, tmp_path)
     train = texts(samples, "train")
+    in_turn = ["AH", "B", "EH", "T"]
     for word, phones in train:
         num_phones = 1 + len(word) % 4
-        expected = ["AH", "B", "EH", "T"][:num_phones]
+        expected = in_turn[:num_phones]
         assert phones == " ".join(expected)
-    by_first_letter = [ord(word[0]) - ord("a") for word, _ in train]
+    by_first_letter = []
+    for word, _ in train:
+        place = ord(word[0]) - ord("a")
+        by_first_letter.append(place)
     assert samples.train.groups.tolist() == by_first_letter
 
 
@@ -147,8 +166,10 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(
     spanish = verses(2, 40)
     in_order = list(zip(english, spanish, strict=True))
     samples = load(task, tmp_path)
-    trained = [in_order.index(pair) for pair in texts(samples, "train")]
-    scored = [in_order.index(pair) for pair in texts(samples, "evaluation")]
+    train = texts(samples, "train")
+    test = texts(samples, "evaluation")
+    trained = [in_order.index(pair) for pair in train]
+    scored = [in_order.index(pair) for pair in test]
     chapters_trained = {number // 5 for number in trained}
     chapters_scored = {number // 5 for number in scored}
     assert len(chapters_trained) == 5
@@ -208,7 +229,8 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
 
 
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
-    larger = replace(WORDS, entries=partial(made_up_entries, 41))
+    entries = partial(made_up_entries, 41)
+    larger = replace(WORDS, entries=entries)
     with pytest.raises(DataError, match=r"41 of up to .* expected 40"):
         load(larger, tmp_path)
     other = replace(WORDS, sha256="0" * 64)
@@ -250,13 +272,15 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
 ) -> None:
     subwords = Subwords(verses(1, 30), 300)
     odd = ["¿Dónde está, señor?", "日本", "a  b"]
-    encoded = [list(tokens) for tokens in subwords.encode(odd)]
-    assert [subwords.decode(tokens) for tokens in encoded] == odd
-    for tokens in encoded:
+    encoded = subwords.encode(odd)
+    for text, tokens in zip(odd, encoded, strict=True):
+        decoded = subwords.decode(list(tokens))
+        assert decoded == text
         assert min(tokens) > END
     (accented,) = subwords.encode(["é"])
     first_byte = list(accented)[:-1]
-    assert "\ufffd" in subwords.decode(first_byte), "bytes that are no text"
+    decoded = subwords.decode(first_byte)
+    assert "\ufffd" in decoded, "bytes that are no text"
     task = kjv(tmp_path)
     before = load(task, tmp_path)
     train, *_ = task._read(tmp_path)
@@ -283,21 +307,25 @@ def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     expected = []
     for number, verse in enumerate(said):
         is_right = number % 3 != 0
-        expected.append(verse if is_right else others[number])
+        if is_right:
+            expected.append(verse)
+        else:
+            expected.append(others[number])
     vocabulary = sorted({*said, *expected})
     measure = BleuAndChrf(lambda tokens: vocabulary[tokens[0]])
     said_tokens = [[vocabulary.index(text)] for text in said]
     expected_tokens = [[vocabulary.index(text)] for text in expected]
     parts = []
     for start in range(4):
-        part = slice(start, None, 4)
-        sums_of_part = measure.sums(said_tokens[part], expected_tokens[part])
+        said_of_part = said_tokens[start::4]
+        expected_of_part = expected_tokens[start::4]
+        sums_of_part = measure.sums(said_of_part, expected_of_part)
         parts.append(sums_of_part)
     sums = [sum(column) for column in zip(*parts, strict=True)]
     found = measure.metrics(sums)
-    bleu = sacrebleu.corpus_bleu(said, [expected]).score
-    chrf = sacrebleu.corpus_chrf(said, [expected]).score
-    assert found["bleu"] == pytest.approx(bleu / 100)
-    assert found["chrf"] == pytest.approx(chrf / 100)
+    bleu = sacrebleu.corpus_bleu(said, [expected])
+    chrf = sacrebleu.corpus_chrf(said, [expected])
+    assert found["bleu"] == pytest.approx(bleu.score / 100)
+    assert found["chrf"] == pytest.approx(chrf.score / 100)
     assert 0 < found["bleu"] < 1
     assert set(measure.signatures()) == {"bleu", "chrf"}
