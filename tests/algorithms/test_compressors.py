@@ -56,8 +56,10 @@ def random_vector(numel: int, seed: int, dtype: torch.dtype = torch.float64) -> 
     """Normal numbers of widely different sizes."""
     generator = np.random.default_rng(seed)
     numbers = generator.normal(size=numel)
-    sizes = 10.0 ** generator.integers(-6, 4, numel)
-    return torch.from_numpy(numbers * sizes).to(dtype)
+    powers = generator.integers(-6, 4, numel)
+    scaled = numbers * 10.0**powers
+    vector = torch.from_numpy(scaled)
+    return vector.to(dtype)
 
 
 def draw_at(step: int, seed: int = 0) -> Draw:
@@ -68,7 +70,8 @@ def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
     """How often each coordinate is in the support."""
     support = compressor.support(layout, draw)
     counts = torch.zeros(layout.numel)
-    support.add_(counts, torch.ones(support.payload_numel))
+    ones = torch.ones(support.payload_numel)
+    support.add_(counts, ones)
     return counts
 
 
@@ -76,19 +79,22 @@ def compressed(
     compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0
 ) -> Tensor:
     """C(v)."""
+    numel = vector.numel()
     if isinstance(compressor, SharedSupport):
-        layout = flat_layout(vector.numel())
+        layout = flat_layout(numel)
         support = compressor.support(layout, draw)
+        payload = support.gather(vector)
         result = torch.zeros_like(vector)
-        support.add_(result, support.gather(vector))
+        support.add_(result, payload)
         return result
     assert isinstance(compressor, Encoded)
     message = compressor.encode(vector, draw, rank)
-    return compressor.decode(message, vector.numel(), vector.dtype)
+    return compressor.decode(message, numel, vector.dtype)
 
 
 def norm_squared(vector: Tensor) -> Tensor:
-    return vector.square().sum()
+    squares = vector.square()
+    return squares.sum()
 
 
 @st.composite
@@ -147,7 +153,8 @@ def test_every_compressor_is_known_by_its_name() -> None:
         QSGD,
         QuantisedBlocks,
     ]
-    assert compressors() == {kind.kind: kind for kind in shipped}
+    by_name = {kind.kind: kind for kind in shipped}
+    assert compressors() == by_name
 
 
 BIASED = ANY.filter(lambda each: not isinstance(each, QSGD))
@@ -158,8 +165,10 @@ def test_compression_never_adds_to_the_error(
     compressor: Compressor, numel: int, seed: int, dtype: torch.dtype
 ) -> None:
     vector = random_vector(numel, seed, dtype)
-    kept = compressed(compressor, vector, draw_at(1, seed))
-    lost = norm_squared((vector - kept).double())
+    draw = draw_at(1, seed)
+    kept = compressed(compressor, vector, draw)
+    rest = vector - kept
+    lost = norm_squared(rest.double())
     whole = norm_squared(vector.double())
     assert lost <= whole * (1 + 1e-6)
 
@@ -174,14 +183,16 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
     count: int,
 ) -> None:
     layout = flat_layout(numel)
-    steps = range(interval, interval * count + 1, interval)
+    last = interval * count
+    steps = range(interval, last + 1, interval)
     draws = [draw_at(step) for step in steps]
     compressor.check(layout)
     bits = []
     for draw in draws:
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            payload = support.gather(torch.zeros(numel))
+            zeros = torch.zeros(numel)
+            payload = support.gather(zeros)
             bits.append(32 * payload.numel())
         else:
             assert isinstance(compressor, Encoded)
@@ -192,10 +203,13 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
     expected = [compressor.payload_bits(layout, draw) for draw in draws]
     assert bits == expected
     whole = sum(bits)
-    gathered = whole if isinstance(compressor, Gathered) else 0
-    num_messages = sum(message > 0 for message in bits)
+    gathered = 0
+    if isinstance(compressor, Gathered):
+        gathered = whole
+    messages = [message for message in bits if message > 0]
     cost = compressor.cost(layout, draw_at, steps)
-    assert cost == Entry(whole, num_messages, gathered)
+    expected_cost = Entry(whole, len(messages), gathered)
+    assert cost == expected_cost
 
 
 @pytest.mark.parametrize(
@@ -209,14 +223,21 @@ def test_the_mean_cost_of_draws_that_differ_is_their_mean(
     layout = layout_of((10, 7), (9,), (4, 3, 2))
     steps = range(3000)
     root = math.sqrt(len(steps))
-    by_step = [compressor.payload_bits(layout, draw_at(step)) for step in steps]
+    by_step = []
+    for step in steps:
+        draw = draw_at(step)
+        payload_bits = compressor.payload_bits(layout, draw)
+        by_step.append(payload_bits)
     bits = np.array(by_step)
     mean = compressor.cost(layout, None, steps)
     off_bits = mean.bits - bits.sum()
-    assert abs(off_bits) < 5 * bits.std() * root
-    off_messages = mean.collectives - (bits > 0).sum()
+    deviation = bits.std() * root
+    assert abs(off_bits) < 5 * deviation
+    is_sent = bits > 0
+    off_messages = mean.collectives - is_sent.sum()
     # A message is sent or not: its standard deviation is at most 1/2.
-    assert abs(off_messages) < 5 * root / 2
+    largest_deviation = root / 2
+    assert abs(off_messages) < 5 * largest_deviation
     short = compressor.cost(layout, None, steps, 16)
     half = mean.bits / 2
     assert short.bits == pytest.approx(half, abs=1)
@@ -242,34 +263,38 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
 
     def fitted(drop_rest: bool) -> Compressor:
         """What EF-SGD makes of the compressor."""
+        zeros = torch.zeros(1024)
+        parameter = nn.Parameter(zeros)
         optimizer = EFSGD(
-            [nn.Parameter(torch.zeros(1024))],
-            lr=0.1,
-            compressor=compressor,
-            drop_rest=drop_rest,
+            [parameter], lr=0.1, compressor=compressor, drop_rest=drop_rest
         )
-        return optimizer.replicas[0].fitted(compressor)
+        replica = optimizer.replicas[0]
+        return replica.fitted(compressor)
 
     def share_lost(used: Compressor, vector: Tensor) -> float:
         """Mean over 40 draws of |v - C(v)|^2 / |v|^2."""
         squares = []
         for step in range(40):
-            kept = compressed(used, vector, draw_at(step))
-            squares.append(norm_squared(vector - kept))
+            draw = draw_at(step)
+            kept = compressed(used, vector, draw)
+            lost = norm_squared(vector - kept)
+            squares.append(lost)
         mean = torch.tensor(squares).mean()
-        return float(mean / norm_squared(vector))
+        whole = norm_squared(vector)
+        return float(mean / whole)
 
     scaled = fitted(drop_rest=False)
-    assert fitted(drop_rest=True) is compressor
+    dropping = fitted(drop_rest=True)
+    assert dropping is compressor
     omega = compressor.variance(layout)
-    is_unscaled = scaled is compressor
-    assert is_unscaled == (omega == 0)
     lost = [share_lost(compressor, vector) for vector in vectors]
     scaled_lost = [share_lost(scaled, vector) for vector in vectors]
     if omega:
+        assert scaled is not compressor
         assert max(lost) == pytest.approx(omega, rel=0.1)
         expected = omega / (1 + omega)
     else:
+        assert scaled is compressor
         assert max(lost) < 1
         expected = lost[0]
     assert max(scaled_lost) < 1
@@ -286,15 +311,17 @@ def test_blocks_cut_the_vector_into_equal_parts(
     layout = flat_layout(numel)
     size = math.ceil(numel / compressor.blocks)
     count = math.ceil(numel / size)
+    wanted = compressor.blocks // compressor.ratio
+    expected = min(wanted, count)
     for step in range(5):
-        chosen = mask(compressor, layout, draw_at(step))
+        draw = draw_at(step)
+        chosen = mask(compressor, layout, draw)
         kept = 0
         for block in chosen.split(size):
             times = block.unique().tolist()
             assert times in ([0], [1]), "blocks are kept whole, and once"
             kept += int(times[0])
-        wanted = compressor.blocks // compressor.ratio
-        assert kept == min(wanted, count)
+        assert kept == expected
 
 
 def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_filled_up_with_zeros() -> (
@@ -305,15 +332,16 @@ def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_fille
     places = torch.arange(51.0)
     sent = set()
     for step in range(60):
-        support = compressor.support(layout, draw_at(step))
+        draw = draw_at(step)
+        support = compressor.support(layout, draw)
         payload = support.gather(places)
-        sent.add(tuple(payload.tolist()))
-    assert sorted(sent) == [
-        (*range(0, 13),),
-        (*range(13, 26),),
-        (*range(26, 39),),
-        (*range(39, 51), 0),
-    ]
+        numbers = payload.tolist()
+        sent.add(tuple(numbers))
+    first = range(0, 13)
+    second = range(13, 26)
+    third = range(26, 39)
+    last = range(39, 51)
+    assert sorted(sent) == [tuple(first), tuple(second), tuple(third), (*last, 0)]
 
 
 # Blocks per tensor.
@@ -327,7 +355,8 @@ def ranges(
     num_places = kept.shape[axis]
     along_axis = np.moveaxis(kept, axis, 0)
     in_rows = along_axis.reshape(num_places, -1)
-    places = np.flatnonzero(in_rows.any(1))
+    has_any = in_rows.any(1)
+    places = np.flatnonzero(has_any)
     first = int(places[0])
     end = int(places[-1]) + 1
     assert len(places) == end - first
@@ -336,9 +365,11 @@ def ranges(
 
 def assert_aligned(span: tuple[int, int], size: int, ratio: float) -> None:
     first, end = span
-    length = max(1, round(size / ratio))
+    rounded = round(size / ratio)
+    length = max(1, rounded)
     assert first % length == 0
-    assert end == min(first + length, size)
+    expected_end = min(first + length, size)
+    assert end == expected_end
 
 
 def in_channels_last(tensor: Tensor) -> Tensor:
@@ -365,10 +396,12 @@ def test_each_tensor_keeps_an_aligned_block(
         tensors = [in_channels_last(tensor) for tensor in tensors]
     layout = Layout.of(tensors)
     compressor = PerTensorBlockSparsifier(rows, columns)
-    chosen = mask(compressor, layout, draw_at(1, seed))
+    draw = draw_at(1, seed)
+    chosen = mask(compressor, layout, draw)
     assert chosen.max() == 1
     for window in layout.tensors:
-        kept = window.view(chosen).numpy() > 0
+        times = window.view(chosen).numpy()
+        kept = times > 0
         # A vector has rows alone, a scalar neither rows nor columns.
         num_cut = min(2, kept.ndim)
         ratios = (rows, columns)[:num_cut]
@@ -380,7 +413,8 @@ def test_each_tensor_keeps_an_aligned_block(
         assert kept[rectangle].all(), "a full rectangle"
         lengths = [end - first for first, end in spans]
         area = np.prod(lengths)
-        rest = np.prod(kept.shape[2:])
+        other_sizes = kept.shape[2:]
+        rest = np.prod(other_sizes)
         assert kept.sum() == area * rest
 
 
@@ -390,7 +424,8 @@ def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
     for step in range(20):
         draw = draw_at(step)
         support = compressor.support(layout, draw)
-        assert support.payload_numel * 32 == compressor.payload_bits(layout, draw)
+        payload_bits = compressor.payload_bits(layout, draw)
+        assert payload_bits == 32 * support.payload_numel
         for window in support.windows:
             assert window.numel
     filled = layout_of((10, 7), (9,))
@@ -423,7 +458,8 @@ def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compre
 
     match compressor:
         case TopK(ratio):
-            count = max(1, math.floor(numel / ratio))
+            floored = math.floor(numel / ratio)
+            count = max(1, floored)
             return transcription.top_k(count)
         case ChunkTopK(kept, chunk_size, bits):
             return transcription.chunk_top_k(kept, chunk_size, bits)
@@ -444,10 +480,12 @@ def test_a_message_says_what_the_definition_does(
     # Of one worker: shape (1, numel).
     vectors = vector.double().numpy()[None]
     (expected,) = definition(1, "gradient", vectors)
-    sent = compressed(compressor, vector, draw_at(1))
+    draw = draw_at(1)
+    sent = compressed(compressor, vector, draw)
     found = sent.double().numpy()
     apart = np.abs(found - expected)
-    largest = float(vector.abs().max())
+    magnitudes = vector.abs()
+    largest = float(magnitudes.max())
     near = apart < 1e-6 * largest
     is_unrounded = isinstance(compressor, ChunkTopK) and compressor.bits == 32
     if is_unrounded or isinstance(compressor, TopK | ScaledSign):
@@ -459,9 +497,10 @@ def test_a_message_says_what_the_definition_does(
 
 def test_numbers_that_are_alike_stay_what_they_are() -> None:
     vector = torch.tensor([2.5, 0, 0, 2.5, 0])
+    draw = draw_at(0)
     for kept, chunk_size in ((2, 5), (1, 3)):
         compressor = ChunkTopK(kept, chunk_size, 2)
-        sent = compressed(compressor, vector, draw_at(0))
+        sent = compressed(compressor, vector, draw)
         assert torch.equal(sent, vector)
 
 
@@ -477,17 +516,20 @@ def test_qsgd_is_unbiased(bits: int) -> None:
     vector = torch.from_numpy(numbers)
     total = torch.zeros(numel, dtype=vector.dtype)
     for step in range(draws):
-        total += compressed(compressor, vector, draw_at(step))
+        draw = draw_at(step)
+        total += compressed(compressor, vector, draw)
     mean = total / draws
     # Each number's bucket of 8, the last of them of 4.
     buckets = vector.split(8)
     norms = torch.empty(numel)
     for place in range(numel):
-        norms[place] = buckets[place // 8].norm()
+        bucket = buckets[place // 8]
+        norms[place] = bucket.norm()
     level = norms / LEVELS[bits]
     spread = level / 2 / math.sqrt(draws)
+    tolerance = 4.5 * spread + 1e-6
     off = (mean - vector).abs()
-    assert (off < 4.5 * spread + 1e-6).all()
+    assert (off < tolerance).all()
 
 
 def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
@@ -496,8 +538,10 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     ones = torch.ones(40)
     outcomes = set()
     for step, rank in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        sent = compressed(compressor, ones, draw_at(step), rank)
-        outcomes.add(tuple(sent.tolist()))
+        draw = draw_at(step)
+        sent = compressed(compressor, ones, draw, rank)
+        numbers = sent.tolist()
+        outcomes.add(tuple(numbers))
     assert len(outcomes) == 4
     once = compressed(compressor, vector, draw_at(3), 1)
     again = compressed(compressor, vector, draw_at(3), 1)
@@ -512,15 +556,17 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
 def test_zero_stays_zero_and_encoding_leaves_all_else_alone(
     compressor: Encoded,
 ) -> None:
+    draw = draw_at(0)
     zeros = torch.zeros(40)
-    nothing = compressed(compressor, zeros, draw_at(0))
+    nothing = compressed(compressor, zeros, draw)
     assert nothing.tolist() == [0] * 40
     vector = random_vector(40, 1)
     before = vector.clone()
     state = torch.get_rng_state()
-    compressed(compressor, vector, draw_at(0))
+    compressed(compressor, vector, draw)
+    state_after = torch.get_rng_state()
     assert torch.equal(vector, before)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(state_after, state)
 
 
 # The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at
@@ -561,8 +607,10 @@ def test_what_all_receive_and_what_each_keeps_is_what_there_was(
     expected = definition(1, "gradient", vectors)
     expected_mean = expected.mean(axis=0)
     # Rounding may fall to the other side where a number lies half-way between two levels.
-    largest = float(vector.abs().max())
-    off = abs(received.double().numpy() - expected_mean)
+    magnitudes = vector.abs()
+    largest = float(magnitudes.max())
+    found_mean = received.double().numpy()
+    off = abs(found_mean - expected_mean)
     near = off < 1e-5 * largest
     assert near.mean() > 0.9
     kept = vector - sent.own
@@ -574,11 +622,12 @@ def test_what_all_receive_and_what_each_keeps_is_what_there_was(
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_large_numbers_stay_finite_and_those_that_are_not_are_seen(bits: int) -> None:
+    compressor = QuantisedBlocks(bits, 8)
     vector = torch.full((8, 40), 3e38)
-    sent, _ = sent_by(vector, QuantisedBlocks(bits, 8))
+    sent, _ = sent_by(vector, compressor)
     torch.testing.assert_close(sent.mean, vector, rtol=1e-6, atol=0)
-    vector[3, 11] = float("nan")
-    sent, _ = sent_by(vector, QuantisedBlocks(bits, 8))
+    vector[3, 11] = torch.nan
+    sent, _ = sent_by(vector, compressor)
     seen = sent.mean[0].isnan()
     assert seen[8:16].any()
     assert not seen[:8].any(), "in its block alone"

@@ -17,7 +17,8 @@ NUMEL = 1_300_003
 
 
 def normal(dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator()
+    generator.manual_seed(3)
     numbers = torch.randn(NUMEL, generator=generator)
     return numbers.to(dtype)
 
@@ -25,7 +26,8 @@ def normal(dtype: torch.dtype = torch.float32) -> Tensor:
 def spoilt(value: float, count: int) -> Tensor:
     """Random numbers of which `count`, far apart, are this value."""
     numbers = normal()
-    places = torch.linspace(0, NUMEL - 1, count).long()
+    last = NUMEL - 1
+    places = torch.linspace(0, last, count).long()
     numbers[places] = value
     return numbers
 
@@ -33,7 +35,8 @@ def spoilt(value: float, count: int) -> Tensor:
 def periodic() -> Tensor:
     """Large numbers where the sample never looks."""
     numbers = normal()
-    numbers[1 :: NUMEL // largest.SAMPLED] += 100
+    stride = NUMEL // largest.SAMPLED
+    numbers[1::stride] += 100
     return numbers
 
 
@@ -63,14 +66,16 @@ VECTORS: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("ratio", [192, 3, NUMEL])
 @pytest.mark.parametrize("name", VECTORS)
 def test_the_places_are_those_of_torch_topk(name: str, ratio: int) -> None:
-    numbers = VECTORS[name]().abs()
+    make = VECTORS[name]
+    numbers = make().abs()
     count = NUMEL // ratio
     expected = numbers.topk(count, sorted=False).indices
     found = places_of_largest(numbers, count)
     assert found.dtype == expected.dtype
     assert len(found) == count
-    sorted_places = expected.sort().values
-    assert torch.equal(found.sort().values, sorted_places)
+    in_order = found.sort().values
+    expected_in_order = expected.sort().values
+    assert torch.equal(in_order, expected_in_order)
 
 
 @pytest.mark.parametrize(
@@ -88,29 +93,34 @@ def test_a_threshold_saves_the_search_through_all(
         return topk(numbers, *arguments, **options)
 
     monkeypatch.setattr(Tensor, "topk", counted)
-    numbers = VECTORS[name]().abs()
-    places_of_largest(numbers, NUMEL // 192)
+    make = VECTORS[name]
+    numbers = make().abs()
+    count = NUMEL // 192
+    places_of_largest(numbers, count)
     assert sum(searched) < NUMEL / 4
 
 
 @pytest.mark.parametrize("name", ["random", "few values"])
 def test_a_message_says_what_it_said(name: str) -> None:
-    vector = VECTORS[name]()
+    make = VECTORS[name]
+    vector = make()
     compressor = TopK(192)
     draw = Draw(0, 1, "gradient")
     message = compressor.encode(vector, draw, 0)
     count = NUMEL // 192
     magnitudes = vector.abs()
-    index = magnitudes.topk(count, sorted=False).indices
+    places = magnitudes.topk(count, sorted=False).indices
     expected = torch.zeros(NUMEL)
-    expected[index] = vector[index]
+    expected[places] = vector[places]
     found = compressor.decode(message, NUMEL, vector.dtype)
     assert torch.equal(found, expected)
 
 
 def test_a_short_vector_has_the_order_of_torch_topk_too() -> None:
-    last = largest.LEAST_NUMEL - 1
-    numbers = normal()[:last].abs()
+    numel = largest.LEAST_NUMEL - 1
+    long = normal()
+    short = long[:numel]
+    numbers = short.abs()
     found = places_of_largest(numbers, 1000)
     expected = numbers.topk(1000, sorted=False).indices
     assert torch.equal(found, expected)

@@ -15,15 +15,17 @@ def test_it_is_torchs_muon_and_adamw_up_to_the_bfloat16_of_its_iteration() -> No
     def steps(model: nn.Module, *optimizers: torch.optim.Optimizer) -> Tensor:
         for step in range(1, 9):
             model.zero_grad()
-            batch_loss(model, step, 0).backward()
+            loss = batch_loss(model, step, 0)
+            loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
         return flat_parameters(model)
 
     ours = make_model(torch.float32)
     theirs = make_model(torch.float32)
-    weights = list(theirs.parameters())[::2]
-    biases = list(theirs.parameters())[1::2]
+    parameters = list(theirs.parameters())
+    weights = parameters[::2]
+    biases = parameters[1::2]
     common = {"lr": 0.02, "weight_decay": 0.05}
     muon = torch.optim.Muon(
         weights, momentum=0.9, adjust_lr_fn="match_rms_adamw", **common
@@ -70,19 +72,25 @@ def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -
     """The matrix has norm 1, and singular values that fall by the condition number."""
     rows = 64
     columns = 512
-    draws = torch.Generator().manual_seed(1)
-    left = orthogonal(torch.randn(rows, rows, generator=draws))
-    right = orthogonal(torch.randn(columns, rows, generator=draws))
+    draws = torch.Generator()
+    draws.manual_seed(1)
+    square = torch.randn(rows, rows, generator=draws)
+    tall = torch.randn(columns, rows, generator=draws)
+    left = orthogonal(square)
+    right = orthogonal(tall)
     exponents = torch.linspace(0, 1, rows).double()
-    matrix = left * condition**-exponents @ right.mT
-    matrix = (matrix / matrix.norm())[None]
-    exact = iterated(matrix)
-    in_fp16 = iterated(matrix.to(torch.float16))
-    in_bfloat16 = iterated(matrix.to(torch.bfloat16))
+    singular_values = condition**-exponents
+    matrix = left * singular_values @ right.mT
+    normalised = matrix / matrix.norm()
+    matrices = normalised[None]
+    exact = iterated(matrices)
+    in_fp16 = iterated(matrices.to(torch.float16))
+    in_bfloat16 = iterated(matrices.to(torch.bfloat16))
+    size = exact.norm()
     fp16 = (in_fp16 - exact).norm()
     bfloat16 = (in_bfloat16 - exact).norm()
     assert fp16 < 0.5 * bfloat16
-    assert bfloat16 < 0.2 * exact.norm()
+    assert bfloat16 < 0.2 * size
 
 
 def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() -> None:
@@ -94,17 +102,21 @@ def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() 
     kept = {"params": parameters[3:], "muon": False}
     optimizer = SGD([free, kept], lr=0.1, local_step="muon")
     for number, each in enumerate(parameters):
-        generator = torch.Generator().manual_seed(number)
+        generator = torch.Generator()
+        generator.manual_seed(number)
         drawn = torch.randn(each.shape, generator=generator)
         each.grad.copy_(drawn)  # type: ignore[union-attr]
     optimizer.step()
-    convolution, *others = (each.detach() for each in parameters)
+    values_after = [each.detach() for each in parameters]
+    convolution, *others = values_after
     for each in others:
+        moved_by = each.abs()
         expected = torch.full_like(each, 0.1)
-        torch.testing.assert_close(each.abs(), expected, rtol=1e-4, atol=0)
-    scale = 0.1 * 0.2 * 12**0.5
+        torch.testing.assert_close(moved_by, expected, rtol=1e-4, atol=0)
+    spectral_norm = 0.1 * 0.2 * 12**0.5
     matrix = convolution.view(4, 12)
-    values = torch.linalg.svdvals(matrix) / scale
+    singular_values = torch.linalg.svdvals(matrix)
+    values = singular_values / spectral_norm
     assert (values > 0.5).all()
     assert (values < 1.5).all()
 
@@ -119,16 +131,22 @@ def test_embeddings_and_the_output_are_left_to_adamw() -> None:
     text = nn.Sequential(nn.Embedding(9, 4), *body, output)
     groups = muon_groups(text)
     assert by_muon(groups) == [False, True, False]
-    in_groups = [each for group in groups for each in group["params"]]
+    in_groups = []
+    for group in groups:
+        in_groups += group["params"]
     assert in_groups == list(text.parameters())
     # A matrix that is no output may have as many rows as an embedding.
     wide = nn.Sequential(nn.Embedding(4, 9), *body)
-    assert by_muon(muon_groups(wide)) == [False, True]
-    without_text = muon_groups(nn.Sequential(*body))
-    sizes = [len(group["params"]) for group in without_text]
+    groups_of_wide = muon_groups(wide)
+    assert by_muon(groups_of_wide) == [False, True]
+    without_text = nn.Sequential(*body)
+    sizes = []
+    for group in muon_groups(without_text):
+        sizes.append(len(group["params"]))
     assert sizes == [2, 1, 1]
     without_output = nn.Sequential(nn.Embedding(9, 4), *body)
-    assert by_muon(muon_groups(without_output)) == [False, True]
+    groups_without_output = muon_groups(without_output)
+    assert by_muon(groups_without_output) == [False, True]
     optimizer = DiLoCo(groups, lr=0.1, sync_interval=2, local_step="muon")
     _, body_group, _ = optimizer.param_groups
     assert body_group["momentum"] == 0.95

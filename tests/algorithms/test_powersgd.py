@@ -49,12 +49,16 @@ def states(
 ) -> Iterator[tuple[Array, Array]]:
     """After each step all workers' parameters and errors, a row each."""
     parameters = []
-    for here, shape in zip(transcription.slices_of(SHAPES), SHAPES, strict=True):
-        own = torch.from_numpy(START[here].reshape(shape))
+    slices = transcription.slices_of(SHAPES)
+    for here, shape in zip(slices, SHAPES, strict=True):
+        numbers = START[here].reshape(shape)
+        own = torch.from_numpy(numbers)
         of_all = torch.stack([own] * NUM_WORKERS)
         parameters.append(nn.Parameter(of_all))
-    settings = {"lr": 0.1, "seed": SEED, "collectives": StackedCollectives(NUM_WORKERS)}
-    optimizer = PowerSGD(parameters, **(settings | given))
+    collectives = StackedCollectives(NUM_WORKERS)
+    defaults = {"lr": 0.1, "seed": SEED, "collectives": collectives}
+    settings = defaults | given
+    optimizer = PowerSGD(parameters, **settings)
     flat = optimizer.flat
     for number in range(1, num_steps + 1):
         xs = flat.parameters.numpy().copy()
@@ -65,7 +69,8 @@ def states(
         error = optimizer.error
         assert error is not None
         parameters_now = flat.parameters.numpy().copy()
-        yield parameters_now, error.numpy().copy()
+        error_now = error.numpy().copy()
+        yield parameters_now, error_now
 
 
 def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
@@ -76,9 +81,9 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
 def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     ones = np.ones(NUMEL)
-    problem = Problem(
-        START, towards_targets, NUM_WORKERS, 0.1 * ones, momentum, 0.02 * ones
-    )
+    eta = 0.1 * ones
+    decay = 0.02 * ones
+    problem = Problem(START, towards_targets, NUM_WORKERS, eta, momentum, decay)
     q = first_q(SEED)
     expected = transcription.powersgd(problem, SHAPES, rank, q)
     found = states(15, rank=rank, momentum=momentum, weight_decay=0.02)
@@ -94,12 +99,17 @@ def of_rank_one(x: Array, number: int, worker: int) -> Array:
     """First matrices have one row that is not 0, and then none: whoever follows them loses all
     other directions."""
     gradient = towards_targets(x, number, worker)
-    if number < 4:
-        for here, shape in zip(transcription.slices_of(SHAPES), SHAPES, strict=True):
-            own = gradient[here]
-            is_first = number == 1 and len(shape) > 0
-            num_kept = len(own) // shape[0] if is_first else 0
-            own[num_kept:] = 0
+    if number >= 4:
+        return gradient
+    slices = transcription.slices_of(SHAPES)
+    for here, shape in zip(slices, SHAPES, strict=True):
+        own = gradient[here]
+        is_scalar = len(shape) == 0
+        num_kept = 0
+        if number == 1 and not is_scalar:
+            num_rows = shape[0]
+            num_kept = len(own) // num_rows
+        own[num_kept:] = 0
     return gradient
 
 
@@ -116,10 +126,12 @@ def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     for (xs, es), (wanted, _) in zip(full, sgd, strict=False):
         assert_same(xs, wanted)
         mean_error = transcription.mean(es)
-        assert np.abs(mean_error).max() < 1e-12
+        largest_error = np.abs(mean_error).max()
+        assert largest_error < 1e-12
     last, _ = full[-1]
     *_, (lower, _) = states(12, rank=5, **given)
-    assert np.abs(lower - last).max() > 1e-3
+    apart = np.abs(lower - last)
+    assert apart.max() > 1e-3
 
 
 # Short numbers.
@@ -130,7 +142,9 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
     hold."""
 
     def small(x: Array, number: int, worker: int) -> Array:
-        return 1e-5 * towards_targets(0 * x, 1, worker)
+        origin = np.zeros_like(x)
+        gradient = towards_targets(origin, 1, worker)
+        return 1e-5 * gradient
 
     given = {"gradient": small, "lr": 1e4, "rank": 1}
     *_, (full, _) = states(6, **given)
@@ -142,8 +156,11 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
 
 def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
     def not_finite(x: Array, number: int, worker: int) -> Array:
-        value = np.nan if number == 1 else np.inf
+        value = np.inf
+        if number == 1:
+            value = np.nan
         return np.full(NUMEL, value)
 
     *_, (xs, _) = states(2, not_finite, rank=2)
-    assert not np.isfinite(xs).any()
+    is_finite = np.isfinite(xs)
+    assert not is_finite.any()

@@ -56,16 +56,18 @@ class Problem:
 
 def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem:
     """Gaussian clusters about points of the unit sphere, a like number of each class."""
-    normal = np.random.RandomState(SEED).randn
+    generator = np.random.RandomState(SEED)
+    normal = generator.randn
     num_clusters = clusters_per_class * NUM_CLASSES
     centres = normal(num_clusters, NUM_INPUTS)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     size = num_samples // num_clusters
     # Cluster by cluster, so that numbers of 64 bits are not all held at once.
-    clusters = [
-        (0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32)
-        for centre in centres
-    ]
+    clusters = []
+    for centre in centres:
+        noise = 0.5 * normal(size, NUM_INPUTS)
+        cluster = noise + centre
+        clusters.append(cluster.astype(np.float32))
     per_class = size * clusters_per_class
     labels = np.repeat(np.arange(NUM_CLASSES), per_class)
     of_data = random.Random(SEED)
@@ -101,7 +103,10 @@ def learning_rates() -> Iterator[float]:
         share = step / num_steps
         falling = 0.5 * (1 + math.cos(math.pi * share))
         is_first = step % SYNC_INTERVAL == 0
-        yield LR if is_first else LOWEST_LR + (LR - LOWEST_LR) * falling
+        if is_first:
+            yield LR
+        else:
+            yield LOWEST_LR + (LR - LOWEST_LR) * falling
 
 
 # Their arithmetic, in NumPy.
@@ -109,11 +114,14 @@ def learning_rates() -> Iterator[float]:
 
 def scores(x: list[Vectors], inputs: Vectors) -> tuple[Vectors, Vectors]:
     """What the hidden units are, and the logarithms of the classes' probabilities."""
-    units = np.maximum(inputs @ x[0].T + x[1], 0)
-    logits = units @ x[2].T + x[3]
+    first, first_bias, second, second_bias = x
+    before_relu = inputs @ first.T + first_bias
+    units = np.maximum(before_relu, 0)
+    logits = units @ second.T + second_bias
     logits -= logits.max(axis=1, keepdims=True)
     sums = np.exp(logits).sum(axis=1, keepdims=True)
-    return units, logits - np.log(sums)
+    logarithms = logits - np.log(sums)
+    return units, logarithms
 
 
 def gradients(
@@ -122,9 +130,15 @@ def gradients(
     """Gradient of the mean cross-entropy."""
     units, logarithms = scores(x, inputs)
     expected = np.eye(NUM_CLASSES)[labels]
-    wrong = (np.exp(logarithms) - expected) / len(labels)
-    back = (wrong @ x[2]) * (units > 0)
-    return [back.T @ inputs, back.sum(axis=0), wrong.T @ units, wrong.sum(axis=0)]
+    probabilities = np.exp(logarithms)
+    wrong = (probabilities - expected) / len(labels)
+    is_active = units > 0
+    back = (wrong @ x[2]) * is_active
+    first = back.T @ inputs
+    first_bias = back.sum(axis=0)
+    second = wrong.T @ units
+    second_bias = wrong.sum(axis=0)
+    return [first, first_bias, second, second_bias]
 
 
 def trained_alone(
@@ -135,9 +149,11 @@ def trained_alone(
     means = [np.zeros_like(vector) for vector in x]
     squares = [np.zeros_like(vector) for vector in x]
     for count, rate in enumerate(rates, 1):
-        here = problem.batches(first + count - 1)[worker]
+        step = first + count - 1
+        here = problem.batches(step)[worker]
         inputs = problem.inputs[here].astype(np.float64)
-        found = gradients(x, inputs, problem.labels[here])
+        labels = problem.labels[here]
+        found = gradients(x, inputs, labels)
         for vector, gradient, mean, square in zip(
             x, found, means, squares, strict=True
         ):
@@ -168,10 +184,10 @@ def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
     found = [loss()]
     for first in range(0, len(rates), SYNC_INTERVAL):
         own_rates = rates[first : first + SYNC_INTERVAL]
-        moved = [
-            trained_alone(x, problem, worker, first, own_rates)
-            for worker in range(NUM_WORKERS)
-        ]
+        moved = []
+        for worker in range(NUM_WORKERS):
+            own_x = trained_alone(x, problem, worker, first, own_rates)
+            moved.append(own_x)
         for number, vector in enumerate(x):
             pseudo_gradient = np.zeros_like(vector)
             for own in moved:
@@ -195,26 +211,29 @@ def losses_by_diloco(
         parameters.append(nn.Parameter(of_type))
 
     def logits(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
-        first, first_bias, second, second_bias = (
-            parameter[worker] for parameter in parameters
-        )
+        own = [parameter[worker] for parameter in parameters]
+        first, first_bias, second, second_bias = own
         numbers = torch.from_numpy(problem.inputs[here])
         inputs = numbers.to(device, dtype)
-        units = (inputs @ first.T + first_bias).relu()
+        before_relu = inputs @ first.T + first_bias
+        units = before_relu.relu()
         return units @ second.T + second_bias
 
     def loss(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
         own_labels = problem.labels[here]
         labels = torch.from_numpy(own_labels).to(device)
-        return cross_entropy(logits(worker, here), labels)
+        own_logits = logits(worker, here)
+        return cross_entropy(own_logits, labels)
 
     def scored() -> float:
+        num_scored = len(problem.scored)
         total = 0.0
         with torch.no_grad():
-            for at in range(0, len(problem.scored), 1000):
+            for at in range(0, num_scored, 1000):
                 part = problem.scored[at : at + 1000]
-                total += float(loss(0, part)) * len(part)
-        return total / len(problem.scored)
+                mean = float(loss(0, part))
+                total += mean * len(part)
+        return total / num_scored
 
     found = [scored()]
     rates = iter(learning_rates())
@@ -236,7 +255,8 @@ def losses_by_diloco(
             optimizer.param_groups[0]["lr"] = next(rates)
             optimizer.zero_grad()
             for worker, here in enumerate(problem.batches(step)):
-                loss(worker, here).backward()
+                own_loss = loss(worker, here)
+                own_loss.backward()
             optimizer.step()
         found.append(scored())
     return found

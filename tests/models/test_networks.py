@@ -54,12 +54,15 @@ def parts_of(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
 
 
 def images(shape: tuple[int, ...], batch: int = 4) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn((batch, *shape), generator=generator)
+    generator = torch.Generator()
+    generator.manual_seed(1)
+    size = (batch, *shape)
+    return torch.randn(size, generator=generator)
 
 
 def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    return sum(sizes)
 
 
 # All of them
@@ -79,19 +82,25 @@ def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
 
     with torch.device("meta"):
         model = build(name, shape, num_classes=7)
-        first, *_ = parts_of(model, nn.Conv2d)
-        first.register_forward_hook(note_side)
-        outputs = model(torch.empty(2, *shape))
+        convolutions = parts_of(model, nn.Conv2d)
+        stem = convolutions[0]
+        stem.register_forward_hook(note_side)
+        inputs = torch.empty(2, *shape)
+        outputs = model(inputs)
 
     assert outputs.shape == (2, 7)
     tensors = [*model.parameters(), *model.buffers()]
     for tensor in tensors:
         assert tensor.is_meta
     height = shape[1]
-    halves = height > 64 and name != "wide_resnet"
-    expected = (height + 1) // 2 if halves else height
+    is_large = height > 64
+    halves = is_large and name != "wide_resnet"
+    expected = height
+    if halves:
+        expected = (height + 1) // 2
     assert sides == [expected]
-    has_pool = bool(parts_of(model, nn.MaxPool2d))
+    pools = parts_of(model, nn.MaxPool2d)
+    has_pool = bool(pools)
     assert has_pool == halves
 
 
@@ -103,17 +112,25 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
     model = build(name, (3, 32, 32))
     inputs = images((3, 32, 32))
     in_float64 = inputs.double()
-    expected = model.double().eval()(in_float64)
+    model.double()
+    model.eval()
+    expected = model(in_float64)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    found = model(inputs.double())
+    in_float64 = inputs.double()
+    found = model(in_float64)
     torch.testing.assert_close(found, expected)
+    model.float()
+    model.train()
     is_mixed = dtype != torch.float32
     with torch.autocast("cpu", dtype=dtype, enabled=is_mixed):
-        outputs = model.float().train()(inputs)
+        outputs = model(inputs)
     assert outputs.dtype == dtype
-    scores = outputs.float().log_softmax(1)
-    scores[:, 0].sum().backward()
+    in_float32 = outputs.float()
+    scores = in_float32.log_softmax(1)
+    of_first_class = scores[:, 0]
+    loss = of_first_class.sum()
+    loss.backward()
     for key, parameter in model.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, key
@@ -146,9 +163,11 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 def test_a_bad_option_is_refused_in_a_sentence(
     name: str, options: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(SpecError, match=f"^model {name}:? ") as caught:
+    beginning = f"^model {name}:? "
+    with pytest.raises(SpecError, match=beginning) as caught:
         built(name, **options)
-    assert words in str(caught.value)
+    message = str(caught.value)
+    assert words in message
 
 
 # Pre-activation
@@ -159,10 +178,13 @@ def test_a_residual_networks_width_may_be_a_fraction(
     width: float, channels: list[int]
 ) -> None:
     model = built("wide_resnet", depth=10, width=width)
-    stages = list(model.children())[3:6]
+    children = list(model.children())
+    stages = children[3:6]
     for stage, expected in zip(stages, channels, strict=True):
         convolutions = parts_of(stage, nn.Conv2d)
-        assert {each.out_channels for each in convolutions} == {expected}
+        assert convolutions
+        for convolution in convolutions:
+            assert convolution.out_channels == expected
 
 
 def test_sizes_are_those_of_gluoncv() -> None:
@@ -170,16 +192,23 @@ def test_sizes_are_those_of_gluoncv() -> None:
         large = resnet50_v2((3, 224, 224), 1000)
         wide = wide_resnet((3, 32, 32), 100, depth=40, width=8)
         thumbnail = resnet50_v2((3, 32, 32), 1000)
-    # The stem's 3, 16 blocks of 9, 4 projections, and the last batch norm and classifier of 2 each.
-    num_tensors = len(list(large.parameters()))
-    assert num_tensors == 3 + 16 * 9 + 4 + 2 + 2
+    stem = 3
+    blocks = 16 * 9
+    projections = 4
+    last_batch_norm = 2
+    classifier = 2
+    num_tensors = stem + blocks + projections + last_batch_norm + classifier
+    tensors = list(large.parameters())
+    assert len(tensors) == num_tensors
     assert count(large) == 25_549_480
     assert count(wide) == 35_794_516
-    assert len(list(wide.parameters())) == 118
+    tensors_of_wide = list(wide.parameters())
+    assert len(tensors_of_wide) == 118
     # The stem's kernels, of 7 x 7 against 3 x 3, and the batch norm that follows the larger one.
     kernels = (49 - 9) * 3 * 64
     batch_norm = 2 * 64
-    assert count(large) - count(thumbnail) == kernels + batch_norm
+    saved = count(large) - count(thumbnail)
+    assert saved == kernels + batch_norm
 
 
 @pytest.mark.parametrize(
@@ -193,7 +222,8 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
     assert list(first.parameters()) == []
     # So the scale and the shift of the data do not matter while training.
     inputs = images((3, side, side))
-    found = model(3 * inputs + 5)
+    scaled_and_shifted = 3 * inputs + 5
+    found = model(scaled_and_shifted)
     expected = model(inputs)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -201,8 +231,11 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
 @pytest.mark.parametrize("widens", [False, True])
 def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     """The identity, which a ReLU on the way would spoil, or a projection of the activated input."""
-    channels = 8 if widens else 4
-    stride = 2 if widens else 1
+    channels = 4
+    stride = 1
+    if widens:
+        channels = 8
+        stride = 2
     first = nn.Conv2d(4, channels, 3, stride=stride, padding=1)
     second = nn.Conv2d(channels, channels, 3, padding=1)
     block = PreActivationBlock([first, second])
@@ -210,7 +243,8 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
     if not widens:
-        assert torch.equal(block(inputs), inputs)
+        found = block(inputs)
+        assert torch.equal(found, inputs)
         return
     assert block.shortcut is not None
     nn.init.ones_(block.shortcut.weight)
@@ -220,7 +254,8 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     every_second = activated[:, :, ::2, ::2]
     sums = every_second.sum(1, keepdim=True)
     expected = sums.expand(2, 8, 3, 3)
-    torch.testing.assert_close(block(inputs), expected)
+    found = block(inputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
@@ -233,10 +268,11 @@ def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
     assert len(blocks) == 16
     for place, block in enumerate(blocks):
         convolutions = parts_of(block.convolve, nn.Conv2d)
-        first, middle, last = (each.stride[0] for each in convolutions)
-        assert first == 1
-        assert middle == (2 if place in halves else 1)
-        assert last == 1
+        strides = [each.stride[0] for each in convolutions]
+        expected = [1, 1, 1]
+        if place in halves:
+            expected = [1, 2, 1]
+        assert strides == expected
         has_shortcut = block.shortcut is not None
         assert has_shortcut == (place in begins_stage)
 
@@ -257,13 +293,16 @@ def test_initial_values_are_mxnets(
         if weight.numel() <= 10_000:
             continue
         channels = (layer.in_channels + layer.out_channels) / 2
-        fan = layer.kernel_size[0] ** 2 * channels
+        side = layer.kernel_size[0]
+        fan = side**2 * channels
         deviation = math.sqrt(variance / fan)
         found = weight.std().item()
         assert found == pytest.approx(deviation, rel=0.03)
         limit = math.sqrt(3 / fan)
-        is_bounded = bool(weight.abs().max() <= limit)
-        assert is_bounded == (name == "wide_resnet")
+        largest = weight.abs().max()
+        is_bounded = bool(largest <= limit)
+        is_uniform = name == "wide_resnet"
+        assert is_bounded == is_uniform
     for layer in parts_of(model, nn.Linear):
         assert not layer.bias.any()
 
@@ -272,9 +311,10 @@ def test_resnet50_is_torchvisions_own() -> None:
     torch.manual_seed(3)
     model = resnet50((3, 224, 224), 1000)
     torch.manual_seed(3)
-    found = model.state_dict()
-    expected = models.resnet50(weights=None).state_dict()
+    theirs = models.resnet50(weights=None)
     assert count(model) == 25_557_032
+    found = model.state_dict()
+    expected = theirs.state_dict()
     assert list(found) == list(expected)
     for key, tensor in found.items():
         assert torch.equal(tensor, expected[key]), key
@@ -287,19 +327,25 @@ def test_resnet50_is_torchvisions_own() -> None:
     "study", ["network_cnn", "group_norm", "network_densenet", "network_shufflenet"]
 )
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
-    spec = load_spec(find_spec(f"studies/{study}"))
+    path = find_spec(f"studies/{study}")
+    spec = load_spec(path)
     network = spec.model
     model = built(network.name, "cpu", **network.options)
     perceptron = built("mlp", "cpu", hidden=32)
-    outputs = model(images((1, 28, 28)))
+    inputs = images((1, 28, 28))
+    outputs = model(inputs)
     assert outputs.shape == (4, 10)
-    outputs.sum().backward()
+    loss = outputs.sum()
+    loss.backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
     relative_size = count(model) / count(perceptron)
     assert 0.7 < relative_size < 1.5
-    has_batch_norm = bool(parts_of(model, nn.BatchNorm2d))
-    assert has_batch_norm == (study != "group_norm")
+    batch_norms = parts_of(model, nn.BatchNorm2d)
+    if study == "group_norm":
+        assert not batch_norms
+    else:
+        assert batch_norms
 
 
 def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -> None:
@@ -310,13 +356,16 @@ def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -
     shapes_of_halved = [each.shape for each in halved.parameters()]
     assert shapes == shapes_of_halved
     assert count(halved) == 77_594
-    assert halved(inputs).shape == (4, 10)
+    outputs = halved(inputs)
+    assert outputs.shape == (4, 10)
 
     def last_side(model: nn.Module) -> int:
         """Of the images that the last stage gives to the pooling."""
         layers = list(model.children())
-        stages = nn.Sequential(*layers[:-3])
-        side: int = stages(inputs).shape[-1]
+        up_to_pooling = layers[:-3]
+        stages = nn.Sequential(*up_to_pooling)
+        outputs = stages(inputs)
+        side: int = outputs.shape[-1]
         return side
 
     assert last_side(full) == 7

@@ -21,7 +21,9 @@ SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
 
 
 def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    return generator
 
 
 def assert_near(found: Tensor, expected: Tensor) -> None:
@@ -51,13 +53,17 @@ def pairs(batch: int = 3, length: int = 7) -> Tensor:
 def test_a_position_sees_the_source_and_what_was_said_up_to_itself(
     is_gpt: bool,
 ) -> None:
-    model = small_gpt() if is_gpt else small()
+    model = small()
+    if is_gpt:
+        model = small_gpt()
     sides = pairs()
     num_words = NUM_TOKENS - END - 1
 
     def scores(inputs: Tensor) -> Tensor:
         """Of a pair, or of its second side alone: (batch, tokens, places)."""
-        found: Tensor = model(inputs[:, 1] if is_gpt else inputs)
+        if is_gpt:
+            inputs = inputs[:, 1]
+        found: Tensor = model(inputs)
         return found
 
     before = scores(sides)
@@ -69,12 +75,15 @@ def test_a_position_sees_the_source_and_what_was_said_up_to_itself(
         tokens = inputs[:, side, place]
         others = (tokens - END) % num_words + END + 1
         inputs[:, side, place] = others
-        change = scores(inputs) - before
-        return change.abs().amax((0, 1))
+        after = scores(inputs)
+        sizes = (after - before).abs()
+        return sizes.amax((0, 1))
 
     changed = change_by(1, 4)
-    assert (changed[:4] < 1e-6).all()
-    assert (changed[4:] > 1e-6).all()
+    earlier = changed[:4]
+    later = changed[4:]
+    assert (earlier < 1e-6).all()
+    assert (later > 1e-6).all()
     if not is_gpt:
         by_source = change_by(0, 6)
         assert (by_source > 1e-4).all()
@@ -86,8 +95,9 @@ def test_what_fills_a_batch_up_changes_nothing() -> None:
     wider = torch.full((3, 2, LENGTH), PAD)
     wider[:, :, :7] = inputs
     scores = model(wider)
+    found = scores[:, :, :7]
     expected = model(inputs)
-    assert_near(scores[:, :, :7], expected)
+    assert_near(found, expected)
 
 
 def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
@@ -96,15 +106,21 @@ def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
     whole = model(inputs)
     source, said = inputs.unbind(1)
     state = model.begin(source)
-    for place in range(inputs.shape[2]):
-        scores, state = model.next_scores(said[:, place], state)
-        assert_near(scores, whole[:, :, place])
+    length = inputs.shape[2]
+    for place in range(length):
+        tokens = said[:, place]
+        scores, state = model.next_scores(tokens, state)
+        expected = whole[:, :, place]
+        assert_near(scores, expected)
     begun = model.begin(source)
-    _, state = model.next_scores(said[:, 0], begun)
+    firsts = said[:, 0]
+    _, state = model.next_scores(firsts, begun)
     rows = torch.tensor([2, 0, 2])
     of_rows = state.of(rows)
-    scores, _ = model.next_scores(said[rows, 1], of_rows)
-    assert_near(scores, whole[rows, :, 1])
+    seconds = said[rows, 1]
+    scores, _ = model.next_scores(seconds, of_rows)
+    expected = whole[rows, :, 1]
+    assert_near(scores, expected)
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,9 @@ class Table:
         self, tokens: Tensor, state: TableState
     ) -> tuple[Tensor, TableState]:
         following = self.scores[state.before, tokens]
-        return following.clone(), TableState(tokens)
+        own = following.clone()
+        after = TableState(tokens)
+        return own, after
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,8 @@ class TableState:
     before: Tensor
 
     def of(self, rows: Tensor) -> TableState:
-        return TableState(self.before[rows])
+        before = self.before[rows]
+        return TableState(before)
 
 
 def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
@@ -137,21 +156,27 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
     likely = scores.clone()
     likely[:, :, :END] = -torch.inf
     likely = torch.log_softmax(likely, -1)
-    tokens = range(END, scores.shape[0])
+    num_tokens = scores.shape[0]
+    tokens = range(END, num_tokens)
     best: tuple[float, list[int]] = (-torch.inf, [])
     for length in range(1, longest + 1):
         for said in itertools.product(tokens, repeat=length):
             *earlier, last = said
-            ends = last == END or length == longest
-            if END in earlier or not ends:
+            if END in earlier:
+                continue
+            is_longest = length == longest
+            ends = last == END
+            if not (ends or is_longest):
                 continue
             whole = [first, BEGIN, *said]
+            after_first = whole[1:]
             total = 0.0
-            triples = zip(whole, whole[1:], said, strict=False)
+            triples = zip(whole, after_first, said, strict=False)
             for triple in triples:
                 total += float(likely[triple])
             mean = total / length**LENGTH_POWER
-            best = max(best, (mean, list(said)))
+            candidate = (mean, list(said))
+            best = max(best, candidate)
     _, sentence = best
     return sentence
 
@@ -164,7 +189,9 @@ def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> Non
     source = torch.tensor([[BEGIN], [END], [3], [4]])
     firsts = source.flatten().tolist()
     expected = [best_of_all(scores, first, 4) for first in firsts]
-    enough = 200 if seed % 2 else 256
+    enough = 256
+    if seed % 2:
+        enough = 200
     with torch.no_grad():
         found = beam(model, source, 4, num_beams=enough)
         narrow = beam(model, source, 4, num_beams=1)
@@ -181,19 +208,25 @@ def test_sizes_go_from_small_to_base() -> None:
     def count(num_tokens: int, **sizes: int) -> int:
         with torch.device("meta"):
             model = build((2, 64), num_tokens, **sizes)
-        return sum(parameter.numel() for parameter in model.parameters())
+        numels = [parameter.numel() for parameter in model.parameters()]
+        return sum(numels)
 
     # Vaswani et al. count 65 million with 37,000 tokens.
     base = {"width": 512, "num_heads": 8, "num_layers": 6, "feedforward": 2048}
-    assert count(37_000, **base) == pytest.approx(63e6, rel=0.05)
+    numel = count(37_000, **base)
+    assert numel == pytest.approx(63e6, rel=0.05)
     least = {"width": 64, "num_heads": 4, "num_layers": 2, "feedforward": 128}
-    assert count(71, **least) == 172_224
+    least_numel = count(71, **least)
+    assert least_numel == 172_224
 
 
 def test_gradients_are_dense_and_reach_every_parameter() -> None:
-    model = small().train()
-    scores = model(pairs())
-    scores.square().sum().backward()
+    model = small()
+    model.train()
+    inputs = pairs()
+    scores = model(inputs)
+    loss = scores.square().sum()
+    loss.backward()
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, name
@@ -204,12 +237,15 @@ def test_gradients_are_dense_and_reach_every_parameter() -> None:
 def test_positions_are_the_sines_of_the_paper() -> None:
     found = sines(5, 6)
     for place, index in itertools.product(range(5), range(3)):
-        wave_length = 10_000 ** (2 * index / 6)
+        power = 2 * index / 6
+        wave_length = 10_000**power
         angle = torch.tensor(place / wave_length)
+        expected_sine = angle.sin()
+        expected_cosine = angle.cos()
         sine = found[place, index]
         cosine = found[place, index + 3]
-        torch.testing.assert_close(sine, angle.sin())
-        torch.testing.assert_close(cosine, angle.cos())
+        torch.testing.assert_close(sine, expected_sine)
+        torch.testing.assert_close(cosine, expected_cosine)
 
 
 def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
@@ -226,11 +262,13 @@ def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
 
 def test_attention_that_is_written_out_is_the_fused_one() -> None:
     generator = seeded(3)
-    # Queries, keys and values, each (batch, heads, places, width of a head).
-    heads = [
-        torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.float64)
-        for _ in range(3)
-    ]
-    fused = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
-    written_out = _causal(*heads)
+    # Batch, heads, places, width of a head.
+    shape = (2, 3, 7, 4)
+    queries = torch.randn(shape, generator=generator, dtype=torch.float64)
+    keys = torch.randn(shape, generator=generator, dtype=torch.float64)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fused = nn.functional.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True
+    )
+    written_out = _causal(queries, keys, values)
     torch.testing.assert_close(written_out, fused)

@@ -20,12 +20,16 @@ NOISE = random.Random(1)
 
 
 def _fits(*records: dict[str, Any]) -> list[Fit]:
-    sweeps = [Sweep.model_validate(record) for record in records]
-    return [fit for each in sweeps for fit in fits_of(each)]
+    fits: list[Fit] = []
+    for record in records:
+        each = Sweep.model_validate(record)
+        fits += fits_of(each)
+    return fits
 
 
 def _network(fits: list[Fit], rate: float, **given: Any) -> Network:
-    made_up = Fabric.model_validate(fabric(rate, **given))
+    record = fabric(rate, **given)
+    made_up = Fabric.model_validate(record)
     network = network_on(made_up, fits)
     assert network is not None
     return network
@@ -39,7 +43,9 @@ def hidden(point: dict[str, Any]) -> list[float]:
     if point["collective"] == "all_reduce":
         size /= 8
         hops = 14
-    return [hops * math.hypot(ALPHA, size / RATE)]
+    sending = size / RATE
+    seconds = hops * math.hypot(ALPHA, sending)
+    return [seconds]
 
 
 def as_made_up(point: dict[str, Any]) -> list[float]:
@@ -71,15 +77,18 @@ def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
     reduced, gathered = _fits(record)
     assert reduced.collective == "all_reduce"
     assert gathered.collective == "all_gather"
+    beta = 1 / RATE
     for fit in (reduced, gathered):
         link = fit.link
         assert link.alpha == pytest.approx(ALPHA, rel=error)
-        assert link.beta == pytest.approx(1 / RATE, rel=error)
+        assert link.beta == pytest.approx(beta, rel=error)
         assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error)
         assert fit.worst < error
-        expected = pytest.approx(1e9 * link.beta, rel=1e-3)
-        assert link.hop(1e9) == expected
-        assert link.hop(0) == pytest.approx(link.alpha)
+        large = link.hop(1e9)
+        sending = 1e9 * link.beta
+        assert large == pytest.approx(sending, rel=1e-3)
+        empty = link.hop(0)
+        assert empty == pytest.approx(link.alpha)
         if error <= 1e-6:
             assert link.power == power
 
@@ -92,12 +101,15 @@ def test_no_fit_is_negative_and_one_size_alone_is_no_sweep() -> None:
     assert rising == pytest.approx((0.0, 1.2))
     assert falling == pytest.approx((1.2, 0.0))
     record = sweep(100e6)
-    record["points"] = record["points"][:2]
+    points = record["points"]
+    record["points"] = points[:2]
     assert _fits(record) == []
 
 
 def test_a_rate_that_was_not_swept_keeps_alpha_and_the_share_of_the_limit() -> None:
-    fits = _fits(sweep(20e6), sweep(500e6))
+    slow = sweep(20e6)
+    fast = sweep(500e6)
+    fits = _fits(slow, fast)
     for rate in (1e6, 100e6, 10e9):
         network = _network(fits, rate)
         seconds = collective_seconds(network, "all_reduce", 123_456)
@@ -110,21 +122,28 @@ def test_between_two_limits_the_share_is_in_between() -> None:
     fast = sweep(1e9)
     for point in fast["points"]:
         # Half as fast as it could be, beside the alpha: 0.45 of the limit instead of 0.9.
-        hops = 14 if point["collective"] == "all_reduce" else 7
+        hops = 7
+        if point["collective"] == "all_reduce":
+            hops = 14
         first, *_ = point["seconds"]
-        point["seconds"] = [2 * first - hops * ALPHA]
+        latency = hops * ALPHA
+        point["seconds"] = [2 * first - latency]
     half_way = math.sqrt(10e6 * 1e9)
-    network = _network(_fits(slow, fast), half_way)
+    fits = _fits(slow, fast)
+    network = _network(fits, half_way)
     link = network.links["all_reduce"].between
     # Half-way between the limits on the axis of logarithms: (0.9 + 0.45) / 2 of 100 Mb/s.
-    assert 8 / link.beta == pytest.approx(67.5e6, rel=1e-6)
+    bits_a_second = 8 / link.beta
+    assert bits_a_second == pytest.approx(67.5e6, rel=1e-6)
 
 
 def test_other_layouts_and_dilated_networks_are_modelled_from_what_was_swept() -> None:
-    fits = _fits(sweep(100e6))
+    swept = sweep(100e6)
+    fits = _fits(swept)
     network = _network(fits, 100e6, machines=2)
     links = network.links["all_reduce"]
-    assert links.between.beta == pytest.approx(1 / RATE)
+    between = 1 / RATE
+    assert links.between.beta == pytest.approx(between)
     inside = 8 / (EFFICIENCY * 1e9)
     assert links.inside.beta == pytest.approx(inside)
     record = fabric(100e6) | {"backend": "nccl"}
