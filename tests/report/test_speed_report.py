@@ -129,7 +129,8 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
 def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     text, frames, _ = built
     assert text.startswith(
-        "# At 10 Gb/s a step of ResNet-50 at ratio 64 or more is over four times as fast"
+        "# At 10 Gb/s a step of ResNet-50 with the passes of a V100 is, at ratio 64 or more, over "
+        "four times as fast"
     )
     cells = frames["step_times"]
     is_titles = (
@@ -150,7 +151,7 @@ def test_on_links_with_latency_powersgd_is_slowest_and_rare_averages_are_fastest
 ) -> None:
     text, frames, _ = built
     assert "this hook has the longest steps of all" in text
-    assert "average rarely, as local SGD and DiLoCo do" in text
+    assert "average rarely, as NoLoCo, local SGD and DiLoCo do" in text
     steps = frames["wide_steps"]
     slow = steps[steps["latency_seconds"] > 0]
     for _, at_one in slow.groupby(["latency_seconds", "jitter_seconds"]):
