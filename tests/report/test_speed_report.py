@@ -146,6 +146,34 @@ def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     assert large.max() < of_ddp / 4
 
 
+def test_the_powersgd_hook_is_as_fast_as_what_was_scored_or_faster(
+    built: tuple[Any, ...], study: SpeedStudy
+) -> None:
+    text = built[0]
+    assert "hook is as fast, or faster than the scored methods by up to a fifth" in text
+    steps = scored_steps_frame(study.sessions)
+    is_at_10 = steps["bits_per_second"] == 10e9
+    at_10 = steps[is_at_10].set_index("method")["seconds"]
+    is_hook_or_ddp = at_10.index.str.startswith("ddp")
+    shorter = 1 - at_10["ddp_powersgd_1"] / at_10[~is_hook_or_ddp]
+    assert shorter.min() > 0
+    assert shorter.max() == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_caption_on_latency_names_those_of_ratio_256(
+    built: tuple[Any, ...], study: SpeedStudy
+) -> None:
+    [sentence] = re.findall(r"[^.]* have ratio 256\.", built[0])
+    timing = study.wide[0]
+    num_parameters = timing.workload.num_parameters
+    for method in timing.methods:
+        is_256 = method.payload_reduction(num_parameters) == pytest.approx(
+            256, rel=0.01
+        )
+        name = method.label.removesuffix(" blocks")
+        assert (re.search(rf"\b{name}\b", sentence) is not None) == is_256, name
+
+
 def test_on_links_with_latency_powersgd_is_slowest_and_rare_averages_are_fastest(
     built: tuple[Any, ...],
 ) -> None:
