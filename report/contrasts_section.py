@@ -19,8 +19,8 @@ from cser_bench.report.statistics import (
     seed_correlation,
 )
 from cser_bench.report.wording import (
+    INCONCLUSIVE_VERDICTS,
     SIGNIFICANT,
-    UNSETTLED,
     amount,
     answer,
     count,
@@ -40,7 +40,7 @@ class ContrastsSection:
         table: a line each: question, compared ("row − reference"), gap (with its interval), answer, p_holm, same_rate
             (the gap at the same learning rate), declared.
         of_margin: those of the table that ask for a drop below the margin. of_two: those that ask which row is better.
-        unsettled_of_margin, unsettled_of_two: what these compared where the tests leave their question open.
+        inconclusive_of_margin, inconclusive_of_two: what these compared where the tests leave their question open.
         num_significant: of the tests that were corrected together.
         num_tests: one-sided tests that share the error. num_exponents: of them, old questions with a p of 1.
         error: what they share, in percent.
@@ -58,8 +58,8 @@ class ContrastsSection:
     table: pd.DataFrame
     of_margin: pd.DataFrame
     of_two: pd.DataFrame
-    unsettled_of_margin: list[str]
-    unsettled_of_two: list[str]
+    inconclusive_of_margin: list[str]
+    inconclusive_of_two: list[str]
     num_significant: int
     num_tests: int
     num_exponents: int
@@ -107,13 +107,13 @@ def contrasts_section(
     table = _contrasts_table(frames, contrasts, is_sensitive)
     compared = table["compared"]
     is_of_margin = contrasts["kind"] == "non-inferiority"
-    is_unsettled = contrasts["verdict"].isin(UNSETTLED)
+    is_inconclusive = contrasts["verdict"].isin(INCONCLUSIVE_VERDICTS)
     return ContrastsSection(
         table=table,
         of_margin=table[is_of_margin],
         of_two=table[~is_of_margin],
-        unsettled_of_margin=compared[is_unsettled & is_of_margin].tolist(),
-        unsettled_of_two=compared[is_unsettled & ~is_of_margin].tolist(),
+        inconclusive_of_margin=compared[is_inconclusive & is_of_margin].tolist(),
+        inconclusive_of_two=compared[is_inconclusive & ~is_of_margin].tolist(),
         num_significant=_num_significant(contrasts["verdict"], is_sensitive),
         num_tests=num_tests(frames),
         num_exponents=len(experiment.exponents or []),

@@ -151,7 +151,7 @@ def verdict_handles(verdicts: Iterable[str | None]) -> list[Line2D]:
         drawn.add(verdict if is_beyond else None)
     looks = {
         LESS: ("o", "#333333", "below the margin (Holm)"),
-        None: ("o", "white", "not settled, or not tested"),
+        None: ("o", "white", "inconclusive, or not tested"),
         MORE: ("x", "#333333", "above the margin (Holm)"),
     }
     handles = []

@@ -378,39 +378,36 @@ _FINDINGS = {
 }
 """What is printed of each verdict, of the row against its reference."""
 
-_ANSWERS = {
-    LESS: "yes: below {margin}",
-    MORE: "no: above {margin}",
-    EQUAL: "no: equal within {margin}",
-    BETTER: "yes",
-    WORSE: "no: worse",
-    BETTER_BY_MARGIN: "yes: by over {margin}",
-    WORSE_BY_MARGIN: "no: worse by over {margin}",
-    OTHER_RATE: "not settled at the same learning rate",
-    NOT_RUN: "not settled: not run at the same learning rate",
-    UNDECIDED: "not settled",
-    NO_DIFFERENCE: "not settled",
-    TOO_LATE: "not tested: post hoc",
-}
-"""What is printed of each verdict, as the answer to "is the drop below the margin?" or "is the row better?"."""
-
-UNSETTLED = (OTHER_RATE, NOT_RUN, UNDECIDED, NO_DIFFERENCE)
+INCONCLUSIVE_VERDICTS = (OTHER_RATE, NOT_RUN, UNDECIDED, NO_DIFFERENCE)
 """Verdicts of a test that was made and leaves its question open."""
 
 SIGNIFICANT = (LESS, MORE, EQUAL, BETTER, WORSE, BETTER_BY_MARGIN, WORSE_BY_MARGIN)
 """Verdicts of a test that is significant after Holm's correction."""
 
 
+_ANSWERS = {
+    LESS: "yes",
+    MORE: "no",
+    EQUAL: "no",
+    BETTER: "yes",
+    WORSE: "no",
+    BETTER_BY_MARGIN: "yes",
+    WORSE_BY_MARGIN: "no",
+}
+"""What a significant verdict answers to "is the drop below the margin?" or "is the row better?"."""
+
+
 def answer(line: Mapping[Any, Any]) -> str:
-    """Return the answer to a comparison's question, as a cell: "yes", "no: worse", "not settled".
+    """Return the answer to a comparison's question, as a cell: "yes: better", "no: worse", "inconclusive".
 
     Args:
         line: with `verdict`, `margin` and `unit`.
     """
-    words = _ANSWERS.get(line["verdict"])
-    if words is None:
-        return finding(line)
-    return words.format(margin=margin_text(line["margin"], line["unit"]))
+    found = finding(line)
+    word = _ANSWERS.get(line["verdict"])
+    if word is None:
+        return found
+    return f"{word}: {found}"
 
 
 def finding(line: Mapping[Any, Any]) -> str:

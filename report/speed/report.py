@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from cser_bench.harness.records.experiment import Experiment
 from cser_bench.harness.records.timings import Timing
 from cser_bench.report.frame import Frames
+from cser_bench.report.regime import Regime, regime_of
 from cser_bench.report.render import write_report
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED
@@ -58,6 +59,7 @@ class Scored:
     """Steps of the methods as an experiment scores them.
 
     Attributes:
+        regime: of the experiment that scored them.
         timed: as `joined_frame` has it, without the rows that were not timed.
         baselines: as `baselines_frame` has it.
         table: a line a method, a column a rate; `columns` are its heads and formats.
@@ -65,6 +67,7 @@ class Scored:
     """
 
     experiment: Experiment
+    regime: Regime
     timed: pd.DataFrame
     baselines: pd.DataFrame
     table: pd.DataFrame
@@ -365,6 +368,7 @@ def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
         columns[bits] = (f"ms at {rate(bits)}", "text")
     return Scored(
         experiment=frames.experiment,
+        regime=regime_of(frames),
         timed=timed,
         baselines=baselines,
         table=joined_table(pd.concat([timed, not_scored])),

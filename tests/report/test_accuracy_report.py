@@ -190,7 +190,7 @@ def test_marks_are_hollow_only_where_drops_were_tested_against_the_margin(
         marks = [line for line in axes.get_lines() if line.get_marker() in "PDs^o*v"]
         faces[frames.experiment.name] = {line.get_markerfacecolor() for line in marks}
         said = {text.get_text() for text in figure.legends[0].get_texts()}
-        assert ("not settled, or not tested" in said) == (frames is long)
+        assert ("inconclusive, or not tested" in said) == (frames is long)
     assert "white" in faces["fashion_mnist_long"]
     assert "white" not in faces["gpt_text_methods"]
 

@@ -71,8 +71,11 @@ def test_each_verdict_answers_yes_no_or_leaves_its_question_open() -> None:
     good = (statistics.LESS, statistics.BETTER, statistics.BETTER_BY_MARGIN)
     for word in wording.SIGNIFICANT:
         assert first[word] == ("yes" if word in good else "no")
-    is_open = {word for word, said in answers.items() if said.startswith("not settled")}
-    assert is_open == set(wording.UNSETTLED)
+    is_open = {
+        word for word, said in answers.items() if said.startswith("inconclusive")
+    }
+    assert is_open == set(wording.INCONCLUSIVE_VERDICTS)
+    assert answers[statistics.BETTER] == "yes: better"
     assert answers[statistics.MORE] == "no: above 0.5 points"
     assert answers[statistics.EQUAL] == "no: equal within 0.5 points"
 
