@@ -57,7 +57,7 @@ class ProcessGroupCollectives(Collectives):
         overlap: reduce messages that depend on a few tensors' gradients while the backward pass is
             still at work; same results. Nothing may change gradients, parameters or learning rates
             between backward() and step(). It makes a second process group of the same workers, so
-            all must ask for it; `close` gives it back.
+            all must ask for it; `close` gives it back. In a group of one worker it does nothing.
 
     Raises:
         CollectiveError: from any collective that the backend could not do within the group's

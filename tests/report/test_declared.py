@@ -169,7 +169,7 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
     _, _, after_heading = page.partition("## Comparisons")
     compared, _, _ = after_heading.partition("\n## ")
     answers = [line for line in compared.splitlines() if line.startswith("| ")][2:]
-    are_late = [line.startswith("| not tested: post hoc |") for line in answers]
+    are_late = [line.startswith("| post hoc, not tested |") for line in answers]
     assert are_late == [False, True, False]
     _, _, after_heading = page.partition("### Tests")
     tests, _, _ = after_heading.partition("\n\n###")
