@@ -6,13 +6,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import _get_default_store, _world
 
 from cser_bench.algorithms.core.collectives import (
     Add,
@@ -45,6 +45,10 @@ SIGNS_OF_AN_END = (
 """What a backend says of a process at the other end that is gone."""
 _NUM_KEYS = Counter[str]()
 """How many keys have been made for each group, by its name."""
+_NUM_TWINS = Counter[tuple[int, ...]]()
+"""How many twins have been made of groups of these ranks of the world."""
+TWINS = 1_000_000
+"""The first number of a twin in its name, above the number of groups that a script makes."""
 
 
 class ProcessGroupCollectives(Collectives):
@@ -57,7 +61,7 @@ class ProcessGroupCollectives(Collectives):
         overlap: reduce messages that depend on a few tensors' gradients while the backward pass is
             still at work; same results. Nothing may change gradients, parameters or learning rates
             between backward() and step(). It makes a second process group of the same workers, so
-            all must ask for it; `close` gives it back. In a group of one worker it does nothing.
+            all must ask for it; `close` gives it back.
 
     Raises:
         CollectiveError: from any collective that the backend could not do within the group's
@@ -79,9 +83,7 @@ class ProcessGroupCollectives(Collectives):
         """The device that tensors must be on to be sent; None if any will do."""
         if backend == "nccl":
             self.device = torch.device("cuda", torch.cuda.current_device())
-        # A group of one worker has nothing to overlap; and torch 2.15 names groups by how many a
-        # process has made, so the others' next group would have another name than its own.
-        if overlap and (group is None or self.world_size > 1):
+        if overlap:
             self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
             self.early = EarlyMeans(self.twin._mean_)
 
@@ -102,7 +104,7 @@ class ProcessGroupCollectives(Collectives):
         assert isinstance(twin, ProcessGroupCollectives)
         # That of a part of the workers stays to the end of all groups: torch would give the next
         # one its name, and so the addresses at which its workers met.
-        if self.group is None:
+        if self.group is None or self.world_size == 1:
             dist.destroy_process_group(twin.group)
 
     @property
@@ -268,17 +270,35 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     # options, for which there is no public name.
     device = torch.device("cuda" if backend == "nccl" else "cpu")
     end = parent._get_backend(device)
-    with translated_errors():
+    ranks = dist.get_process_group_ranks(parent)
+    has_all = group is None
+    with translated_errors(), nullcontext() if has_all else _named_by_members(ranks):
         twin = dist.new_group(
-            dist.get_process_group_ranks(parent),
+            ranks,
             timeout=getattr(getattr(end, "options", None), "_timeout", None),
             backend=backend,
             # In a group of some workers only, the others do not call this; torch would wait for
             # them otherwise.
-            use_local_synchronization=group is not None,
+            use_local_synchronization=not has_all,
         )
     assert isinstance(twin, dist.ProcessGroup)
     return twin
+
+
+@contextmanager
+def _named_by_members(ranks: Sequence[int]) -> Iterator[None]:
+    """Let torch name a new group of these ranks by what they alone know.
+
+    From torch 2.15 on it puts into the name how many groups a process has made. The other ranks do
+    not count this one: at the next group of all they would wait under another name, for ever.
+    """
+    num_groups = _world.group_count
+    _NUM_TWINS[*ranks] += 1
+    _world.group_count = TWINS + _NUM_TWINS[*ranks]
+    try:
+        yield
+    finally:
+        _world.group_count = num_groups
 
 
 @functools.cache

@@ -127,7 +127,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("qsparse_local_sgd",),
         {"own": {"keep_master": True, "sync_interval": 1}, "is_early": False},
     ),
-    "alone": (("ef_sgd", "csea", "mcser"), {"group": "alone", "is_early": False}),
+    "alone": (("ef_sgd", "csea", "mcser"), {"group": "alone"}),
     "pair": (("mcser",), {"group": "pair"}),
     "zero": (("cser",), {"blocks": ("zero", "block")}),
     "whole": (("sgd", "local_sgd"), {"is_early": False}),
@@ -402,8 +402,7 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
 
 def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
     """One training after the other; torch has no names for new groups of a part of the workers, so
-    theirs stay. A worker that is alone makes none: from torch 2.15 on, the others' next group would
-    have another name than its own."""
+    theirs stay."""
     model = Net(0, torch.float32)
     num_groups = len(_world.pg_map)
     threads = set(threading.enumerate())
@@ -412,15 +411,11 @@ def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
         optimizer = make(Case("ef_sgd"), collectives, model)
         loss_of(model, number, collectives.rank).backward()
         optimizer.step()
-        is_alone = collectives.world_size == 1
-        if is_alone:
-            assert len(_world.pg_map) == num_groups
-        else:
-            assert len(_world.pg_map) > num_groups
-            assert set(threading.enumerate()) - threads
+        assert len(_world.pg_map) > num_groups
+        assert set(threading.enumerate()) - threads
         collectives.close()
         collectives.close()
-        kept = 0 if group is None or is_alone else number
+        kept = 0 if group is None or collectives.world_size == 1 else number
         assert len(_world.pg_map) == num_groups + kept
         assert not [
             each
