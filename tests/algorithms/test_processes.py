@@ -113,11 +113,13 @@ def test_who_freezes_a_parameter_alone_is_told_so(
 
 
 FAILING = """
-import os, sys, time, torch
+import gc, os, sys, time, torch
 import torch._dynamo  # which the first optimiser would import in each rank
 from cser_bench.algorithms import SGD
 
-# Torch is imported once: the ranks are forks, each of which goes on as a script of its own.
+# Torch is imported once: the ranks are forks, each of which goes on as a script of its own, and
+# frees at its end what it made, and not all of torch.
+gc.freeze()
 ranks = []
 for rank in range(3):
     ranks.append(os.fork())

@@ -9,6 +9,7 @@ reads a line for each script, a JSON object with `folder` (to run in), `words` (
 arguments) and `output` (a file for all that they print). It answers by a line with their exit statuses.
 """
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -105,6 +106,10 @@ if __name__ == "__main__":
             if importlib.util.find_spec(framework):
                 for module in modules:
                     importlib.import_module(module)
+    # What is frozen no worker's collector looks at, which would copy the frameworks' pages: as its
+    # interpreter ends that takes longer than the script.
+    gc.collect()
+    gc.freeze()
     # Here and not deeper, so that a worker ends as an interpreter does that ran the script.
     if script := next_script():
         runpy.run_path(script, run_name="__main__")
