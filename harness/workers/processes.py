@@ -7,7 +7,6 @@ once.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import math
 import multiprocessing
@@ -231,9 +230,6 @@ def _be(
     """Run a worker's work and send its result; the process dies with the one that started it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # What it got from the fork server needs no collector, whose every look at it would copy the pages
-    # of all of torch.
-    gc.freeze()
     # torch has the kernel send SIGINT when the parent dies. But the parent is the fork server, and
     # SIGINT is ignored below.
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()

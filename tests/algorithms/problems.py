@@ -1,6 +1,5 @@
 """A small non-convex problem, and how the tests build and train any algorithm on it."""
 
-import gc
 import io
 import itertools
 import multiprocessing
@@ -401,8 +400,6 @@ def outcomes(cases: Mapping[Any, Callable[[], object]]) -> dict[Any, str | None]
 def join(rank: int, folder: Path, world_size: int) -> None:
     """How such a process begins: with a group of all, which waits some minutes for any of them."""
     torch.set_num_threads(1)
-    # What it got from the fork server needs no collector: each look copies the pages of all of torch.
-    gc.freeze()
     store = dist.FileStore(str(folder / "store"), world_size)
     dist.init_process_group(
         "gloo",
