@@ -117,8 +117,8 @@ import gc, os, sys, time, torch
 import torch._dynamo  # which the first optimiser would import in each rank
 from cser_bench.algorithms import SGD
 
-# Torch is imported once: the ranks are forks, each of which goes on as a script of its own, and
-# frees at its end what it made, and not all of torch.
+# Torch is imported once: the ranks are forks, each of which goes on as a script of its own. What
+# is frozen they do not visit as they end, which would copy all of torch.
 gc.freeze()
 ranks = []
 for rank in range(3):

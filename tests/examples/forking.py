@@ -106,8 +106,8 @@ if __name__ == "__main__":
             if importlib.util.find_spec(framework):
                 for module in modules:
                     importlib.import_module(module)
-    # What is frozen no worker's collector looks at, which would copy the frameworks' pages: as its
-    # interpreter ends that takes longer than the script.
+    # An interpreter that ends visits all objects but frozen ones. In a fork each visit copies a page
+    # of the frameworks, and together they took longer than the script.
     gc.collect()
     gc.freeze()
     # Here and not deeper, so that a worker ends as an interpreter does that ran the script.
