@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +16,9 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, as a rename is atomic within one file system alone.
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    # Not by tempfile, whose files are the owner's alone: this one is as readable as the umask says.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with errors_naming(path), os.fdopen(descriptor, "w") as file:
             file.write(text)
@@ -24,12 +26,10 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
             # Before the rename: else the name could stand over an empty file after a power cut.
             if durable:
                 os.fsync(file.fileno())
-        # mkstemp lets nobody but the owner read its file.
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     # After Ctrl-C too, or the torn file would stay until the next attempt at the run.
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         # A file's new name survives the machine's end too, where the file system can.

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,21 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(
     for each in (job, undisturbed):
         assert attempt_stacked(each)
     assert comparable(job.folder) == comparable(undisturbed.folder)
+
+
+@pytest.mark.parametrize(
+    ("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)]
+)
+def test_a_record_is_as_readable_as_the_umask_says(
+    mask: int, mode: int, run_folder: Path
+) -> None:
+    """As a file that is written in place is."""
+    before = os.umask(mask)
+    try:
+        write_failure(run_folder, "x", "a", "oom", "message", "trace")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((run_folder / "failure.json").stat().st_mode) == mode
 
 
 def test_the_first_cause_stands_but_for_who_looks_back(tmp_path: Path) -> None:
