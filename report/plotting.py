@@ -3,6 +3,7 @@
 Type has 7 points and more; each family of methods has its colour.
 """
 
+import io
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
+from cser_bench.harness.records.atomic import errors_naming
 from cser_bench.report.statistics import LESS, MORE
 
 WIDTH = 6.9
@@ -208,12 +210,18 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    png = io.BytesIO()
+    pdf = io.BytesIO()
     # Resolution and type of fonts are read when a figure is saved, not when it is made.
     with style():
-        figure.savefig(path, format="png", metadata={"Software": None})
+        figure.savefig(png, format="png", metadata={"Software": None})
         figure.set_layout_engine("none")  # which has placed all by now
         nobody = {"Creator": None, "Producer": None, "CreationDate": None}
-        figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
+        figure.savefig(pdf, format="pdf", metadata=nobody)
+    # From memory: of a full disk matplotlib's own writing tells something else.
+    for file, content in ((path, png), (path.with_suffix(".pdf"), pdf)):
+        with errors_naming(file):
+            file.write_bytes(content.getbuffer())
 
 
 def decades(axis: Axis) -> None:

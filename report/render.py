@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from cser_bench.harness.records.atomic import write_text_atomically
+from cser_bench.harness.records.atomic import errors_naming, write_text_atomically
 from cser_bench.report import wording
 from cser_bench.report.plotting import save
 from cser_bench.report.typesetting import write_pdf
@@ -153,8 +153,10 @@ def write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
-        # pandas ends lines as the platform does, and the same records must give the same bytes.
-        frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        path = folder / f"{name}.csv"
+        with errors_naming(path):
+            # pandas ends lines as the platform does, and the same records must give the same bytes.
+            frame.to_csv(path, index=False, lineterminator="\n")
     return folder
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import typst
 from markdown_it.token import Token
 
+from cser_bench.harness.records.atomic import errors_naming
 from cser_bench.report.markdown import markdown_parser, without_comments
 
 # A column of texts with a longer cell, in letters, takes what width is left, and wraps.
@@ -71,7 +72,9 @@ def write_pdf(markdown: str, path: Path) -> None:
         OSError: the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(pdf_of(markdown, path.parent))
+    content = pdf_of(markdown, path.parent)
+    with errors_naming(path):
+        temporary.write_bytes(content)
     temporary.replace(path)
 
 

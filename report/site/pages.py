@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.report.explorer.page import LOOKS
 from cser_bench.report.site.method_files import MethodFile, read_methods
 from cser_bench.report.site.methods import Standing, page_html, words_html
@@ -77,7 +78,7 @@ class Site:
             doors=self.doors.items(),
             body=body,
         )
-        self.places.to_write(place).write_text(page)
+        write_text_atomically(self.places.to_write(place), page, durable=False)
 
 
 def write_pages(
@@ -114,8 +115,9 @@ def write_pages(
     _write_sources(site)
     shutil.copy(HERE / "search.js", output)
     looks = LOOKS.read_text() + (HERE / "site.css").read_text()
-    (output / "style.css").write_text(looks)
-    (output / "pages.js").write_text(index_script(site.entries))
+    write_text_atomically(output / "style.css", looks, durable=False)
+    script = index_script(site.entries)
+    write_text_atomically(output / "pages.js", script, durable=False)
     return site
 
 

@@ -22,11 +22,32 @@ from cser_bench.report.plotting import (
     save,
     style,
 )
-from cser_bench.report.render import table
+from cser_bench.report.render import table, write_tables
 from cser_bench.report.statistics import accuracy_frame
-from cser_bench.report.typesetting import typst_of
+from cser_bench.report.typesetting import typst_of, write_pdf
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS
+
+
+def write_all(folder: Path) -> None:
+    """A table, a picture in both forms, and a PDF."""
+    write_tables(folder, {"rows": pd.DataFrame({"loss": range(10)})})
+    with style():
+        figure, _ = new_figure(3)
+    save(figure, folder / "curve.png")
+    write_pdf("Some words.\n", folder / "report.pdf")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "curve.png", "curve.pdf", "report.pdf"])
+def test_a_full_disk_is_said_with_the_file_that_found_no_room(
+    name: str, tmp_path: Path
+) -> None:
+    # The PDF is written beside its place, and then moved there.
+    opened = ".report.pdf.part" if name == "report.pdf" else name
+    (tmp_path / opened).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_all(tmp_path)
+    assert caught.value.filename == str(tmp_path / name)
 
 
 def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
