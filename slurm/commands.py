@@ -15,6 +15,7 @@ import click
 
 from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.exits import FAILURE, program
+from cser_bench.harness.cli.numbers import counted
 from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
 from cser_bench.harness.cli.paths import shipped_folder
 from cser_bench.harness.cli.selection import Selection, selecting
@@ -170,7 +171,7 @@ def _submitted(jobs: Sequence[str]) -> str:
         return "nothing to submit: all runs are done, queued or running"
     # A task of an array is called ARRAY_TASK.
     arrays = dict.fromkeys(job.split("_")[0] for job in jobs)
-    return f"submitted {len(jobs)} runs as job {', '.join(arrays)}"
+    return f"submitted {counted(len(jobs), 'run')} as job {', '.join(arrays)}"
 
 
 def _wait(planned: Plan, folder: Path) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,9 +25,17 @@ INTERRUPTION = (
 )
 
 
+LONG_WORD = re.compile(r"[^\s/'\"]{256,}")
+"""What cannot be a file's name, which has 255 bytes at most: a slip, of which the begin tells
+enough."""
+
+
 def complain(error: object, code: int) -> int:
-    """Print what is wrong, and return the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print what is wrong, with words that are too long cut short, and return the exit code."""
+    said = LONG_WORD.sub(
+        lambda word: f"{word[0][:40]}... ({len(word[0]):,} characters)", str(error)
+    )
+    print(f"error: {said}", file=sys.stderr)
     return code
 
 

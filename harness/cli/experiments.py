@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.exits import FAILURE, complain, loading, program
+from cser_bench.harness.cli.numbers import counted
 from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
 from cser_bench.harness.cli.paths import report_text
 from cser_bench.harness.cli.run_options import (
@@ -172,11 +173,12 @@ def run_missing(
         with shown(can_grow) as progress:
             failures = launch(planned, options, partial(print, flush=True), progress)
         if failures:
-            return complain(f"{failures} runs failed; {why}", FAILURE), planned
+            failed = counted(failures, "run")
+            return complain(f"{failed} failed; {why}", FAILURE), planned
         if skipped := len(prepare(planned, results)):
             print(
-                f"{skipped} runs were skipped, as another command is at them; call again when it "
-                "has ended"
+                f"{counted(skipped, 'run')} left out, as another command is at work there; call "
+                "again when it has ended"
             )
             return 0, planned
         planned = plan_now()  # A tuning's records say what it wants next.

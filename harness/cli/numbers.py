@@ -1,4 +1,4 @@
-"""Numbers on the command line, as types of click's options."""
+"""Numbers on the command line: as types of click's options, and as sentences count things."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ whole = number(0, "a whole number of at least 0", int)
 # From the least number above 0, as `number` takes its bound too.
 above_0 = number(math.ulp(0), "a number above 0")
 at_least_0 = number(0, "a number of at least 0")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is a plural unless it is 1: "1 run", "2 runs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

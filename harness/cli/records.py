@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cser_bench.harness.cli.command import command
+from cser_bench.harness.cli.numbers import counted
 from cser_bench.harness.cli.paths import known_folder
 
 FOLDER = "FOLDER is that of an experiment, as results/fashion_mnist"
@@ -29,7 +30,8 @@ def pack(folder: Path, remove_folders: bool) -> int:
     from cser_bench.harness.records.packs import pack_runs
 
     num_runs, num_folders = pack_runs(known_folder(folder), remove_folders)
-    print(f"{folder}: {num_runs} runs in the pack, {num_folders} of them from folders")
+    packed = counted(num_runs, "run")
+    print(f"{folder}: {packed} in the pack, {num_folders} from folders")
     return 0
 
 

@@ -91,6 +91,25 @@ def test_run_report_and_status_agree_with_the_raw_records(
     }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "cmudict", "--seeds"),
+        ("run", "cmudict", "--rows"),
+        ("run",),
+        ("report",),
+        ("status",),
+        (),
+    ],
+)
+def test_an_argument_that_is_much_too_long_is_not_echoed_whole(
+    words: tuple[str, ...], cli: CommandLine
+) -> None:
+    said = cli.refused(*words, "1" * 5000)
+    assert "1" * 41 not in said
+    assert f"{'1' * 40}... (5,000 characters)" in said
+
+
 def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
     tmp_path: Path, cli: CommandLine
 ) -> None:

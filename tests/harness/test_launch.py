@@ -240,7 +240,7 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
         assert "run again" in said.err
         assert "done" not in said.out
         return
-    assert said.err.startswith("error: 1 runs failed; ")
+    assert said.err.startswith("error: 1 run failed; ")
     assert "sgd seed 2: done" in said.out
     assert "sgd seed 1: FAILED, data: " in said.out
     assert "run again" in said.out
@@ -289,7 +289,7 @@ def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothin
     with owned(folder):
         said = cli.out("run", path, "--results", tmp_path)
     assert "sgd seed 1: skipped: another process is at this run" in said
-    assert "1 runs were skipped, as another command is at them" in said
+    assert "1 run left out, as another command is at" in said
     names = {path.name for path in folder.iterdir()}
     assert names == {"owner.lock", "log.txt"}
     assert "sgd seed 1: done" in cli.out("run", path, "--results", tmp_path)

@@ -240,7 +240,7 @@ def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(
         "--wait",
     )
     assert done.returncode == 0, done.stderr
-    assert "submitted 1 runs as job" in done.stdout
+    assert "submitted 1 run as job" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
     for run in array.plan.runs:
         folder = array.records / run.run_id

@@ -134,7 +134,7 @@ def test_the_first_stage_has_its_report_and_the_next_one_goes_on(
 
     done = slurm_command(*words, "--stage", "second", checkout=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "submitted 1 runs as job " in done.stdout
+    assert "submitted 1 run as job " in done.stdout
     after = results_of(folder)
     assert after.keys() - before.keys() == {"cser-32"}
     assert {row: after[row] for row in before} == before
