@@ -136,6 +136,24 @@ def efficiency_frame(
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
+def efficiency_draws(
+    frames: Frames, curve_frames: Frames | None, row: str
+) -> np.ndarray:
+    """Return a row's efficiency by the test loss, and then draws of it: (1 + draws,).
+
+    A draw is 0 before the curve and infinite beyond it. All are NaN where the row or its curve is
+    not known.
+    """
+    line = frames.row(row)
+    size = int(line["num_parameters"])
+    curve = curve_of(frames, curve_frames, size, "test_loss")
+    if curve is not None:
+        for reached, steps in draws(frames, curve, size, "test_loss"):
+            if reached.row == row:
+                return steps / reached.num_steps
+    return np.full(1 + NUM_DRAWS, math.nan)
+
+
 def _is_left_out(frames: Frames, curve: Curve, score_name: ScoreName) -> bool:
     """Tell whether a curve of the test loss is not used, as longer runs have a larger one.
 

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.experiment import Prediction
-from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency import efficiency_draws, efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.predictions import judged_frame
 from cser_bench.report.statistics import rows_by_place
 from cser_bench.report.wording import NONE, Columns, gap_cell, score_format, score_unit
 
@@ -27,7 +28,7 @@ class EfficiencySection:
 
     Attributes:
         curve: the baseline's lengths. Columns: num_steps, learning_rate, num_runs, mean, test_loss.
-        predictions: columns label, predicted, tolerance, source, found, verdict.
+        predictions: columns label, source, found, predicted, p_holm, verdict.
         has_two_scores: whether efficiencies are known by another score than the test loss.
         curve_name: the experiment that the other lengths are from; None where it is this one.
     """
@@ -125,25 +126,31 @@ def _curve_table(frames: Frames) -> pd.DataFrame:
 
 def _predictions_table(frames: Frames, efficiency: pd.DataFrame) -> pd.DataFrame:
     """Return what was predicted beside what was found."""
+    predictions = frames.experiment.predictions or []
+    values = [_predicted_efficiency(frames, predicted) for predicted in predictions]
+    curve = curve_frames(frames)
+    judged = judged_frame(
+        values,
+        [predicted.tolerance for predicted in predictions],
+        [efficiency_draws(frames, curve, predicted.row) for predicted in predictions],
+    )
     lines = []
-    for predicted in frames.experiment.predictions or []:
+    for predicted in predictions:
         line: dict[Hashable, Any] = {"kind": "none", "reason": "not run"}
         # A line by each score, the test loss first: predictions are of that.
         of_row = efficiency[efficiency["row"] == predicted.row]
         if len(of_row):
             line = of_row.iloc[0].to_dict()
-        value = _predicted_efficiency(frames, predicted)
         lines.append(
             {
                 "label": frames.row(predicted.row)["label"],
-                "predicted": value,
                 "source": predicted.source,
                 "found": efficiency_cell(line),
-                "verdict": _agreement(line, value, predicted.tolerance),
             }
         )
-    return pd.DataFrame(
-        lines, columns=["label", "predicted", "source", "found", "verdict"]
+    table = pd.DataFrame(lines, columns=["label", "source", "found"])
+    return table.assign(
+        predicted=values, p_holm=judged["p_holm"], verdict=judged["verdict"]
     )
 
 
@@ -161,19 +168,6 @@ def _predicted_efficiency(frames: Frames, predicted: Prediction) -> float:
     if found.empty:
         return math.nan
     return float(found["efficiency"].iloc[0])
-
-
-def _agreement(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str:
-    """Say whether the whole interval, part of it, or none lies within the tolerance."""
-    if line["kind"] != "estimate" or math.isnan(predicted):
-        return "not known"
-    # A tolerance of 0.2 is a factor of exp(0.2) either way: |ln(w / predicted)| < tolerance.
-    low, high = (math.log(line[end] / predicted) for end in ("low", "high"))
-    if -tolerance < low and high < tolerance:
-        return "as predicted"
-    if low > tolerance or high < -tolerance:
-        return "fails"
-    return "inconclusive"
 
 
 def curve_columns(frames: Frames, section: EfficiencySection | None) -> Columns:

@@ -20,13 +20,16 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
+from cser_bench.report.efficiency import efficiency_draws
 from cser_bench.report.efficiency_section import (
     BY_DEFINITION,
+    curve_frames,
     drop_cell,
     efficiency_cell,
     efficiency_of,
 )
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.predictions import judged_frame
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.encoding import TIMES, encoding_of
 from cser_bench.report.speed.job import (
@@ -84,6 +87,20 @@ class Table(Record):
     unit: str
     networks: list[str]
     rows: list[MethodInTable] = Field(min_length=1)
+
+
+class PredictedMethod(Record):
+    """A prediction of table_gpt's spec, and a shipped run that has its setting.
+
+    row: its name there. run: "experiment/row". efficiency: the value that was predicted. tolerance:
+    of |ln(found / predicted)|.
+    """
+
+    label: str
+    row: str
+    run: str
+    efficiency: float
+    tolerance: float
 
 
 class Panel(Record):
@@ -147,6 +164,40 @@ def names_by_key(network: str) -> dict[str, str]:
                 frames, row = _row_of(run)
                 names.setdefault(key_of(frames.experiment, row), method.label)
     return names
+
+
+def predicted_methods() -> list[PredictedMethod]:
+    """Return the predictions that first_table.toml describes."""
+    described = tomllib.loads(TABLES.read_text())["predictions"]
+    return [PredictedMethod.model_validate(method) for method in described]
+
+
+def predictions_frame() -> pd.DataFrame:
+    """Return what was predicted of efficiency, what was found, and the declared test, a line a method.
+
+    Columns: method, predicted, found (with 95 % CI), log_ratio, p_holm, verdict, all but log_ratio and
+    p_holm in words; `judged_frame` says what the last three are.
+    """
+    methods = predicted_methods()
+    drawn = []
+    for method in methods:
+        frames, row = _row_of(method.run)
+        drawn.append(efficiency_draws(frames, curve_frames(frames), row.row))
+    judged = judged_frame(
+        [method.efficiency for method in methods],
+        [method.tolerance for method in methods],
+        drawn,
+    )
+    lines = [
+        {
+            "method": method.label,
+            "predicted": f"{method.efficiency:.3f}",
+            "found": measured_row(method.run).efficiency,
+        }
+        for method in methods
+    ]
+    tested = judged[["log_ratio", "p_holm", "verdict"]]
+    return pd.concat([pd.DataFrame(lines), tested], axis="columns")
 
 
 def panels() -> list[Panel]:

@@ -127,31 +127,29 @@ def test_an_experiment_without_efficiencies_prints_no_table() -> None:
     assert terminal_text(read_frames(SHIPPED / "study_tail")) is None
 
 
-@pytest.mark.parametrize("verdict", ["as predicted", "inconclusive", "fails"])
-def test_a_prediction_is_judged_by_the_whole_interval(
-    frames: Frames, verdict: str
+@pytest.mark.parametrize(
+    ("widths", "verdict"), [(0, "as predicted"), (1, "inconclusive"), (5, "fails")]
+)
+def test_a_report_judges_a_prediction(
+    frames: Frames, widths: int, verdict: str
 ) -> None:
-    """The tolerance is a little wider than the interval around the efficiency itself."""
+    """By a tolerance of the interval's wider side; the prediction is so many of it away."""
     line = efficiency_frame(frames).query("row == 'cser-8@w32-s3844'").iloc[0]
     assert line["kind"] == "estimate"
-    low = math.log(line["low"] / line["efficiency"])
-    high = math.log(line["high"] / line["efficiency"])
-    widest = max(-low, high)
-    # Moved a little, the wider side leaves the tolerance; moved down by more than both, all does.
-    little = 0.04 if -low > high else -0.04
-    moved = {"as predicted": 0.0, "inconclusive": little, "fails": -2 * widest - 0.1}[
-        verdict
-    ]
+    widest = math.log(
+        max(line["high"] / line["efficiency"], line["efficiency"] / line["low"])
+    )
     predicted = Prediction(
         row="cser-8@w32-s3844",
-        efficiency=line["efficiency"] * math.exp(moved),
-        tolerance=widest + 0.02,
+        efficiency=line["efficiency"] * math.exp(widths * widest),
+        tolerance=widest,
         source="made up",
     )
     with_prediction = {"predictions": [predicted]}
     experiment = frames.experiment.model_copy(update=with_prediction)
     table = section_of(replace(frames, experiment=experiment)).predictions
     assert table["verdict"].tolist() == [verdict]
+    assert table["found"].tolist() == [efficiency_cell(line)]
 
 
 def test_an_efficiency_is_written_with_its_interval_or_its_reason() -> None:

@@ -101,19 +101,18 @@ def test_advice_has_the_names_of_the_tables() -> None:
 def test_pages_have_the_tables_of_the_records(table: Table) -> None:
     path = table.page or "README.md"
     page = (ROOT / path).read_text()
-    assert with_table(page, table, table.page) == page, f"run {AGAIN}"
+    assert with_table(page, table.name, table_text(table), path) == page, f"run {AGAIN}"
 
 
 def test_a_page_without_the_marks_is_refused() -> None:
     with pytest.raises(UsageError, match="has no lines <!-- begin: images -->"):
-        with_table("nothing of the kind", IMAGES, "page.md")
+        with_table("nothing of the kind", "images", "", "page.md")
 
 
 def test_a_table_goes_between_its_marks_alone() -> None:
-    table = IMAGES
     page = "a\n<!-- begin: images -->\nold\n<!-- end: images -->\nb\n"
-    written = with_table(page, table, "page.md")
-    assert written == page.replace("old", table_text(table))
+    written = with_table(page, "images", "new", "page.md")
+    assert written == page.replace("old", "new")
 
 
 def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
