@@ -226,10 +226,16 @@ def _planned_rows(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[st
 def _rows_as_chosen(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
     """Return the rows themselves, those in cells among them."""
     for row in chosen.rows.values():
-        if row.learning_rate is not None:
-            held_back = row.cell is not None and row.cell.held_back
-            origin = RowOrigin(repeats=row.repeated_row, held_back=held_back)
-            yield plan_row(spec, row, _seeds_of(spec, row), origin=origin)
+        if row.learning_rate is None:
+            continue
+        held_back = row.cell is not None and row.cell.held_back
+        origin = RowOrigin(repeats=row.repeated_row, held_back=held_back)
+        seeds = _seeds_of(spec, row)
+        if not row.run_lengths:
+            yield plan_row(spec, row, seeds, origin=origin)
+        for num_steps in row.run_lengths:
+            # The row itself is that of the trials, and is not planned.
+            yield plan_row(spec, row.at_length(num_steps), seeds, origin=origin)
 
 
 def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:

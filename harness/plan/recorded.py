@@ -34,8 +34,8 @@ COMMON = {
     "wire",
     "label_smoothing",
 }
-"""The fields of a run's config that all rows share, except for a row's own warm-up or
-partition."""
+"""The fields of a run's config that all rows share, except for a row's own warm-up, partition or
+number of workers."""
 
 
 def record_of(

@@ -104,6 +104,7 @@ def _recorded(
         label=row.label,
         ratio=row.ratio_group or float(f"{footprint.traffic_reduction:.4g}"),
         wire=row.wire,
+        num_workers=row.num_workers,
         warmup_epochs=row.warmup_epochs,
         partition=_table_of(row.partition),
         runs={str(run.seed): run.run_id for run in runs},
@@ -208,7 +209,8 @@ def config_of(
             update={"options": spec.model.options | cell.model_options}
         ),
         "num_epochs": num_epochs or spec.training.num_epochs,
-        "num_steps": cell.num_steps or spec.training.num_steps,
+        "num_workers": row.num_workers or spec.training.num_workers,
+        "num_steps": row.num_steps or cell.num_steps or spec.training.num_steps,
         "wire": row.wire or spec.training.wire,
         "algorithm": row.algorithm,
         "settings": row.settings,

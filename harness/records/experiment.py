@@ -64,6 +64,8 @@ class Row(Planned):
     says."""
     wire: str | None = None
     """The type of the numbers that the row sends; None where it is the experiment's."""
+    num_workers: int | None = None
+    """The row's own number of workers; None where it is the experiment's."""
     restart: dict[str, Any] | None = None
     """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the
     run), `worker`."""

@@ -62,6 +62,9 @@ class RowSpec(Strict):
     `partition`: instead of the experiment's, as for no communication with all samples.
     `cells`: those of the experiment's cells that have this row; all, where it is absent. `corners`:
     those of them in which it is tuned, instead of the tuning's.
+    `num_workers`, `num_steps`: instead of the experiment's, in the row's trials too. `run_lengths`:
+    lengths in steps at which the row is run in place of `num_steps`, with the settings and the rate
+    that its trials at `num_steps` chose.
     """
 
     row: Name
@@ -85,6 +88,9 @@ class RowSpec(Strict):
     partition: PartitionSpec | None = None
     cells: Annotated[list[Name], AfterValidator(once)] | None = None
     corners: Annotated[list[Name], AfterValidator(once)] = []
+    num_workers: Count | None = None
+    num_steps: Count | None = None
+    run_lengths: Annotated[list[Count], AfterValidator(once)] = []
     cell: CellSpec | None = None
     """Where the row is run, if not as the experiment says. `at` puts it there; no file may."""
 
@@ -105,6 +111,12 @@ class RowSpec(Strict):
                 "cell": cell,
                 "learning_rates": rates,
             }
+        )
+
+    def at_length(self, num_steps: int) -> RowSpec:
+        """Return the row with runs of so many steps, under another name."""
+        return self.model_copy(
+            update={"row": f"{self.row}@{num_steps}", "num_steps": num_steps}
         )
 
     def restarted(self, restart: RestartOf) -> RowSpec:
@@ -142,6 +154,10 @@ class RowSpec(Strict):
         if self.cell is not None:
             raise ValueError(
                 f"row {self.row!r} cannot make a cell; give [[cells]], and name them in `cells`"
+            )
+        if self.run_lengths and self.num_steps is None:
+            raise ValueError(
+                f"row {self.row!r} has run_lengths and no num_steps; give the length of its trials"
             )
         if self.learning_rates and self.learning_rate is not None:
             raise ValueError(

@@ -220,6 +220,11 @@ class Spec(Strict):
                 raise ValueError(
                     f"{where} names the cell {cell!r}; the cells are {', '.join(cells) or 'none'}"
                 )
+        for row in self.rows:
+            if row.num_steps is not None and self.cells and row.cells != []:
+                raise ValueError(
+                    f"row {row.row!r} has num_steps, so it can be in no cell; give it cells = []"
+                )
         if self._has_num_steps and (
             self.lengths or (self.tuning and self.tuning.num_epochs)
         ):
