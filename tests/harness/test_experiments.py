@@ -83,10 +83,14 @@ def shrunken(name: str) -> Spec:
             update={
                 "settings": row.settings_to_try[-1],
                 "candidates": [],
+                "num_steps": None,
+                "run_lengths": [],
                 "learning_rate": (row.learning_rate or 0.01) / slower,
             }
         )
         for row in {row.label: row for row in spec.all_rows()}.values()
+        # One with its own number of workers is another row's method.
+        if row.num_workers is None
     ]
     return spec.model_copy(
         update={
@@ -150,6 +154,15 @@ BORROWERS = {
     "fashion_mnist_ties",
     "first_look",
     "lost_state",
+    "score_cnn_t2",
+    "score_cnn_workers_2",
+    "score_cnn_workers_4",
+    "score_cnn_workers_16",
+    "score_cnn_workers_32",
+    "score_gpt_batch_4",
+    "score_gpt_batch_quarter",
+    "score_gpt_t1",
+    "state_gpt",
     "table_densenet",
     "table_shufflenet",
 }
