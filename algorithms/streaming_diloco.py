@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
 from cser_bench.algorithms.core import Layout, Purpose, Replica, fixed
 from cser_bench.algorithms.core.by_traffic import nearest_interval
-from cser_bench.algorithms.core.settings import Share
+from cser_bench.algorithms.core.settings import CountFromZero, Share
 from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 
 
@@ -58,17 +58,15 @@ class StreamingDiLoCo(DiLoCo):
     tried_with: ClassVar = {**DiLoCo.tried_with, "delay": 1, "merge": 0.5}
 
     send_gradients: bool = fixed(False)
-    delay: int = 1
+    delay: CountFromZero = 1
     merge: Share = 0.5
     bits: Literal[4, 8, 32] = 32
 
     def _set_up(self, replica: Replica) -> None:
         super()._set_up(replica)
-        is_integer = type(self.delay) is int
-        if not is_integer or not 0 <= self.delay < self.sync_interval:
+        if self.delay >= self.sync_interval:
             raise ValueError(
-                f"{self.name}: delay must be an integer from 0 up and below sync_interval, not "
-                f"{self.delay!r}"
+                f"{self.name}: delay must be below sync_interval, not {self.delay}"
             )
         if self.bits != 32:
             self.compressor = QuantisedBlocks(self.bits)

@@ -29,7 +29,10 @@ SIGMAS = 6
 
 @dataclass(frozen=True)
 class RandomK(SharedSupport):
-    """k = d / R coordinates drawn without replacement from shared randomness; no index is sent."""
+    """k = d / R coordinates drawn without replacement from shared randomness; no index is sent.
+
+    R need not be whole, and k is rounded down, to 1 or more.
+    """
 
     kind: ClassVar[str] = "random_k"
 
@@ -52,6 +55,8 @@ class RandomK(SharedSupport):
 @dataclass(frozen=True)
 class TopK(Gathered):
     """k = d / R coordinates of largest magnitude, each worker its own.
+
+    R need not be whole, and k is rounded down, to 1 or more.
 
     32 bits of index go with each number. All workers' messages are all-gathered, so a link carries
     n / R of DDP's traffic in fp32 between n workers: with `TopK(192)` 1/96 at 2 workers, 1/48 at 4,

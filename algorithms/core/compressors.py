@@ -127,7 +127,9 @@ class Compressor(ABC):
 
     def __post_init__(self) -> None:
         for key, setting in declared_settings(type(self)).items():
-            setting.check(f"{self.kind}: {key}", getattr(self, key))
+            value = setting.checked(f"{self.kind}: {key}", getattr(self, key))
+            # Past the dataclass, which is frozen.
+            object.__setattr__(self, key, value)
 
     def variance(self, layout: Layout) -> float:
         """Return omega if it is 1 or more, else 0.

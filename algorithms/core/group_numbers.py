@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
-from numbers import Real
 from typing import Any
 
 from cser_bench.algorithms.core.local_step import (
+    REQUIRED,
     LocalStep,
     local_step_named,
     local_steps,
     which_read,
 )
+from cser_bench.algorithms.core.settings import plain_number
 
 DEFAULT = "sgd"
 """The local step where none is asked for; saved settings leave it out."""
@@ -115,8 +116,13 @@ def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
     """Raise ValueError if a group's number is out of range, such as its learning rate or momentum."""
     for group in groups:
         for key, (sentence, holds) in RANGES.items():
-            if key in group and not holds(group[key]):
-                raise ValueError(f"{sentence}, not {group[key]}")
+            try:
+                is_right = key not in group or holds(group[key])
+            # Text or None, which nothing but a script could have put there.
+            except TypeError:
+                is_right = False
+            if not is_right:
+                raise ValueError(f"{sentence}, not {group[key]!r}")
 
 
 def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
@@ -127,6 +133,11 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
         _refuse_foreign(f"group {number}", group, local_step)
         for key in step.numbers:
             value = group[key]
+            if value is REQUIRED:
+                raise ValueError(
+                    f"group {number}: {key} is missing; give a number by name, as in {key}=0.1, or "
+                    "one to each group"
+                )
             numbers = [value]
             # A pair; all other numbers are one.
             if key == "betas":
@@ -135,7 +146,7 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
                         f"group {number}: betas must be two numbers, not {value!r}"
                     )
                 numbers = list(value)
-            if not all(map(_is_plain_number, numbers)):
+            if any(plain_number(each) is None for each in numbers):
                 raise ValueError(
                     f"group {number}: {key} must be a plain number, not {value!r}"
                 )
@@ -210,7 +221,3 @@ def check_no_settings(
                     "give it by name, and make the optimiser directly, with all parameters: in a "
                     "ZeroRedundancyOptimizer each worker would have other ones"
                 )
-
-
-def _is_plain_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

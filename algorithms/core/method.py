@@ -150,8 +150,8 @@ class Method(MethodFacts):
         Raises:
             ValueError: no settings come near that share, or the method does not choose them by it.
         """
-        FROM_0_TO_1.check(f"{cls.name}: share", share)
-        FROM_2_UP.check(f"{cls.name}: world_size", world_size)
+        share = FROM_0_TO_1.checked(f"{cls.name}: share", share)
+        world_size = FROM_2_UP.checked(f"{cls.name}: world_size", world_size)
         layout = None if params is None else Layout.of(params)
         settings = cls._at_traffic(share, world_size, layout)
         warn_of_dear_messages(cls.name, share, world_size)
@@ -181,7 +181,7 @@ class Method(MethodFacts):
         """
         if world_size is None:
             world_size = self.collectives.world_size
-        FROM_2_UP.check(f"{self.name}: world_size", world_size)
+        world_size = FROM_2_UP.checked(f"{self.name}: world_size", world_size)
         stages = [stage for replica in self.replicas for stage in self.stages(replica)]
         # A ring of two has one neighbour, and "exponential" has more with more workers.
         if talks_to_neighbours(stages) and world_size != self.collectives.world_size:

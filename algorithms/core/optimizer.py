@@ -63,9 +63,11 @@ from cser_bench.algorithms.core.replicas import (
     tensors_of,
 )
 from cser_bench.algorithms.core.settings import (
+    FROM_0_UP,
     argument,
     arguments_of,
     declared_settings,
+    plain_boolean,
     signature_of,
 )
 from cser_bench.algorithms.core.state import check_still_loaded
@@ -91,7 +93,7 @@ class DistributedOptimizer(Method, Optimizer):
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of
             one, of which there is a warning.
-        seed: where the randomness that the workers share begins.
+        seed: where the randomness that the workers share begins, an integer from 0 up.
         communication_dtype: type of the numbers that are sent, by default the parameters' own.
             Numbers of 16 bits are added in 32, and the mean is rounded once. Rounding errors are
             treated like what a compressor leaves out: each worker keeps those of its own numbers,
@@ -150,9 +152,11 @@ class DistributedOptimizer(Method, Optimizer):
         self.settings = {key: arguments[key] for key in self.declared}
         for key, value in self.settings.items():
             setattr(self, key, value)
-        self.seed = arguments["seed"]
+        self.seed = FROM_0_UP.checked(f"{self.name}: seed", arguments["seed"])
         self.local_step = arguments["local_step"]
-        self.skip_nonfinite = arguments["skip_nonfinite"]
+        self.skip_nonfinite = plain_boolean(
+            f"{self.name}: skip_nonfinite", arguments["skip_nonfinite"]
+        )
         self.num_steps = 0
         # Empty while torch's constructor adds the groups; see add_param_group.
         self.replicas = []

@@ -2,9 +2,11 @@
 
 import difflib
 import inspect
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import (
     Annotated,
@@ -15,6 +17,8 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+
+import numpy as np
 
 from cser_bench.algorithms.core.local_step import REQUIRED
 
@@ -31,16 +35,39 @@ class Range:
     words: str
     holds: Callable[[Any], bool]
 
-    def check(self, name: str, value: Any) -> None:
-        """Raise ValueError unless the value is a number in this range."""
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not self.holds(value)
-        ):
+    def checked(self, name: str, value: object) -> Any:
+        """Return the value as Python's own number. Raise ValueError unless it is one in this range."""
+        number = plain_number(value)
+        if number is None or not self.holds(number):
             raise ValueError(f"{name} must {self.words}, not {value!r}")
+        return number
 
 
+def plain_number(value: object) -> int | float | None:
+    """Return a number of any type, such as numpy's, as Python's own; None for what is no number.
+
+    Booleans are none. Neither are tensors, for whose values a host would wait.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return operator.index(value)
+    if isinstance(value, Real):
+        return float(value)
+    return None
+
+
+def plain_boolean(name: str, value: object) -> bool:
+    """Return True or False as Python's own. Raise ValueError for anything else, such as text."""
+    # Text would count as True, "no" included.
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+FROM_0_UP = Range(
+    "be an integer from 0 up", lambda value: isinstance(value, int) and value >= 0
+)
 FROM_1_UP = Range(
     "be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1
 )
@@ -48,6 +75,7 @@ FROM_2_UP = Range(
     "be an integer from 2 up", lambda value: isinstance(value, int) and value >= 2
 )
 Count = Annotated[int, FROM_1_UP]
+CountFromZero = Annotated[int, FROM_0_UP]
 Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
 NotNegative = Annotated[
@@ -95,18 +123,34 @@ class Setting:
             isinstance(other, type) and issubclass(other, kind) for other in kinds
         )
 
-    def check(self, name: str, value: Any) -> None:
-        """Raise ValueError where a number is out of range, or a value is not listed."""
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value, numbers and booleans as Python's own.
+
+        Raises:
+            ValueError: a number is out of range, a value is not listed, or a boolean is none.
+        """
         choices = get_args(self.declared)
-        # True == 1, so it would pass if 1 is among the choices.
-        if get_origin(self.declared) is Literal and (
-            isinstance(value, bool) or value not in choices
-        ):
-            raise ValueError(
-                f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
-            )
-        if self.within is not None and not (value is None and type(None) in choices):
-            self.within.check(name, value)
+        if get_origin(self.declared) is Literal:
+            return _chosen(name, value, choices)
+        if self.declared is bool:
+            return plain_boolean(name, value)
+        if self.within is None or (value is None and type(None) in choices):
+            return value
+        return self.within.checked(name, value)
+
+
+def _chosen(name: str, value: object, choices: Collection[Any]) -> Any:
+    """Return the choice that the value is. Raise ValueError if it is none."""
+    number = plain_number(value)
+    plain = value if number is None else number
+    for choice in choices:
+        # By type as well: True == 1, and 4.0 == 4.
+        is_of_its_type = isinstance(plain, type(choice)) and not isinstance(plain, bool)
+        if is_of_its_type and plain == choice:
+            return choice
+    raise ValueError(
+        f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
+    )
 
 
 def is_interval(name: str) -> bool:
@@ -223,5 +267,5 @@ def arguments_of(
     for key, parameter in inspect.signature(method).parameters.items():
         arguments[key] = given.get(key, parameter.default)
     for key, setting in method.declared.items():
-        setting.check(f"{method.name}: {key}", arguments[key])
+        arguments[key] = setting.checked(f"{method.name}: {key}", arguments[key])
     return arguments

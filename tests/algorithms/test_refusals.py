@@ -2,10 +2,12 @@
 compressors, ratios."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,7 +67,12 @@ WRONG: list[tuple[Callable[[], Compressor], str]] = [
     (lambda: ChunkTopK(5, 4), "lower kept"),
     (lambda: ChunkTopK(1, 4, 3), "bits"),
     (lambda: QSGD(3), "one of 2, 4, 8"),
+    (lambda: QSGD(4.0), "one of 2, 4, 8, not 4.0"),  # type: ignore[arg-type]
     (lambda: QSGD(4, 0), "bucket_size"),
+    (lambda: QSGD(4, 2.5), "bucket_size"),  # type: ignore[arg-type]
+    (lambda: ChunkTopK(2.5), "kept"),  # type: ignore[arg-type]
+    (lambda: BlockSparsifier(2.5), "ratio"),  # type: ignore[arg-type]
+    (lambda: QuantisedBlocks(8.0), "one of 1, 4, 8, not 8.0"),  # type: ignore[arg-type]
     (lambda: QuantisedBlocks(2), "bits"),
     (lambda: QuantisedBlocks(8, 12), "block_size"),
 ]
@@ -93,7 +100,8 @@ def test_a_model_too_small_for_the_ratio(compressor: Compressor) -> None:
 # Methods.
 
 OF_NO_KIND: dict[type, list[Any]] = {
-    int: [-1, 1.5, True],
+    bool: ["no", None, 1],
+    int: [-1, 1.5, True, torch.tensor(2), np.float64(2)],
     float: [-0.1, math.nan, math.inf, True],
     str: ["torus"],
 }
@@ -131,6 +139,86 @@ def test_any_setting_of_the_wrong_kind_and_a_share_of_traffic_that_is_none(
             ValueError, match=f"{name}: world_size must be an integer from 2 up"
         ):
             algorithms()[name].at_traffic(1 / 24, world_size=world_size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numpys_numbers_are_settings_and_are_kept_as_pythons(name: str) -> None:
+    """So that workers, and states as text, compare 8 with 8."""
+    own = own_settings(name)
+    declared = algorithms()[name].declared.items()
+    defaults = {
+        key: each.default for key, each in declared if each.default is not REQUIRED
+    }
+    numpys = {int: np.int64, float: np.float64, bool: np.bool_}
+    given = {
+        key: numpys[type(value)](value)
+        for key, value in (defaults | own).items()
+        if type(value) in numpys
+    }
+    with_pythons = make_optimizer(name, make_model(), own, seed=3)
+    with_numpys = make_optimizer(name, make_model(), own | given, seed=np.int32(3))
+    assert repr(with_numpys.settings) == repr(with_pythons.settings)
+    assert repr(with_numpys.seed) == "3"
+    expected = with_pythons.expected_traffic(6)
+    assert with_numpys.expected_traffic(np.int64(6)) == expected  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_are_taken_by_compressors_and_by_shares_of_traffic() -> None:
+    two = np.int64(2)
+    for made, same in (
+        (BlockSparsifier(two, np.uint8(4)), BlockSparsifier(2, 4)),  # type: ignore[arg-type]
+        (RandomK(np.float32(2.5)), RandomK(2.5)),  # type: ignore[arg-type]
+        (TopK(two), TopK(2)),  # type: ignore[arg-type]
+        (ChunkTopK(two, np.int32(8), two), ChunkTopK(2, 8, 2)),  # type: ignore[arg-type]
+        (QSGD(two, np.int16(64)), QSGD(2, 64)),  # type: ignore[arg-type]
+        (QuantisedBlocks(np.int64(4), np.int64(64)), QuantisedBlocks(4, 64)),  # type: ignore[arg-type]
+    ):
+        assert repr(made) == repr(same)
+    eight = np.int64(8)
+    given = DiLoCo.at_traffic(np.float64(1 / 4), world_size=eight)  # type: ignore[arg-type]
+    assert given == DiLoCo.at_traffic(1 / 4, world_size=8)
+    optimizer = make_optimizer("ef_sgd", make_model(), {"compressor": TopK(4)})
+    assert optimizer.traffic_share(eight) == optimizer.traffic_share(8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, "text", 1.5, True, None])
+def test_a_seed_that_is_no_integer_from_0_up(seed: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"sgd: seed must be an integer from 0 up, not"
+    ):
+        SGD(make_model().parameters(), lr=0.1, seed=seed)
+
+
+@pytest.mark.parametrize("value", ["no", "False", 1, None])
+def test_skip_nonfinite_is_true_or_false(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"sgd: skip_nonfinite must be True or False"):
+        SGD(make_model().parameters(), lr=0.1, skip_nonfinite=value)
+
+
+def test_a_learning_rate_of_none_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"^group 0: lr is missing; give a number"):
+        SGD(make_model().parameters(), lr=None)  # type: ignore[arg-type]
+    in_each_group = [{"params": make_model().parameters(), "lr": 0.2}]
+    optimizer = SGD(in_each_group, lr=None)  # type: ignore[arg-type]
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+@pytest.mark.parametrize("value", ["0.1", None, [0.1]])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("lr", "the learning rate must be a number from 0 up"),
+        ("momentum", "the momentum must lie in"),
+        ("weight_decay", "the weight decay must be a number from 0 up"),
+    ],
+)
+def test_what_a_script_later_puts_in_the_place_of_a_groups_number(
+    key: str, words: str, value: Any
+) -> None:
+    optimizer = SGD(make_model().parameters(), lr=0.1, momentum=0.9)
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=rf"{words}.*, not {re.escape(repr(value))}$"):
+        optimizer.step()
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
