@@ -42,7 +42,7 @@ class ContrastsSection:
         of_margin: those of the table that ask for a drop below the margin. of_two: those that ask which row is better.
         inconclusive_of_margin, inconclusive_of_two: what these compared where the tests leave their question open.
         num_significant: of the tests that were corrected together.
-        num_tests: one-sided tests that share the error. num_exponents: of them, old questions with a p of 1.
+        num_tests: one-sided tests that share the error. num_exponents: of old questions, which are corrected with them.
         error: what they share, in percent.
         declared: when they were declared, in the spec's words.
         margin: with its unit; None where there is none. margin_reason: why it is that.

@@ -445,18 +445,20 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
     `claim` is the one of a contrast's one-sided tests (`claims_of`) with the least `p`, and
     `p_holm` is that p adjusted for all tests of the experiment. A contrast without its runs, or
-    with one that diverged, enters with a p of 1, and so does each question of exponents, which were
-    declared with the contrasts and are no longer evaluated. A claim that one method is better also needs
-    `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
-    verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
+    with one that diverged, enters with a p of 1. Questions of exponents, which were declared with the
+    contrasts and are no longer evaluated, enter with the p that they had, or with 1. A claim that one
+    method is better also needs `at_equal_rate` to have the sign of `estimate`. A contrast that was
+    declared too late for a verdict has no test and no p. `declared`: how many of its runs had begun by
+    then, in words.
 
     Worked out once for frames, which stay as they were read: figures and pages ask again.
     """
     # A line a test, two or three a contrast, all of which share the level.
     family = _contrast_tests(frames)
-    # Old questions with a p of 1 are never shown, yet they make the others harder to show.
-    num_exponents = len(frames.experiment.exponents or [])
-    p_values = [*family["p"], *[1.0] * num_exponents]
+    # Old questions are shown no more, yet Holm's steps go by the p of every test of the family.
+    asked = frames.experiment.exponents or []
+    old = [1.0 if exponent.p is None else exponent.p for exponent in asked]
+    p_values = [*family["p"], *old]
     family["p_holm"] = holm(p_values)[: len(family)]
     # Only now is one test of each contrast kept: the others had to be in Holm's family too.
     by_p = family.sort_values("p", kind="stable")

@@ -131,13 +131,15 @@ class Contrast(Planned):
 class Exponent(Planned):
     """A question about the exponents of a power law of gaps, which is no longer evaluated.
 
-    It counts as a test with a p of 1.
+    It counts as a test of the experiment's family, with the p that it had, or with 1.
     """
 
     rows: list[str]
     of: Literal["size", "rounds", "interval"]
     than: list[str] = Field(default_factory=list)
     question: str
+    p: float | None = None
+    """Of its one-sided test, from when the law was evaluated; None: it never was for this record."""
 
 
 class Pair(Planned):
@@ -268,7 +270,7 @@ class Experiment(Planned):
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
     exponents: list[Exponent] | None = None
-    """Questions that are no longer evaluated. Each counts as a test with a p of 1."""
+    """Questions that are no longer evaluated. Each still counts as a test."""
     predictions: list[Prediction] | None = None
     curve: str | None = None
     """The experiment that ran the baseline at several lengths; None where its own cells have

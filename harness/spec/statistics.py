@@ -69,7 +69,7 @@ class ExponentSpec(Strict):
     """A question about the exponents of a power law of gaps, declared before the runs.
 
     Recorded and no longer evaluated; `docs/history.md` says why. It counts as a test with a p of
-    1. Asked is whether the exponent of the model's parameters ("size"), of a run's rounds of
+    1, as a plan knows no other. Asked is whether the exponent of the model's parameters ("size"), of a run's rounds of
     communication ("rounds") or of the steps between two rounds ("interval") is negative for these
     rows together, or lower than that of the rows `than`.
     """

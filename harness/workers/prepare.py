@@ -14,7 +14,7 @@ from cser_bench.harness.measures.declared import (
 )
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records import packs, store
-from cser_bench.harness.records.experiment import Experiment
+from cser_bench.harness.records.experiment import Experiment, Exponent
 from cser_bench.harness.records.provenance import now
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.spec.errors import SpecError
@@ -73,11 +73,26 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     experiment = with_dates(plan.experiment, written, declared_at)
     if written is not None:
         # No plan knows the next stage: it is noted when a stage is done, see `note_next_stage`.
-        experiment = experiment.model_copy(update={"next_stage": written.next_stage})
+        # Nor does one know the p of old questions.
+        kept = {
+            "next_stage": written.next_stage,
+            "exponents": _with_p(experiment.exponents, written.exponents),
+        }
+        experiment = experiment.model_copy(update=kept)
     if written != experiment:
         store.write_record(path, experiment)
         _name_late_contrasts(experiment, declared_at, folder)
     return folder
+
+
+def _with_p(
+    planned: list[Exponent] | None, written: list[Exponent] | None
+) -> list[Exponent] | None:
+    """Return the planned questions, as they are written where these are the same but for a p."""
+    without_p = [each.model_copy(update={"p": None}) for each in written or []]
+    if without_p == planned:
+        return written
+    return planned
 
 
 def _name_late_contrasts(

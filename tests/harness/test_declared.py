@@ -214,6 +214,31 @@ def test_a_contrast_of_a_record_without_dates_stays_without_one(
     assert times == [None, at(8)]
 
 
+def test_old_questions_keep_the_p_that_their_record_has(spec: Path) -> None:
+    """Questions of exponents are no longer evaluated, so a plan has no p of its own."""
+    question = {"rows": ["sgd"], "of": "size", "question": "Does it shrink?"}
+    table = with_contrasts() | {"exponents": [question]}
+    results = spec.parents[1] / "results"
+
+    def written() -> list[float | None]:
+        spec.write_text(tomli_w.dumps(table))
+        folder = write_experiment(plan_experiment(str(spec), results), results)
+        return [each.p for each in read_experiment(folder).exponents or []]
+
+    assert written() == [None]
+    path = results / "small" / "experiment.json"
+    record = read_experiment(path.parent)
+    (asked,) = record.exponents or []
+    known = record.model_copy(
+        update={"exponents": [asked.model_copy(update={"p": 0.25})]}
+    )
+    write_record(path, known)
+    assert written() == [0.25]
+    # Another question has another p.
+    question["of"] = "rounds"
+    assert written() == [None]
+
+
 def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(
     spec: Path, cli: CommandLine
 ) -> None:

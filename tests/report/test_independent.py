@@ -41,6 +41,9 @@ DECLARED = {
     folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")
 }
 
+EXPONENTS = pd.read_csv(RESULTS / "statistics" / "law" / "exponents.csv")
+"""What was found of old questions, when they were evaluated."""
+
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Results of the pack by run id; its first line is no run."""
@@ -259,9 +262,9 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         for claim, p in claims_of(folder, contrast).items():
             tests.append((number, claim, p))
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
-    # Questions of exponents are tests of the same family, and are no longer made.
-    exponents = plan.get("exponents") or []
-    others = [1.0] * len(exponents)
+    # Questions of exponents are tests of the same family, which are no longer made.
+    others = EXPONENTS.loc[EXPONENTS["experiment"] == plan["name"], "p"].tolist()
+    assert len(others) == len(plan.get("exponents") or [])
     all_p = [*family["p"], *others]
     _, adjusted, _, _ = multipletests(all_p, method="holm")
     family["p_holm"] = adjusted[: len(family)]

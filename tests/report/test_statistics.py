@@ -17,12 +17,13 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from cser_bench.harness.records.experiment import Contrast
+from cser_bench.harness.records.experiment import Contrast, Exponent
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import Result
 from cser_bench.report.frame import Frames, read_frames, sharing_baseline, status_of
 from cser_bench.report.statistics import (
     at_equal_rate,
+    claims_of,
     contrasts_frame,
     difference,
     seed_correlation,
@@ -208,6 +209,50 @@ def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -
         "worse",
         "equal within the margin",
     ]
+
+
+def by_holm(p: float, family: list[float]) -> float:
+    """The least level at which Holm's procedure rejects a test, by its definition.
+
+    It rejects in the order of p, the smallest first, while p times the number of tests that are not
+    yet rejected is within the level. So a test is rejected at the largest such product up to its own.
+    """
+    products = []
+    for other in family:
+        num_left = sum(each >= other for each in family)
+        if other <= p:
+            products.append(min(1.0, num_left * other))
+    return max(products)
+
+
+@pytest.mark.parametrize(
+    "name", ["gap_text", "gap_text_longer", "gap_text_load", "gap_images"]
+)
+def test_old_questions_of_exponents_are_in_the_family_with_their_own_p(
+    name: str,
+) -> None:
+    """They were declared with the contrasts, evaluated once, and written down in a CSV."""
+    frames = read_frames(SHIPPED / name)
+    law = pd.read_csv(SHIPPED.parent / "statistics" / "law" / "exponents.csv")
+    family = law.loc[law["experiment"] == name, "p"].tolist()
+    assert len(family) == len(frames.experiment.exponents or [])
+    for contrast in frames.contrasts:
+        estimated = difference(frames, contrast.row, contrast.reference)
+        assert estimated is not None
+        family += claims_of(contrast, estimated).values()
+    frame = contrasts_frame(frames)
+    expected = [by_holm(p, family) for p in frame["p"]]
+    assert frame["p_holm"].tolist() == pytest.approx(expected)
+
+
+def test_an_old_question_without_a_p_counts_as_one_that_shows_nothing(
+    shipped: Frames,
+) -> None:
+    frames = made_up(shipped, {"sgd": SGD, "a": A}, ("a", "sgd", "superiority"))
+    asked = Exponent(rows=["a"], of="size", question="?")
+    experiment = frames.experiment.model_copy(update={"exponents": [asked]})
+    line = contrasts_frame(replace(frames, experiment=experiment)).iloc[0]
+    assert line["p_holm"] == pytest.approx(3 * line["p"])
 
 
 def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(
