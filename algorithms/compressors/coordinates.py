@@ -178,6 +178,8 @@ class ChunkTopK(Gathered):
         if self.bits == FLOAT_BITS:
             numbers = values.to(torch.float32).view(torch.uint8)
             return torch.cat([numbers, indices])
+        # Numbers of 16 bits have too few digits for a bin's sum, and fp16 no room for one.
+        values = values.to(torch.promote_types(vector.dtype, torch.float32))
         means, bins = _quantised(values, 1 << self.bits)
         table = means.to(torch.float32).view(torch.uint8)
         numbers = pack_bits(bins, self.bits)
@@ -213,7 +215,7 @@ class ChunkTopK(Gathered):
 def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
     """Return the bins' means, of shape (num_bins,), and each value's bin, in uint8.
 
-    The mean is 0 where a bin is empty.
+    The values are of 32 bits or more. The mean is 0 where a bin is empty.
     """
     # Bin j lies about mean + (j - bins / 2) * width.
     centred = values - values.mean()
@@ -225,7 +227,9 @@ def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
     scaled = (centred / width).nan_to_num(0.0, 0.0, 0.0)
     bins = (scaled + num_bins // 2).round().clamp(0, num_bins - 1).long()
     sums = values.new_zeros(num_bins).index_add_(0, bins, values)
-    counts = values.new_zeros(num_bins).index_add_(0, bins, torch.ones_like(values))
+    # In integers: floats stop counting, those of 32 bits at 2^24.
+    counts = torch.zeros_like(sums, dtype=torch.int64)
+    counts.index_add_(0, bins, torch.ones_like(bins))
     # At least 1, since an empty bin's sum is 0 and its mean is to be that, too.
     means = sums / counts.clamp(min=1)
     return means, bins.to(torch.uint8)

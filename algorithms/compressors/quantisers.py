@@ -13,6 +13,7 @@ from cser_bench.algorithms.core.compressors import (
     Gathered,
     Reduced,
     pack_bits,
+    rounded,
     unpack_bits,
 )
 from cser_bench.algorithms.core.layout import Layout
@@ -103,6 +104,8 @@ class QSGD(Gathered):
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         # (buckets, B), the last one filled up with zeros, which add nothing to its norm
         buckets = _buckets(vector, self.bucket_size)
+        # At least fp32: a norm of finite fp16 numbers may lie beyond fp16.
+        buckets = buckets.to(torch.promote_types(vector.dtype, torch.float32))
         norms = buckets.norm(dim=1).to(torch.float32)
         levels = self.levels
         # An all-zero bucket has norm 0; any positive divisor leaves its codes at 0.
@@ -122,14 +125,16 @@ class QSGD(Gathered):
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         split = 4 * math.ceil(numel / self.bucket_size)
         norm_bytes = message[:split].clone()
-        norms = norm_bytes.view(torch.float32).to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        norms = norm_bytes.view(torch.float32).to(wide)
         levels = self.levels
-        codes = unpack_bits(message[split:], self.bits, numel).to(dtype)
+        codes = unpack_bits(message[split:], self.bits, numel).to(wide)
         codes.sub_(levels).div_(levels)
         # v is about |v| * code / s.
         shares = _buckets(codes, self.bucket_size)
         numbers = shares * norms[:, None]
-        return numbers.view(-1)[:numel]
+        # A level may lie beyond fp16, as the norm may.
+        return rounded(numbers.view(-1)[:numel], dtype)
 
 
 @dataclass(frozen=True)
@@ -219,16 +224,18 @@ class QuantisedBlocks(Reduced):
         # Cloned, as a part of a message need not lie where floats may.
         scale_bytes = message[..., :4].reshape(-1).clone()
         scales = scale_bytes.view(torch.float32)
-        scales = scales.view(*lead, num_blocks, 1).to(dtype)
+        # At least fp32: of a scale that is rounded to fp16 the largest code may lie beyond it.
+        wide = torch.promote_types(dtype, torch.float32)
+        scales = scales.view(*lead, num_blocks, 1).to(wide)
         packed = message[..., 4:].reshape(-1)
         shape = (*lead, num_blocks, self.block_size)
         codes = unpack_bits(packed, self.bits, math.prod(shape))
-        codes = codes.view(shape).to(dtype)
+        codes = codes.view(shape).to(wide)
         if self.bits == 1:
             codes.mul_(2)  # signs are -1 and 1
         numbers = codes.sub_(self._levels).mul_(scales)
         padded = numbers.view(*lead, num_blocks * self.block_size)
-        return padded[..., :numel]
+        return rounded(padded[..., :numel], dtype)
 
 
 def _buckets(vector: Tensor, size: int) -> Tensor:

@@ -265,7 +265,10 @@ class Scaled(Gathered):
         return self.unscaled.encode(vector, draw, rank)
 
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
-        return self.unscaled.decode(message, numel, dtype).div_(1 + self.omega)
+        # Unscaled, a number may lie beyond fp16.
+        wide = torch.promote_types(dtype, torch.float32)
+        numbers = self.unscaled.decode(message, numel, wide)
+        return rounded(numbers.div_(1 + self.omega), dtype)
 
 
 def check_numel(kind: str, ratio: float, layout: Layout) -> None:
@@ -275,6 +278,20 @@ def check_numel(kind: str, ratio: float, layout: Layout) -> None:
             f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the "
             "ratio"
         )
+
+
+def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the numbers in another dtype, or themselves if it is their own.
+
+    A finite number beyond the dtype's range becomes the largest number of its sign. Infinities and
+    NaN stay.
+    """
+    short = numbers.to(dtype)
+    largest = torch.finfo(dtype).max
+    # A dtype of at least the same range holds every number.
+    if largest >= torch.finfo(numbers.dtype).max:
+        return short
+    return torch.where(numbers.isinf(), short, short.clamp(-largest, largest))
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:

@@ -19,6 +19,7 @@ from cser_bench.algorithms.core.compressors import (
     Gathered,
     Reduced,
     SharedSupport,
+    rounded,
 )
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.layout import Layout, Support, whole
@@ -93,12 +94,7 @@ class Sending:
         """
         if self.communication_dtype is None:
             return payload
-        rounded = payload.to(self.communication_dtype, copy=True)
-        largest = torch.finfo(self.communication_dtype).max
-        # A dtype of at least the same range holds every number.
-        if largest >= torch.finfo(payload.dtype).max:
-            return rounded
-        return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
+        return rounded(payload, self.communication_dtype)
 
     def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
         """Return `payload` as a message, and the message back in the dtype of `payload`."""
@@ -133,14 +129,17 @@ class Sending:
             self._encoded(vector, compressor, draw), purpose
         )
         rows = []  # C(v_i) of each local worker
-        mean = vector.new_zeros(layout.numel)  # (d,), equal on all workers
+        # In 32 bits at least: a sum of finite fp16 numbers may lie beyond fp16.
+        wide = torch.promote_types(vector.dtype, torch.float32)
+        # (d,), equal on all workers
+        mean = vector.new_zeros(layout.numel, dtype=wide)
         # In the order of ranks on every worker, so that the sums' bits are the same.
         for rank, message in enumerate(gathered):
             decoded = compressor.decode(message, layout.numel, vector.dtype)
             mean += decoded
             if rank in collectives.own_ranks:
                 rows.append(decoded)
-        mean.div_(collectives.world_size)
+        mean = mean.div_(collectives.world_size).to(vector.dtype)
         return Exchanged(whole(layout.numel), torch.stack(rows), mean.expand_as(vector))
 
     def begin_exchange(
@@ -222,9 +221,9 @@ class Sending:
             shares = compressor.decode(received, count, dtype).div_(num_workers)
             exact = sum_in_rank_order(shares.unbind())  # the mean, (count,)
             message = compressor.encode(exact, draw, collectives.rank)
-            rounded = compressor.decode(message, count, dtype)
+            received_back = compressor.decode(message, count, dtype)
             # n times what the second rounding added to the mean.
-            return message, rounded.sub_(exact).mul_(num_workers)
+            return message, received_back.sub_(exact).mul_(num_workers)
 
         # `rest` is of the coordinates `here` alone.
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)

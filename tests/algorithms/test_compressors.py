@@ -532,6 +532,34 @@ def test_qsgd_is_unbiased(bits: int) -> None:
     assert (off < tolerance).all()
 
 
+@pytest.mark.parametrize("drop_rest", [False, True])
+def test_a_norm_beyond_fp16_leaves_fp16_parameters_finite(drop_rest: bool) -> None:
+    """512 gradients of 3,000 have a norm of 67,882, and fp16 ends at 65,504."""
+    ones = torch.ones(4, 512, dtype=torch.float16)  # of 4 workers
+    parameter = nn.Parameter(ones)
+    optimizer = EFSGD(
+        [parameter],
+        lr=1e-4,
+        compressor=QSGD(2),
+        error_feedback_on="gradients",
+        drop_rest=drop_rest,
+        collectives=StackedCollectives(4),
+    )
+    parameter.grad = torch.full_like(ones, 3000)
+    optimizer.step()
+    assert parameter.isfinite().all()
+    assert parameter.mean() < 1, "and the step is taken"
+
+
+def test_a_mean_of_fp16_numbers_is_finite_though_their_sum_is_not() -> None:
+    vector = torch.full((4, 8), 3e4, dtype=torch.float16)
+    sending = Sending(StackedCollectives(4))
+    sent = sending.exchange(
+        vector, TopK(1), flat_layout(8), draw_at(1), Purpose.GRADIENT
+    )
+    assert torch.equal(sent.mean, vector)
+
+
 def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     vector = random_vector(40, 0)
     compressor = QSGD(2, 40)
