@@ -152,18 +152,35 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
                 )
         check_numbers([group])
         _refuse_added_decay(number, group)
-        for key, done in _NOT_TAKEN.items():
-            # torch.optim.SGD's groups always have `nesterov`; without momentum it says nothing.
-            if key == "nesterov" and group.get("momentum") == 0:
-                continue
-            # None in torch's own groups leaves a choice to torch, such as whether to fuse.
-            if group.get(key, done) not in (done, None):
-                raise ValueError(
-                    f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
-                    f"these optimisers do not have (they minimise, {step.rule}, in one "
-                    "fused pass); leave it out"
-                )
+        _refuse_options(number, group, step)
         _check_booleans(number, group, step)
+
+
+def check_options_now(groups: Iterable[dict[str, Any]], local_step: str) -> None:
+    """Raise ValueError if a script has since given a group an option that is not taken.
+
+    It costs a look at the names in each group.
+    """
+    for number, group in enumerate(groups):
+        if not _NOT_TAKEN.keys().isdisjoint(group):
+            _refuse_options(number, group, local_step_named(local_step))
+
+
+def _refuse_options(
+    number: int, group: Mapping[str, Any], step: type[LocalStep]
+) -> None:
+    """Raise ValueError if a group has one of torch.optim's options that would have to do something."""
+    for key, done in _NOT_TAKEN.items():
+        # torch.optim.SGD's groups always have `nesterov`; without momentum it says nothing.
+        if key == "nesterov" and group.get("momentum") == 0:
+            continue
+        # None in torch's own groups leaves a choice to torch, such as whether to fuse.
+        if group.get(key, done) not in (done, None):
+            raise ValueError(
+                f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
+                f"these optimisers do not have (they minimise, {step.rule}, in one "
+                "fused pass); leave it out"
+            )
 
 
 def _check_booleans(

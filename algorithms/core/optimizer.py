@@ -41,6 +41,7 @@ from cser_bench.algorithms.core.group_numbers import (
     RANGES,
     check_numbers,
     check_options,
+    check_options_now,
     group_defaults,
 )
 from cser_bench.algorithms.core.left_out import any_not_finite, any_overflowed
@@ -51,6 +52,7 @@ from cser_bench.algorithms.core.parameters import (
     check_model,
     check_parameters,
     refuse_module,
+    refuse_other_model,
 )
 from cser_bench.algorithms.core.plan_ahead import gathers
 from cser_bench.algorithms.core.process_group import default_collectives
@@ -180,6 +182,7 @@ class DistributedOptimizer(Method, Optimizer):
 
     def _build(self) -> None:
         """Make replicas, equal on all workers, and what watches their steps; then `_set_up` each."""
+        refuse_other_model(self._model, self.param_groups)
         dtypes = dtypes_of(self)
         watch = FiniteWatch(self.name, self.collectives)
         self._finite_watch = watch
@@ -272,6 +275,7 @@ class DistributedOptimizer(Method, Optimizer):
         Nothing is sent: an error that one worker sees alone is raised before it waits for others.
         """
         check_numbers(self.param_groups)
+        check_options_now(self.param_groups, self.local_step)
         self._adopt_moved()
         for replica in self.replicas:
             replica.flat.collect_gradients()

@@ -102,15 +102,36 @@ def check_model(model: object) -> None:
         )
 
 
+def refuse_other_model(
+    model: nn.Module | None, groups: Iterable[Mapping[str, Any]]
+) -> None:
+    """Raise ValueError if the model, where one is given, lacks one of the groups' parameters."""
+    if model is None:
+        return
+    tensors = [parameter for group in groups for parameter in group["params"]]
+    missing = _missing(model, tensors)
+    if missing:
+        raise ValueError(
+            f"model does not have {len(missing)} of the {len(tensors)} parameters that are given, "
+            f"number {missing[0]} first; give model= the module whose parameters these are, or "
+            "leave it out"
+        )
+
+
+def _missing(model: nn.Module, tensors: Sequence[Tensor]) -> list[int]:
+    """Return the numbers of the parameters that the model does not have."""
+    # By identity: another Parameter of equal values is another one to train.
+    held = set(map(id, model.parameters()))
+    return [
+        number for number, parameter in enumerate(tensors) if id(parameter) not in held
+    ]
+
+
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
     """Raise RuntimeError if the model, where known, does not hold the optimiser's parameters."""
     if model is None:
         return
-    # By identity: another Parameter of equal values is another one to train.
-    held = set(map(id, model.parameters()))
-    missing = [
-        number for number, parameter in enumerate(tensors) if id(parameter) not in held
-    ]
+    missing = _missing(model, tensors)
     if missing:
         raise RuntimeError(
             f"the model has another Parameter in place of number {missing[0]} than when the "

@@ -37,10 +37,12 @@ from tests.algorithms.problems import (
     NAMES,
     SHORT,
     TAKING_ADAMW,
+    flat_parameters,
     kinds_taken,
     make_model,
     make_optimizer,
     own_settings,
+    train,
 )
 
 
@@ -341,6 +343,67 @@ def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_i
             optimizer.param_groups[0].update(group)
             with pytest.raises(ValueError, match=words):
                 optimizer.step()
+
+
+LATER: list[tuple[dict[str, Any], str, Any]] = [
+    ({"momentum": 0.9}, "nesterov", False),
+    ({}, "maximize", True),
+    ({"momentum": 0.9}, "dampening", 0.5),
+    (ADAMW, "amsgrad", True),
+    (MUON, "maximize", True),
+]
+
+
+@pytest.mark.parametrize(("common", "key", "value"), LATER)
+def test_an_option_that_a_script_sets_later_is_refused_before_anything_moves(
+    common: dict[str, Any], key: str, value: Any
+) -> None:
+    model = make_model()
+    optimizer = SGD(model.parameters(), **{"lr": 0.1} | common)
+    before = flat_parameters(model)
+    train(optimizer, model, 0, [1])
+    after = flat_parameters(model)
+    assert not torch.equal(before, after)
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=rf"group 0: {key} = {value} is an option of"):
+        train(optimizer, model, 0, [2])
+    assert torch.equal(flat_parameters(model), after)
+    assert optimizer.num_steps == 1
+
+
+def test_options_that_say_what_is_done_anyway_may_be_set_later() -> None:
+    model = make_model()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    # As a scheduler and torch's own groups have them; without momentum `nesterov` says nothing.
+    said = {"maximize": False, "nesterov": False, "foreach": None, "initial_lr": 0.1}
+    optimizer.param_groups[0].update(said)
+    train(optimizer, model, 0, [1])
+    optimizer.param_groups[0]["momentum"] = 0.9
+    with pytest.raises(ValueError, match="group 0: nesterov = False"):
+        train(optimizer, model, 0, [2])
+
+
+def test_a_model_of_other_parameters_is_refused() -> None:
+    model = make_model()
+    other = make_model()
+    parameters = list(model.parameters())
+    with pytest.raises(
+        ValueError,
+        match=rf"model does not have {len(parameters)} of the {len(parameters)} parameters .*, "
+        "number 0 first; give model= the module",
+    ):
+        SGD(model.parameters(), lr=0.1, model=other)
+    added = nn.Parameter(torch.zeros(3))
+    with pytest.raises(
+        ValueError, match=rf"not have 1 of the .* number {len(parameters)} first"
+    ):
+        SGD([*parameters, added], lr=0.1, model=model)
+    optimizer = SGD(parameters, lr=0.1, model=model)
+    with pytest.raises(ValueError, match=r"model does not have 1 of the"):
+        optimizer.add_param_group({"params": [added]})
+    train(optimizer, model, 0, [1])
+    # Of a larger model, in whatever it is wrapped.
+    SGD(parameters[:1], lr=0.1, model=nn.Sequential(model))
 
 
 def torchs_groups(kind: str, **numbers: Any) -> list[dict[str, Any]]:
