@@ -163,8 +163,6 @@ BORROWERS = {
     "score_gpt_batch_quarter",
     "score_gpt_t1",
     "state_gpt",
-    "table_densenet",
-    "table_shufflenet",
 }
 NAMES = sorted({path.stem for path in EXPERIMENTS.glob("*.toml")} - BORROWERS)
 
