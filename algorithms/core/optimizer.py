@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from cser_bench.algorithms.core.agreement import (
@@ -55,7 +57,7 @@ from cser_bench.algorithms.core.parameters import (
     refuse_other_model,
 )
 from cser_bench.algorithms.core.plan_ahead import gathers
-from cser_bench.algorithms.core.process_group import default_collectives
+from cser_bench.algorithms.core.process_group import collectives_of
 from cser_bench.algorithms.core.replicas import (
     error_of,
     memory_in_parameters,
@@ -93,7 +95,8 @@ class DistributedOptimizer(Method, Optimizer):
         momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where
             the method needs it; Muon's by default 0.95.
         weight_decay: added to the gradient, as in PyTorch, per group.
-        collectives: how workers talk; by default the process group if there is one, else a group of
+        collectives: how workers talk: a process group, a `DeviceMesh` of one dimension, or
+            `Collectives`; by default the group of all processes if there is one, else a group of
             one, of which there is a warning.
         seed: where the randomness that the workers share begins, an integer from 0 up.
         communication_dtype: type of the numbers that are sent, by default the parameters' own.
@@ -133,7 +136,7 @@ class DistributedOptimizer(Method, Optimizer):
     lr: InitVar[float]
     momentum: InitVar[float | None] = None
     weight_decay: InitVar[float] = 0.0
-    collectives: InitVar[Collectives | None] = None
+    collectives: InitVar[Collectives | ProcessGroup | DeviceMesh | None] = None
     seed: InitVar[int] = 0
     communication_dtype: InitVar[torch.dtype | None] = None
     model: InitVar[nn.Module | None] = None
@@ -170,8 +173,7 @@ class DistributedOptimizer(Method, Optimizer):
         numbers = {key: arguments[key] for key in RANGES}
         super().__init__(params, group_defaults(self, numbers))
         check_groups(self)
-        collectives: Collectives | None = arguments["collectives"]
-        self.collectives = collectives or default_collectives(self.param_groups)
+        self.collectives = collectives_of(arguments["collectives"], self.param_groups)
         self._build()
         if self.caution is not None:
             warn_script(f"{self.name}: {self.caution}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _get_default_store, _world
 
 from cser_bench.algorithms.core.collectives import (
@@ -226,6 +227,53 @@ class ProcessGroupCollectives(Collectives):
             for work in dist.batch_isend_irecv(at_once):
                 work.wait()
         return {sender: buffer.to(tensor.device) for sender, buffer in received.items()}
+
+
+def collectives_of(given: object, groups: Sequence[Mapping[str, Any]]) -> Collectives:
+    """Return collectives from what a script gave: a group, a mesh, collectives, or None.
+
+    Args:
+        groups: an optimiser's.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: a mesh of several dimensions, or a group or mesh without this process.
+        RuntimeError: see `default_collectives`.
+    """
+    if given is None:
+        return default_collectives(groups)
+    if isinstance(given, Collectives):
+        return given
+    if isinstance(given, DeviceMesh):
+        return ProcessGroupCollectives(_group_of(given))
+    # What torch gives processes outside a new group in its place.
+    if given is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError(
+            "this process is not in the group that collectives= has; make the optimiser in the "
+            "group's processes only, or a group for each process's own peers"
+        )
+    if isinstance(given, dist.ProcessGroup):
+        return ProcessGroupCollectives(given)
+    raise TypeError(
+        "collectives must be a process group, a DeviceMesh of one dimension or Collectives, such as "
+        f"ProcessGroupCollectives(group, overlap=True), not {given!r}"
+    )
+
+
+def _group_of(mesh: DeviceMesh) -> dist.ProcessGroup:
+    """Return this process's group of a mesh of one dimension; ValueError if there is none."""
+    if mesh.ndim != 1:
+        names = ", ".join(map(repr, mesh.mesh_dim_names or ())) or "without names"
+        raise ValueError(
+            f"the mesh that collectives= has is of {mesh.ndim} dimensions ({names}); give the one "
+            "across which workers are to talk, as in mesh['nodes'] or mesh.get_group(0)"
+        )
+    if mesh.get_coordinate() is None:
+        raise ValueError(
+            "this process is not in the mesh that collectives= has; make the optimiser in the "
+            "mesh's processes only"
+        )
+    return mesh.get_group()
 
 
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:

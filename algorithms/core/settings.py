@@ -209,8 +209,8 @@ def check_arguments(
         hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
         near = difflib.get_close_matches(key, taken, 1)
         # Other libraries' names of it.
-        if key in ("group", "process_group"):
-            hint = "give collectives=ProcessGroupCollectives(group)"
+        if key in ("group", "process_group", "device_mesh", "mesh"):
+            hint = "give it as collectives="
         elif near:
             hint = f"did you mean {near[0]}?"
         raise TypeError(f"{name} has no argument {key}; {hint}")

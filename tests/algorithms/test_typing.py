@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from cser_bench.algorithms import (
     CSER, DPSGD, EFSGD, MCSER, QSGD, SGD, BlockSparsifier, CSERReleased, DeepSqueeze, DiLoCo, LocalSGD,
@@ -29,6 +31,8 @@ block = BlockSparsifier(ratio=8)
 SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4, seed=1, communication_dtype=torch.float16, model=model)
 EFSGD(params, lr=0.1, compressor=TopK(ratio=8.5))
 LocalSGD(params, lr=0.1, sync_interval=8, collectives=ProcessGroupCollectives())
+LocalSGD(params, lr=0.1, sync_interval=8, collectives=dist.new_group([0, 1]))
+LocalSGD(params, lr=0.1, sync_interval=8, collectives=init_device_mesh("cpu", (2,)))
 QSparseLocalSGD(params, lr=0.1, compressor=QSGD(bits=4), sync_interval=8)
 DiLoCo(params, lr=0.1, sync_interval=8, outer_lr=1, outer_momentum=0.5, num_fragments=4)
 optimizer = CSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
@@ -41,6 +45,7 @@ consensus_checkpoint("step-1", model, optimizer, step=1)
 
 SGD(params, lr="0.1")  # wrong
 SGD(params)  # wrong
+SGD(params, lr=0.1, collectives="world")  # wrong
 SGD(params, lr=0.1, momentun=0.9)  # wrong
 LocalSGD(params, lr=0.1, sync_interval=8, nesterov=True)  # wrong
 LocalSGD(params, lr=0.1, sync_interval="8")  # wrong

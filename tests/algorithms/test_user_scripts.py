@@ -2,7 +2,7 @@
 what people read."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from cser_bench.algorithms import (
+    SGD,
     BlockSparsifier,
     DistributedOptimizer,
+    ProcessGroupCollectives,
     SoloCollectives,
     algorithms,
 )
@@ -70,6 +72,57 @@ def test_several_processes_without_a_group_are_refused(
     assert make(collectives=SoloCollectives()).collectives.world_size == 1
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert make().collectives.world_size == 1
+
+
+# What `collectives=` takes.
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_or_a_mesh_is_taken_as_it_is(name: str) -> None:
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "local"))
+    group = dist.new_group([0])
+    for given, expected in (
+        (group, group),
+        (dist.group.WORLD, dist.group.WORLD),
+        (mesh["nodes"], mesh.get_group("nodes")),
+    ):
+        optimizer = algorithms()[name](
+            make_model().parameters(),
+            lr=0.1,
+            momentum=0.9,
+            collectives=given,
+            **own_settings(name),
+        )
+        assert isinstance(optimizer.collectives, ProcessGroupCollectives)
+        assert optimizer.collectives.group is expected
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_is_no_group_of_workers_is_refused() -> None:
+    parameters = list(make_model().parameters())
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "local"))
+    unnamed = init_device_mesh("cpu", (1, 1))
+    elsewhere = dist.GroupMember.NON_GROUP_MEMBER
+    for given, kind, words in (
+        (mesh, ValueError, r"of 2 dimensions \('nodes', 'local'\); .* mesh\['nodes'\]"),
+        (unnamed, ValueError, r"of 2 dimensions \(without names\); .*get_group\(0\)"),
+        (elsewhere, ValueError, r"this process is not in the group that collectives="),
+        ("world", TypeError, r"collectives must be a process group, .*, not 'world'"),
+        (4, TypeError, r"collectives must be .*, not 4"),
+        ([0, 1], TypeError, r"collectives must be .*, not \[0, 1\]"),
+        (False, TypeError, r"collectives must be .*, not False"),
+    ):
+        with pytest.raises(kind, match=words):
+            SGD(parameters, lr=0.1, collectives=given)  # type: ignore[arg-type]
 
 
 # Groups and shards.

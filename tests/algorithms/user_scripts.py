@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms import (
@@ -587,6 +588,23 @@ def a_ddp_that_sends_nothing_changes_nothing(name: str) -> None:
     assert torch.equal(*ends)
 
 
+def a_group_or_a_mesh_has_the_workers(name: str) -> None:
+    """Of two machines with two processes each: those of one number talk to each other."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("nodes", "local"))
+    group = mesh.get_group("nodes")
+    ends = []
+    for given in (ProcessGroupCollectives(group), group, mesh["nodes"]):
+        model = Net(dist.get_rank())
+        optimizer = make(name, model, collectives=given)
+        assert optimizer.collectives.world_size == 2
+        assert optimizer.collectives.rank == dist.get_rank() // 2
+        train(optimizer, model, range(1, 6))
+        ends.append((values(model), optimizer.traffic.as_dict()))
+    for parameters, traffic in ends:
+        assert torch.equal(parameters, ends[0][0])
+        assert traffic == ends[0][1]
+
+
 # 7. Gradients that are None, and parameters frozen later.
 
 
@@ -721,6 +739,7 @@ OF_THE_CORE: tuple[Callable[[str], None], ...] = (
     workers_that_part_are_told_so_where_they_meet,
     a_ddp_that_was_left_is_named,
     a_ddp_that_sends_nothing_changes_nothing,
+    a_group_or_a_mesh_has_the_workers,
     saving_a_part_saves_that_part,
 )
 """What all methods have from one place."""
