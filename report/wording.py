@@ -77,10 +77,12 @@ def nats(score: float) -> str:
 
 @_format
 def traffic(value: float) -> str:
-    """Write a share of DDP's traffic: "1/24", and "0.67" of more than a half; nothing is "0"."""
+    """Write a share of DDP's traffic: "1/24", "0.67" of more than a half, "1.14" of more than all; nothing is "0"."""
     if value == 0:
         return "0"
     # Beyond a half, 1/1.5 and the like would say less than the decimals.
+    if value > 1:
+        return f"{value:.3g}"
     if value > 0.55:
         return f"{value:.2g}"
     parts = 1 / value

@@ -264,13 +264,15 @@ def _about(
     """Return the line under the title: what is on the page, and what is not."""
     sentences = []
     if frames is not None:
-        counts = frames.runs["status"].value_counts()
+        # Rows may share a run, which is one all the same.
+        statuses = frames.runs.drop_duplicates("run_id")["status"]
+        counts = statuses.value_counts()
         parts = []
         for status in ("done", "diverged", "failed", "missing"):
             if status in counts:
                 parts.append(f"{counts[status]:,} {status}")
         sentences.append(
-            f"{len(frames.rows)} rows of {frames.experiment.name}, {len(frames.runs):,} runs: "
+            f"{len(frames.rows)} rows of {frames.experiment.name}, {len(statuses):,} runs: "
             f"{', '.join(parts)}."
         )
     if models:

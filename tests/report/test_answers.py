@@ -16,6 +16,7 @@ from cser_bench.report.advice.advise import advice
 from cser_bench.report.advice.which_method import build_which_method
 from cser_bench.report.answers.build import (
     INDEX,
+    INTRODUCTION,
     OWN,
     PAGES,
     PLACEHOLDER,
@@ -74,6 +75,20 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_index_counts_the_scored_sessions() -> None:
+    sessions = sorted((RESULTS / "scored_speedups").glob("*.json"))
+    assert len(sessions) == 4
+    assert "exactly what is scored, four sessions" in INDEX.read_text()
+
+
+def test_readme_says_the_hours_that_the_guide_has() -> None:
+    guide = (RESULTS.parent / "docs" / "first-gpu-day.md").read_text()
+    of_stage = re.search(r"\| CIFAR-100, first \|[^|]*\| 7 \| (\d+ to \d+) \|", guide)
+    assert of_stage
+    said = f"first stage takes {of_stage[1]} hours on eight V100s"
+    assert said in (RESULTS.parent / "README.md").read_text()
+
+
 # Form
 
 
@@ -82,6 +97,13 @@ def test_there_are_twelve_questions_from_practice_and_the_paper_s_twenty_five_in
 ):
     parts = [part_of(source) for source in questions()]
     assert parts == ["practice"] * 12 + ["paper"] * 25
+    assert (
+        "Twelve questions from practice, then the 25 that" in INTRODUCTION.read_text()
+    )
+    root = RESULTS.parent
+    said = "to twelve questions of practitioners and 25 of the paper's readers"
+    assert said in (root / "README.md").read_text()
+    assert "begins with twelve questions" in (root / "CHANGELOG.md").read_text()
     for number, source in enumerate(questions()[12:], 1):
         assert source.read_text().startswith(f"# {number}. ")
 

@@ -47,6 +47,24 @@ def test_an_interval_has_one_form_in_cells_and_one_in_prose() -> None:
     assert wording.gap_in_prose(-0.0022, NAN, NAN, "points") == "0.22 points"
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0, "0"),
+        (1 / 24, "1/24"),
+        (1 / 1234.5, "1/1,234"),
+        (2 / 3, "0.67"),
+        (1, "1"),
+        # A ring of 8 that sends a model to each of two neighbours, over 2 x 7/8 of an all-reduce.
+        (2 / (2 * 7 / 8), "1.14"),
+    ],
+)
+def test_a_share_of_traffic_has_three_digits_where_it_is_more_than_all(
+    share: float, words: str
+) -> None:
+    assert wording.traffic(share) == words
+
+
 def test_each_verdict_is_a_finding_of_the_row_against_its_reference() -> None:
     line = {"margin": 0.005, "unit": "points"}
     found = {
