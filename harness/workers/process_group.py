@@ -6,24 +6,22 @@ It has a GPU of its own where there are GPUs.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 
 from cser_bench.algorithms import CollectiveError
 from cser_bench.algorithms.core.process_group import translated_errors
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks.cores import note_others
+from cser_bench.harness.workers.meeting import meet, require_same
 
 T = TypeVar("T")
 Workers = Literal["stacked", "processes"]
@@ -141,6 +139,7 @@ def joined(
     rank: int = -1,
     world_size: int = -1,
     key: str = "",
+    given: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
     """Make this process one of the group's workers, for a while.
 
@@ -149,41 +148,38 @@ def joined(
     The group is destroyed after success alone. NCCL's end waits for collectives that are under way,
     and the peers of a worker that failed wait in one for that worker: it would hang before it could
     say why. Its process must end instead. `key` is this group's, where another's workers may meet
-    at the same place by chance; they then wait in vain.
+    at the same place by chance; they then wait in vain. `given` is what all ranks must have been
+    given alike, in tables of plain data.
 
-    Raises SpecError: two ranks have the same GPU; CollectiveError: another worker did not come in
-    time, or went.
+    Raises SpecError: two ranks have the same GPU, or were not given the same; CollectiveError:
+    another worker did not come in time, or went.
     """
-    timeout = datetime.timedelta(seconds=timeout_seconds)
     try:
-        with translated_errors():
-            shared, rank, world_size = next(
-                rendezvous(init_method, rank, world_size, timeout=timeout)
-            )
-            store = PrefixStore(key, shared)
-            # The meeting's timeout is not the store's: that of a file has torch's own.
-            store.set_timeout(timeout)
-            # Each says its own before it asks for the others': in the other order all would wait
-            # until the timeout.
-            store.set(f"device of {rank}", identity(device))
-            # `get` waits for a rank that has not come yet.
-            owned = [
-                store.get(f"device of {other}").decode() for other in range(world_size)
-            ]
-            _share_cores(store, rank, world_size)
+        meeting = meet(init_method, rank, world_size, key, timeout_seconds)
+        introductions = meeting.told("introduction", _introduction(device))
+        differences = meeting.differences(given or {})
     except CollectiveError as error:
         raise CollectiveError(
             f"the workers do not meet at {init_method}: {error}"
         ) from None
-    # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank
-    # nor remedy.
-    require_own_devices(owned)
+    try:
+        require_same(differences)
+        # Before the group is made: NCCL on a shared GPU stops with a message that names neither
+        # rank nor remedy.
+        require_own_devices([each["device"] for each in introductions])
+    except SpecError:
+        meeting.leave()
+        raise
+    _note_cores(introductions, meeting.rank)
+    timeout = datetime.timedelta(seconds=timeout_seconds)
     with translated_errors():
+        # The time limit of the meeting is not the store's.
+        meeting.store.set_timeout(timeout)
         dist.init_process_group(
             backend_for(device),
-            store=store,
-            rank=rank,
-            world_size=world_size,
+            store=meeting.store,
+            rank=meeting.rank,
+            world_size=meeting.world_size,
             timeout=timeout,
         )
     yield
@@ -191,18 +187,26 @@ def joined(
     dist.destroy_process_group()
 
 
-def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
+def _introduction(device: str) -> dict[str, Any]:
+    """Return what a rank tells the others of itself."""
+    return {
+        "device": identity(device),
+        "host": platform.node(),
+        "cores": usable_cores(),
+    }
+
+
+def _note_cores(introductions: Sequence[Mapping[str, Any]], own_rank: int) -> None:
     """Note which cores the other workers of this host may run on.
 
     Whoever starts workers binds them to cores, or does not.
     """
-    store.set(f"cores of {rank}", json.dumps([platform.node(), *usable_cores()]))
-    others = [
-        json.loads(store.get(f"cores of {other}"))
-        for other in range(world_size)
-        if other != rank
-    ]
-    note_others(set(cores) for host, *cores in others if host == platform.node())
+    host = introductions[own_rank]["host"]
+    note_others(
+        set(each["cores"])
+        for rank, each in enumerate(introductions)
+        if rank != own_rank and each["host"] == host
+    )
 
 
 def from_rank_0(value: T) -> T:

@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,8 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     What sets the same variables will do in its place.
 
     A failure ends the process, and so the whole group, as its members may hang. Raises SpecError
-    for another number of processes than of workers, or no place to meet; BusyError, on all of them,
+    for another number of processes than of workers, no place to meet, or, on all of them, ranks
+    that were not given the same; BusyError, on all of them,
     where another command is at a run; CollectiveError where another process is lost between two
     runs; Interrupted.
     """
@@ -49,7 +51,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     prepare_thread(device)
     with (
         noticed(second_ends=False) as flag,
-        joined(device, options.timeout_seconds, "env://"),
+        joined(device, options.timeout_seconds, "env://", given=_given(plan, options)),
     ):
         # By a variable of torchrun's alone: a shell that starts workers may end before them.
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -106,6 +108,15 @@ def _device_here(plan: Plan, options: Options) -> str:
         options.device, here.local_world_size, torch.cuda.device_count()
     )
     return devices[here.local_rank]
+
+
+def _given(plan: Plan, options: Options) -> dict[str, Any]:
+    """Return what all ranks must have been given alike."""
+    runs = {
+        f"run {run.row} seed {run.seed}": run.config.model_dump(mode="json")
+        for run in plan.runs
+    }
+    return {"experiment": plan.experiment.name, "--device": options.device, **runs}
 
 
 def _common_attempt(device: str) -> Attempt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from cser_bench.algorithms import CollectiveError
 from cser_bench.harness.records.endings import write_failure
 from cser_bench.harness.records.store import Failure, read_record
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers import process_group
@@ -292,3 +295,59 @@ def test_a_worker_that_says_nothing_is_not_waited_for_without_end() -> None:
         pytest.raises(WorkerError, match=r"did not answer in 0\.2 s"),
     ):
         workers.hear(0, 0.2)
+
+
+# Who does not come, or has been given something else
+
+
+def meets(worker: Worker, number: int, seconds: float, ranks: int) -> str:
+    """What a rank hears, and after how long, where so many ranks are to meet in these seconds."""
+    began = time.monotonic()
+    try:
+        with joined(
+            "cpu",
+            seconds,
+            worker.init_method,
+            worker.rank,
+            ranks,
+            given={"run cser": {"learning_rate": 0.1 * number}},
+        ):
+            return "joined"
+    except (CollectiveError, SpecError) as error:
+        assert time.monotonic() - began < seconds + 5
+        return str(error)
+
+
+def test_who_does_not_come_is_named_in_time_on_all_ranks() -> None:
+    with start_workers(meets, [(1, 3.0, 4)] * 2) as workers:
+        ends = workers.hear_all()
+    for end in ends:
+        assert "ranks 2, 3 did not come within 3 s" in end
+
+
+def test_rank_0_that_does_not_come_is_named_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    for name, value in {**place, "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    with (
+        pytest.raises(CollectiveError, match=r"rank 0 did not come within 5 s"),
+        joined("cpu", 5.0, "env://"),
+    ):
+        pass
+    assert time.monotonic() - began < 9
+
+
+def test_a_rank_that_was_given_something_else_is_named_on_all_with_what_differs() -> (
+    None
+):
+    with start_workers(meets, [(1, 60.0, 3), (1, 60.0, 3), (2, 60.0, 3)]) as workers:
+        ends = workers.hear_all()
+    for end in ends:
+        assert end.startswith("the ranks were not given the same: rank 2 has run cser ")
+        assert "learning_rate 0.2, rank 0 0.1; start all ranks by the same" in end

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -139,3 +140,50 @@ def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(
     words = [log.read_text() for log in tmp_path.glob("logs/*/attempt_0/*/stderr.log")]
     assert len(words) == 2
     assert set(words) - {""} == {f"error: another process is at run {run.run_id}\n"}
+
+
+def ended_with(
+    folder: Path, port: int, *own_words: tuple[str | Path, ...]
+) -> list[tuple[int, str]]:
+    """Exit code and errors of ranks that are started by hand, each by words of its own."""
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    ranks = []
+    for rank, words in enumerate(own_words):
+        numbers = {"RANK": str(rank), "WORLD_SIZE": str(len(own_words))}
+        ranks.append(
+            subprocess.Popen(
+                command("run", *words, "--results", folder),
+                cwd=folder,
+                env=environment() | place | numbers,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    ends = []
+    for each in ranks:
+        _, err = each.communicate(timeout=PATIENCE_SECONDS)
+        ends.append((each.returncode, err))
+    return ends
+
+
+def test_ranks_with_another_spec_and_other_rows_are_told_what_differs(
+    tmp_path: Path,
+) -> None:
+    spec = small_spec()
+    path = write_spec(tmp_path, spec)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = write_spec(folder, changed(spec, "rows.1.learning_rate", 0.5))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    seeds = ("--seeds", "1")
+    ends = ended_with(tmp_path, port, (path, *seeds), (other, "--rows", "cser", *seeds))
+    said = (
+        "error: the ranks were not given the same: rank 1 lacks run sgd seed 1, has run cser seed 1 "
+        "learning_rate 0.5, rank 0 0.05, lacks run ef_sgd seed 1; start all ranks by the same "
+        "command, with the same files\n"
+    )
+    assert ends == [(2, said), (2, said)]
+    assert not (tmp_path / "small").exists()
