@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -41,18 +42,19 @@ from cser_bench.report.speed.job import (
     sendings_of,
 )
 from cser_bench.report.speed.needed import FP16, FP32, needed_efficiency, needed_frame
+from cser_bench.report.speed.two_stages import SESSIONS
 from cser_bench.report.statistics import accuracy_frame
 from cser_bench.report.wording import NONE, rate, traffic
 
 TABLES = Path(__file__).with_suffix(".toml")
 
-SESSIONS = tuple(sorted((SHIPPED / "scored_speedups").glob("table-*.json")))
-"""Emulated sessions of the settings of the table on images, on ResNet-50 and V100s."""
-
 PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 """Efficiencies of GPTs on a dictionary, which predict those of another text."""
 
 NOT_RUN = "not run"
+
+POWERSGD = "ddp_powersgd"
+"""What PyTorch's PowerSGD hook is called where steps are timed."""
 
 NEEDED_AT = (1e9, 1e10)
 """Bandwidths of a machine's link at which a step has to be worth something, in bits a second."""
@@ -278,7 +280,12 @@ def _encoding_of_row(row: Row) -> float:
 
 
 def _timed_algorithm(row: Row) -> str:
-    """Return what a row's algorithm is called where steps are timed: SGD is DDP there."""
+    """Return what a row's algorithm is called where steps are timed: SGD is DDP there.
+
+    PowerSGD stands for PyTorch's hook, which it equals.
+    """
+    if row.algorithm == "powersgd":
+        return POWERSGD
     if row.algorithm != "sgd":
         return row.algorithm
     if row.wire == "fp16":
@@ -387,17 +394,20 @@ def _needs(measured: MeasuredRow) -> dict[str, str]:
 
 
 def need_of(measured: MeasuredRow, bandwidth: float) -> float:
-    """Return the needed efficiency: emulated where this very setting was timed, else modelled."""
+    """Return the needed efficiency: emulated where this very message was timed, else modelled."""
     timed = timed_as(measured.row)
     if timed is not None:
         return emulated_need(timed.name, bandwidth)
     job = replace(RESNET50, bits_per_second=bandwidth)
+    seconds = measured.step_seconds(job)
     # The hook sends two bytes a number.
+    hook_seconds = ddp_seconds(job, 2)
+    every_step = _emulated_every_step(measured, bandwidth)
+    if every_step is not None:
+        # Both are of the same session.
+        seconds, hook_seconds = every_step
     return needed_efficiency(
-        measured.step_seconds(job),
-        ddp_seconds(job, 2),
-        measured.encoding_seconds,
-        _encoding_seconds(FP16, {}),
+        seconds, hook_seconds, measured.encoding_seconds, _encoding_seconds(FP16, {})
     )
 
 
@@ -410,11 +420,7 @@ def emulated_need(method: str, bandwidth: float) -> float:
 
 
 def timed_as(row: Row) -> TimedMethod | None:
-    """Return the timed method that has a row's setting; None where no session has it.
-
-    SGD is timed as DDP. PowerSGD is not looked for: a rank is less traffic on ResNet-50 than on the
-    networks that were scored, so its step there is not that of what was scored.
-    """
+    """Return the timed method that has a row's setting; None where no session has it."""
     wanted = (_timed_algorithm(row), row.settings)
     for session in timed_sessions():
         for method in session.methods:
@@ -423,27 +429,55 @@ def timed_as(row: Row) -> TimedMethod | None:
     return None
 
 
+def _emulated_every_step(
+    measured: MeasuredRow, bandwidth: float
+) -> tuple[float, float] | None:
+    """Return the emulated step of a row that sends one message in each, and the fp16 hook's.
+
+    The step is the one of a timed method that sends this very message, where it sends that alone and
+    in some of its steps. None where no session has such a step.
+    """
+    if [sending.share_of_steps for sending in measured.sendings] != [1.0]:
+        return None
+    for session in timed_sessions():
+        hook = next(method for method in session.methods if method.algorithm == FP16)
+        hook_seconds = _sending_step(session, hook, bandwidth)
+        for method in session.methods:
+            if not _sends_message_of(method, measured.row):
+                continue
+            seconds = _sending_step(session, method, bandwidth)
+            if seconds is not None and hook_seconds is not None:
+                return seconds, hook_seconds
+    return None
+
+
+def _sends_message_of(method: TimedMethod, row: Row) -> bool:
+    """Tell whether the one message of a timed method is compressed as a row's is."""
+    compressors = _compressors(row.settings)
+    is_same = compressors == _compressors(method.settings)
+    return bool(compressors) and is_same and len(method.messages) == 1
+
+
+def _compressors(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the compressors among settings, but for one that sends nothing."""
+    kinds = [value for value in settings.values() if isinstance(value, dict)]
+    return [each for each in kinds if each.get("kind") != "zero"]
+
+
+def _sending_step(
+    session: Timing, method: TimedMethod, bandwidth: float
+) -> float | None:
+    """Return the mean seconds of a method's steps that send; None where not timed at the bandwidth."""
+    for timed in session.timed_steps:
+        if timed.method == method.name and timed.bits_per_second == bandwidth:
+            return fmean(timed.seconds)
+    return None
+
+
 @cache
 def timed_sessions() -> tuple[Timing, ...]:
-    """Return the records of `SESSIONS`, with the passes alone for a step that sends nothing."""
-    return tuple(_silent_as_passes(read_record(path, Timing)) for path in SESSIONS)
-
-
-def _silent_as_passes(session: Timing) -> Timing:
-    """Return a session whose steps that send nothing take the emulated passes, no more.
-
-    They were slowed down 8 times, where this machine's own arithmetic adds 2 to 8 ms to a step, and
-    steps that send up to 64 times, where it adds a few tenths.
-    """
-    passes = session.workload.compute_seconds
-    all_timed = []
-    for timed in session.timed_steps:
-        seconds = timed.seconds
-        # A step that sends nothing was timed without a rate of the links.
-        if timed.bits_per_second is None:
-            seconds = [passes] * len(timed.seconds)
-        all_timed.append(timed.model_copy(update={"seconds": seconds}))
-    return session.model_copy(update={"timed_steps": all_timed})
+    """Return the records of `SESSIONS`."""
+    return tuple(read_record(path, Timing) for path in SESSIONS)
 
 
 @cache

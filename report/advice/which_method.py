@@ -23,15 +23,23 @@ from cser_bench.report.advice.runs import (
     own_length,
 )
 from cser_bench.report.collection import collection_for, folder_in_results
+from cser_bench.report.first_table import POWERSGD, names_by_key, timed_sessions
 from cser_bench.report.frame import Frames
 from cser_bench.report.render import write_report
 from cser_bench.report.speed.job import RESNET50
-from cser_bench.report.wording import NONE, code, count, rate, traffic
+from cser_bench.report.speed.two_stages import two_stage_factor
+from cser_bench.report.wording import NONE, code, count, milliseconds, rate, traffic
 
 NAME = "which-method"
 
 BANDWIDTHS = (1e8, 1e9, 1e10, 2.5e10, 1e11)
 """Rates of a machine's link in bits a second."""
+
+NETWORK = "residual"
+"""Network, as `advise` calls it, whose methods are shown on several layouts."""
+
+LAYOUTS = ((8, 1), (2, 4), (2, 8), (4, 8))
+"""Machines, and GPUs of each."""
 
 
 def build_which_method(results: Path, output: Path) -> Path:
@@ -52,6 +60,7 @@ def build_which_method(results: Path, output: Path) -> Path:
         # The network of the search is none that people train.
         if not any(frames.has_role("search") for frames in experiments):
             networks.append(_section(experiments[0], pivot(experiments, efficiencies)))
+    layouts = layouts_frame(experiments_on(NETWORK, collection, measured))
     columns = {
         "method": ("method", "text"),
         "setting": ("setting", "text"),
@@ -65,11 +74,45 @@ def build_which_method(results: Path, output: Path) -> Path:
         output,
         NAME,
         "which-method.md.j2",
-        {"networks": networks, "columns": columns, "job": RESNET50},
+        {
+            "networks": networks,
+            "columns": columns,
+            "job": RESNET50,
+            "layouts": layouts,
+            "layout_columns": {
+                name: (name, "text" if name == "method" else "digits")
+                for name in layouts.columns
+            },
+            "low_rank": _rank_1_reduction(),
+            "two_stages": two_stage_factor(),
+        },
         frames={},
         figures={},
         with_pdf=False,
     )
+
+
+def layouts_frame(experiments: Sequence[Frames]) -> pd.DataFrame:
+    """Return a line a method of README's table, with its modelled step in ms on each of `LAYOUTS`."""
+    names = names_by_key(NETWORK)
+    methods = methods_run(experiments)
+    # By a method's name: by layout, its step.
+    steps: dict[str, dict[str, str]] = {}
+    for machines, workers in LAYOUTS:
+        job = replace(RESNET50, num_machines=machines, workers_per_machine=workers)
+        for line in methods_in_job(job, methods, ()):
+            if line.method is None or line.key in names:
+                name = names.get(line.key, line.label)
+                of_method = steps.setdefault(name, {})
+                of_method[f"{machines} x {workers}"] = milliseconds(line.seconds)
+    return pd.DataFrame([{"method": name} | cells for name, cells in steps.items()])
+
+
+def _rank_1_reduction() -> float:
+    """Return how many times less than DDP PowerSGD of rank 1 sends of the emulated ResNet-50."""
+    [session] = timed_sessions()
+    [method] = [each for each in session.methods if each.algorithm == POWERSGD]
+    return method.payload_reduction(session.workload.num_parameters)
 
 
 def _section(frames: Frames, table: pd.DataFrame) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import pandas as pd
@@ -13,6 +13,7 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.report.collection import Collection
 from cser_bench.report.first_table import measured_row, need_of
 from cser_bench.report.speed import comparisons
+from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import NONE, factor, milliseconds, rate
@@ -49,6 +50,29 @@ class Times:
         if math.isnan(needed):
             raise UsageError(f"no encoding time is known of {run}, so its need is not")
         return f"{needed:.2f}"
+
+    def has_over_needs(self, run: str, gbits: float) -> str:
+        """Return the efficiency of "experiment/row" over what it needs, as tables print the two."""
+        measured = measured_row(run)
+        if math.isnan(measured.estimate):
+            raise UsageError(f"the efficiency of {run} is no number")
+        return f"{round(measured.estimate, 2) / float(self.need(run, gbits)):.1f}"
+
+    def modelled_step(
+        self, run: str, machines: int, workers: int, gbits: float = 10
+    ) -> str:
+        """Return a step of ResNet-50 that sends what "experiment/row" sent, as "113 ms".
+
+        Args:
+            workers: on each machine.
+        """
+        job = replace(
+            RESNET50,
+            num_machines=machines,
+            workers_per_machine=workers,
+            bits_per_second=1e9 * gbits,
+        )
+        return f"{milliseconds(measured_row(run).step_seconds(job))} ms"
 
     def encoding(self, method: str) -> str:
         """Return what a scored method's encoding adds to a step, as "1.5 ms"."""

@@ -35,6 +35,9 @@ from cser_bench.harness.records.timings import Collective, Message, Rounds
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 
+HOP_SECONDS = 50e-6
+"""Latency of a hop between machines, where none is given."""
+
 
 @dataclass(frozen=True)
 class Link:

@@ -326,7 +326,8 @@ def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs
     links = set(re.findall(r"\]\(([^)]+)\)", page))
     assert len(links) > 5
     for link in links:
-        assert (SHIPPED / link).is_file(), link
+        place, _, _ = link.partition("#")
+        assert not place or (SHIPPED / place).is_file(), link
 
 
 @pytest.mark.whole
