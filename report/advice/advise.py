@@ -18,6 +18,9 @@ from cser_bench.report.wording import NONE, count, milliseconds, traffic
 
 NOT_MEASURED = "not measured"
 
+NOTHING_TO_GAIN = 0.05
+"""Share of DDP's step that it waits for messages, below which sending less gains nothing."""
+
 
 def advice(
     job: TrainingJob, network: str, collection: Collection, shows_all: bool = False
@@ -43,8 +46,12 @@ def advice(
             line for line in lines if line.method is None or line.key in readme_names
         ]
         shown = [_renamed(line, readme_names) for line in of_readme]
+    shown = sorted(shown, key=_worth, reverse=True)
     near = [line for line in shown if _is_near(line, job)]
     context = {
+        "job": job,
+        "waiting": _waiting_share(lines[0], job),
+        "nothing_to_gain": NOTHING_TO_GAIN,
         "needed": needed_table(shown),
         "has_heavy": any(line.is_heavy for line in shown),
         "num_hidden": len(lines) - len(shown),
@@ -52,6 +59,25 @@ def advice(
     }
     template = environment(is_markdown=False).get_template("advice.md.j2")
     return template.render(context).strip("\n")
+
+
+def _worth(line: MethodInJob) -> tuple[bool, float]:
+    """Return what is larger of the line that stands further up: DDP and what has no number last."""
+    found = line.efficiency
+    if line.is_ddp or found is None or not found.is_number:
+        return False, -line.seconds
+    # A bound counts as the efficiency that it names.
+    return True, float(found.line["efficiency"])
+
+
+def _waiting_share(line: MethodInJob, job: TrainingJob) -> float:
+    """Return the share of DDP's step, or its hook's where that is shorter, that is no computing.
+
+    Args:
+        line: any, as all have both steps.
+    """
+    shorter = min(line.hook_seconds, line.ddp_seconds)
+    return 1 - job.compute_seconds / shorter
 
 
 def _renamed(line: MethodInJob, names: Mapping[str, str]) -> MethodInJob:

@@ -157,6 +157,6 @@ def advise(
     if results.is_dir():
         own = results
     text = advice(job, network, collection_of(own), every_setting)
-    say_what_is_taken(own)
     print(text)
+    say_what_is_taken(own)
     return 0

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ from cser_bench.report.speed.job import (
     method_seconds,
     sendings_of,
 )
+from cser_bench.report.speed.two_stages import two_stage_factor
 from cser_bench.report.speed.workload_model import read_study
 from cser_bench.report.wording import NONE
 from tests.own_runs import begin
@@ -90,13 +92,15 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     assert ddp_seconds(job, 4) == pytest.approx(30e-3 + in_ring)
     # In two stages a machine's four workers send their messages each, where a ring would enter and
     # leave it once.
+    # So much longer than its bytes a message in two stages was timed to take.
+    factor = two_stage_factor()
     assert method_seconds(job, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(
-        30e-3 + in_ring
+        30e-3 + factor * in_ring
     )
     two = TrainingJob(1_000_000, 100, 2, 4, 30e-3, 1e9, 1e12, latency_seconds=0.0)
     four_to_four = 2 * 4 * 4 * 4e6 / 8 * 8 / 1e9
     assert method_seconds(two, [Sending(1.0, 1.0, "two_stages")]) == pytest.approx(
-        30e-3 + four_to_four
+        30e-3 + factor * four_to_four
     )
     # Two messages of a model to neighbours on a ring, or one to a peer: one hop, and as many models
     # on the link.
@@ -108,6 +112,69 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     assert method_seconds(job, [to_a_peer]) == pytest.approx(
         30e-3 + 1e-3 + 4e6 * 8 / 1e9
     )
+
+
+@pytest.fixture(scope="module")
+def session() -> dict[str, Any]:
+    """The session of README's table on images, as it lies in its file."""
+    path = SHIPPED / "scored_speedups" / "table-1.json"
+    return dict(json.loads(path.read_text()))
+
+
+def every_step(session: dict[str, Any], gbits: float, method: str) -> float:
+    """Mean seconds of a method's steps that send, by the clock."""
+    [cell] = [
+        cell
+        for cell in session["cells"]
+        if cell["method"] == method and cell["bits_per_second"] == gbits * 1e9
+    ]
+    return fmean(cell["seconds"])
+
+
+@pytest.mark.parametrize("gbits", [1, 10])
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_step_in_two_stages_is_as_long_as_by_the_clock(
+    session: dict[str, Any], gbits: float, interval: int
+) -> None:
+    """EF 4-bit on ResNet-50: a message of 13.18 MB, for every number half a byte and a block's scale."""
+    workload = session["workload"]
+    passes = workload["forward_seconds"] + workload["backward_seconds"]
+    size = workload["num_parameters"]
+    [timed] = [each for each in session["methods"] if each["name"] == "ef_4bit"]
+    [message] = timed["messages"]
+    models = message["payload_bytes"] / (4 * size)
+    job = TrainingJob(size, 1, 8, 1, passes, gbits * 1e9)
+    sending = Sending(models, 1 / interval, "two_stages")
+    sent = every_step(session, gbits, "ef_4bit")
+    by_clock = passes + (sent - passes) / interval
+    assert method_seconds(job, [sending]) == pytest.approx(by_clock, rel=0.02)
+
+
+def test_a_message_in_two_stages_takes_longer_than_its_bytes_by_what_was_timed(
+    session: dict[str, Any],
+) -> None:
+    """14 hops of 0.05 ms, and seven eighths of the message to others in each of two stages."""
+    workload = session["workload"]
+    passes = workload["forward_seconds"] + workload["backward_seconds"]
+    factors = []
+    for method in ("ef_4bit", "mcser_4bit"):
+        [timed] = [each for each in session["methods"] if each["name"] == method]
+        num_bytes = timed["messages"][0]["payload_bytes"]
+        for gbits in (1, 10, 25):
+            alone = 14 * 50e-6 + 2 * 7 / 8 * num_bytes * 8 / (gbits * 1e9)
+            factors.append((every_step(session, gbits, method) - passes) / alone)
+    assert two_stage_factor() == pytest.approx(median(factors))
+    assert two_stage_factor() == pytest.approx(1.66, abs=0.005)
+    slow = [*factors[:2], *factors[3:5]]
+    fast = [factors[2], factors[5]]
+    page = (HERE.parents[1] / "docs" / "speedups.md").read_text()
+    said = (
+        f"takes {two_stage_factor():.2f} times as long",
+        f"took {min(slow):.2f} to {max(slow):.2f} times as long",
+        f"{min(fast):.2f} to {max(fast):.2f} times at 25 Gb/s",
+    )
+    for words in said:
+        assert words in page
 
 
 def test_models_sent_are_those_of_the_plan() -> None:
@@ -444,7 +511,15 @@ def cells_of(printed: str, method: str) -> list[str]:
 def test_the_command_of_readme_prints_the_golden_text() -> None:
     printed = printed_by(README_JOB)
     shown = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
-    assert f"{README_JOB}\n\n{shown}" in (HERE.parents[1] / "README.md").read_text()
+    root = HERE.parents[1]
+    # The environment that `make reproduce` makes, and does not enter.
+    makefile = (root / "Makefile").read_text()
+    assert (
+        "VENV := .venv\nRUN := $(VENV)/bin/python\nHARNESS := $(RUN) -m harness"
+        in makefile
+    )
+    command = f"    .venv/bin/python -m harness advise {README_JOB}"
+    assert f"{command}\n\n{shown}" in (root / "README.md").read_text()
     again = f"python -m harness advise {README_JOB} --results none > {GOLDEN}"
     assert printed == GOLDEN.read_text(), f"where records that ship changed: {again}"
 
@@ -473,12 +548,66 @@ def test_a_net_speedup_is_given_near_what_was_measured_alone(tmp_path: Path) -> 
     assert has.startswith("0.50 (0.4")
     assert place == "residual network, 4,680 steps"
     job = README_JOB.replace("25.6M", "80000").replace("450000", "5000")
+    # Short passes, as so small a network waits for little else.
+    job = job.replace("--compute-ms 27", "--compute-ms 1")
     needed, _, rest = printed_by(job, tmp_path).partition("\n\n")
     over_hook = float(cells_of(needed, "local SGD: H 24")[2])
     speedup, plan = cells_of(rest, "local SGD: H 24")
     # What is printed has two decimals.
     assert float(speedup.split("x")[0]) == pytest.approx(WORTH / over_hook, abs=0.01)
     assert plan == "2.00x"
+
+
+ORDER = "highest first"
+
+
+def test_the_highest_efficiency_stands_first_and_ddp_last() -> None:
+    printed = printed_by(README_JOB)
+    assert ORDER in printed
+    table, _, _ = printed.partition("\n\n")
+    shown = [re.split(r"\s{2,}", line) for line in table.splitlines()[2:]]
+    # A bound counts as the number that it names.
+    has = [
+        float(re.findall(r"[\d.]+", cells[5])[0])
+        for cells in shown
+        if re.search(r"\d", cells[5])
+    ]
+    assert len(has) == 8
+    assert has == sorted(has, reverse=True)
+    last = [cells[0] for cells in shown[len(has) :]]
+    assert last == [FP16_HOOK_LABEL, DDP_LABEL]
+
+
+@pytest.mark.parametrize(
+    ("words", "is_nothing"),
+    [
+        (README_JOB.replace("--workers 8", "--layout 1x8"), True),
+        (README_JOB.replace("10Gb/s", "1000Gb/s"), True),
+        (README_JOB, False),
+        # Inside it a machine's workers have slow links.
+        (README_JOB.replace("--workers 8", "--layout 1x8 --inside 10Gb/s"), False),
+    ],
+)
+def test_where_ddp_does_not_wait_there_is_nothing_to_gain(
+    words: str, is_nothing: bool
+) -> None:
+    assert printed_by(words).startswith("Nothing to gain") is is_nothing
+
+
+def test_on_machines_of_several_workers_it_says_whose_messages_cross_the_link() -> None:
+    said = "their messages all cross the machine's link"
+    on_two = printed_by(README_JOB.replace("--workers 8", "--layout 2x8"))
+    assert said in on_two
+    assert said not in printed_by(README_JOB)
+    hook = float(cells_of(on_two, "DDP + 4-bit hook: 4 bits")[1])
+    assert hook > float(cells_of(on_two, DDP_LABEL)[1])
+
+
+def test_a_line_on_ones_own_records_stands_below_the_table(tmp_path: Path) -> None:
+    begin(tmp_path, "resnet_regime", 0)
+    printed = printed_by(README_JOB, tmp_path)
+    assert printed.startswith("method  ")
+    assert printed.splitlines()[-1].startswith("resnet_regime: left out ")
 
 
 @pytest.mark.whole

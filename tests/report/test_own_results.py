@@ -62,19 +62,19 @@ def test_advice_is_as_with_what_ships_until_all_runs_are_done(
     num_done: int, tmp_path: Path, cli: CommandLine
 ) -> None:
     begin(tmp_path, EXPERIMENT, num_done)
-    first, rest = said_of(cli, tmp_path).split("\n", 1)
-    assert first.startswith(f"{EXPERIMENT}: left out ")
-    assert f"{num_done} of {NUM_RUNS} " in first
-    assert rest == said_of_what_ships()
+    said, _, last = said_of(cli, tmp_path).rstrip("\n").rpartition("\n")
+    assert last.startswith(f"{EXPERIMENT}: left out ")
+    assert f"{num_done} of {NUM_RUNS} " in last
+    assert f"{said}\n" == said_of_what_ships()
 
 
 def test_advice_takes_ones_own_when_it_is_done_and_says_so(
     tmp_path: Path, cli: CommandLine
 ) -> None:
     own = done(tmp_path)
-    said = said_of(cli, tmp_path)
-    assert said.startswith(f"{EXPERIMENT}: took {own}, all runs of which are done\n")
-    assert said.partition("\n")[2] != said_of_what_ships()
+    said, _, last = said_of(cli, tmp_path).rstrip("\n").rpartition("\n")
+    assert last == f"{EXPERIMENT}: took {own}, all runs of which are done"
+    assert f"{said}\n" != said_of_what_ships()
 
 
 def test_pages_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
