@@ -139,7 +139,7 @@ class FirstStep:
         # Signed, as int64 is: without a sign half of all digests would not fit.
         digest = int.from_bytes(digest_of(fields), signed=True)
         own = {
-            BACKWARD: self._own.expand_as(gradients),
+            BACKWARD: torch.where(self._tell_apart(), self._own, gradients),
             GRADIENTS: gradients,
             START: self._start,
             NOW: self._sums(flat.parameters for flat in self._flats),
@@ -153,13 +153,24 @@ class FirstStep:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
         return dict(zip(own, sums.unbind(1), strict=True))
 
-    def _check_sums(
-        self, sums: Mapping[str, Tensor], may_differ: bool, fields: Mapping[str, object]
-    ) -> None:
-        """Raise where workers differ in what must be equal, or are equal in what must differ."""
-        equal = {key: bool((rows == rows[0]).all()) for key, rows in sums.items()}
-        # Sums that differed after the backward pass, and are equal now, were averaged by someone.
-        if self._hooks and equal[GRADIENTS] and not equal[BACKWARD]:
+    def _tell_apart(self) -> Tensor:
+        """Return whose gradients, if equal to another worker's, tell of an average: (local workers, 1).
+
+        All zeros do not, as of a worker without a batch. Neither does an overflow, which clipping
+        makes NaN everywhere.
+        """
+        largest = [
+            torch.linalg.vector_norm(flat.gradients, torch.inf, dim=1, keepdim=True)
+            for flat in self._flats
+        ]
+        # Infinity and NaN stay in a sum.
+        sizes = torch.stack([each.double() for each in largest]).sum(0)
+        return sizes.isfinite() & (sizes > 0)
+
+    def _refuse_averaged(self, sums: Mapping[str, Tensor]) -> None:
+        """Raise RuntimeError where gradients of several workers were averaged already."""
+        ranks = _averaged(sums[BACKWARD], sums[GRADIENTS])
+        if len(ranks) == self._collectives.world_size:
             raise RuntimeError(
                 "every worker has the same gradients, though the backward pass gave each its own: "
                 "they are averaged in full before this optimiser sees them, so that nothing is "
@@ -167,6 +178,22 @@ class FirstStep:
                 "ddp.register_comm_hook(None, algorithms.noop_hook) (see "
                 "docs/in-your-own-script.md)"
             )
+        if ranks:
+            raise RuntimeError(
+                f"ranks {', '.join(map(str, ranks))} have the same gradients, though the backward "
+                "pass gave each its own: they are averaged among these before this optimiser sees "
+                "them, as by a DistributedDataParallel inside a node, so that each would count as "
+                "a worker; give collectives= the group of this process's peers on other nodes, or "
+                "take the DistributedDataParallel off"
+            )
+
+    def _check_sums(
+        self, sums: Mapping[str, Tensor], may_differ: bool, fields: Mapping[str, object]
+    ) -> None:
+        """Raise where workers differ in what must be equal, or are equal in what must differ."""
+        equal = {key: bool((rows == rows[0]).all()) for key, rows in sums.items()}
+        if self._hooks:
+            self._refuse_averaged(sums)
         if not equal[STEPS]:
             raise RuntimeError(
                 f"the workers have done {sums[STEPS][:, 0].tolist()} steps; each must load the "
@@ -179,3 +206,21 @@ class FirstStep:
                 "the workers' parameters differ, which this method keeps equal; load the same "
                 "model on all workers, or call optimizer.reanchor() on all, which sends worker 0's"
             )
+
+
+def _averaged(backward: Tensor, now: Tensor) -> list[int]:
+    """Return ranks whose gradients are equal now, though a backward pass gave each its own, or none.
+
+    Args:
+        backward, now: sums of gradients after the backward pass and in `step()`, of shape
+            (workers, tensors).
+    """
+    ranks_with: dict[tuple[int, ...], list[int]] = {}
+    for rank, row in enumerate(now.tolist()):
+        ranks_with.setdefault(tuple(row), []).append(rank)
+    for ranks in ranks_with.values():
+        own = backward[ranks]
+        # Sums that differed after the backward pass, and are equal now, were averaged by someone.
+        if not torch.equal(own, own[:1].expand_as(own)):
+            return ranks
+    return []

@@ -3,6 +3,7 @@ copies of states."""
 
 import copy
 import io
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -269,6 +270,68 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
         if torch.equal(*both):
             are_equal.append(step)
     assert are_equal == [1, 2, 3, 4, 5, 8, 12]
+
+
+# Workers whose gradients others have averaged already.
+
+
+@pytest.mark.parametrize("name", ["sgd", "ef_sgd", "local_sgd", "alone"])
+@pytest.mark.parametrize(
+    ("together", "words"),
+    [
+        (
+            [[0, 1], [2, 3]],
+            r"^ranks 0, 1 have the same gradients, .*give collectives= the group",
+        ),
+        (
+            [[1, 3]],
+            r"^ranks 1, 3 have the same gradients, .*give collectives= the group",
+        ),
+        ([[0, 1, 2, 3]], r"^every worker has the same gradients, .*noop_hook"),
+    ],
+    ids=str,
+)
+def test_workers_whose_gradients_were_averaged_among_some_are_told_so(
+    name: str, together: list[list[int]], words: str
+) -> None:
+    """Each of two processes of one DistributedDataParallel would count as a worker."""
+
+    def work(collectives: Collectives) -> None:
+        model = make_model()
+        optimizer = made(name, model, collectives)
+        batch_loss(model, 1, collectives.rank).backward()
+        for number, ranks in enumerate(together):
+            if collectives.rank in ranks:
+                generator = torch.Generator().manual_seed(number)
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter.grad.normal_(generator=generator)
+        with pytest.raises(RuntimeError, match=words):
+            optimizer.step()
+
+    workers(work, 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("value", [0.0, math.nan])
+@pytest.mark.parametrize("ranks", [[1, 2], [0, 1, 2, 3]], ids=str)
+def test_gradients_of_zeros_or_of_an_overflow_are_no_average(
+    value: float, ranks: list[int]
+) -> None:
+    """As of workers without a batch, or where a norm that is infinite was clipped."""
+
+    def work(collectives: Collectives) -> None:
+        model = make_model()
+        optimizer = made("local_sgd", model, collectives)
+        batch_loss(model, 1, collectives.rank).backward()
+        if collectives.rank in ranks:
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.grad.fill_(value)
+        optimizer.step()
+        assert optimizer.num_steps == 1
+
+    workers(work, 4)
 
 
 # Workers that part while they train.

@@ -588,6 +588,26 @@ def a_ddp_that_sends_nothing_changes_nothing(name: str) -> None:
     assert torch.equal(*ends)
 
 
+def a_ddp_inside_a_node_needs_the_workers_group(name: str) -> None:
+    """Where it is forgotten, each of four processes would be a worker; by it there are two."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("nodes", "local"))
+    model = Net()
+    wrapped = DistributedDataParallel(model, process_group=mesh.get_group("local"))
+    forgotten = make(name, wrapped)
+    loss_of(wrapped, 1, dist.get_rank()).backward()
+    with refused(RuntimeError, "ranks 0, 1 have the same gradients", "collectives="):
+        forgotten.step()
+    model = Net()
+    optimizer = make(name, model, collectives=mesh["nodes"])
+    wrapped = DistributedDataParallel(model, process_group=mesh.get_group("local"))
+    train(optimizer, wrapped, range(1, 6))
+    assert optimizer.collectives.world_size == 2
+    everyone = everyones(values(model))
+    # The processes of a node hold one model.
+    assert torch.equal(everyone[0], everyone[1])
+    assert torch.equal(everyone[2], everyone[3])
+
+
 def a_group_or_a_mesh_has_the_workers(name: str) -> None:
     """Of two machines with two processes each: those of one number talk to each other."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("nodes", "local"))
@@ -739,6 +759,7 @@ OF_THE_CORE: tuple[Callable[[str], None], ...] = (
     workers_that_part_are_told_so_where_they_meet,
     a_ddp_that_was_left_is_named,
     a_ddp_that_sends_nothing_changes_nothing,
+    a_ddp_inside_a_node_needs_the_workers_group,
     a_group_or_a_mesh_has_the_workers,
     saving_a_part_saves_that_part,
 )
