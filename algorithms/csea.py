@@ -7,7 +7,8 @@ Source: Xie et al., "CSER", NeurIPS 2020: CSER with H = 1 and C2 = zero.
 
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
-State: the momentum or the moments, and e_i where compressors do not share their support.
+State: the momentum or the moments, and e_i where compressors do not share their support,
+of 32 bits where parameters are of 16.
 """
 
 from typing import Any, ClassVar

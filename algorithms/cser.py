@@ -7,22 +7,24 @@ compressors C1 (error) and C2 (gradient).
     every H steps:
         e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
 
-Two forms. The explicit one holds e_i and takes any compressor. Where both compressors have shared
-support no e_i is needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the
-last line says x_i <- mean(x). The update that a worker sends is then what its local step really
-took off the parameters, (x before) - (x after).
+Two forms. The explicit one holds e_i and takes any compressor. Parameters of 16 bits have an e_i of
+32, which takes up what rounding does to x_i, so that x_i - e_i stays equal on all workers. Where
+both compressors have shared support no e_i is needed: x_i - e_i is the same on all workers, so on
+the blocks that C1 chose the last line says x_i <- mean(x). The update that a worker sends is then
+what its local step really took off the parameters, (x before) - (x after).
 
 With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters p_i.
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of ratios R1 and R2; a
 collective per step and one more every H steps, none for a compressor that sends nothing.
-State: the momentum or the moments, and in the explicit form e_i.
+State: the momentum or the moments, and in the explicit form e_i, of 32 bits where parameters are of 16.
 """
 
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
@@ -38,7 +40,7 @@ from cser_bench.algorithms.core import (
     Stage,
 )
 from cser_bench.algorithms.core.by_traffic import nearest_count, nearest_factors
-from cser_bench.algorithms.core.compressors import Zero
+from cser_bench.algorithms.core.compressors import Zero, rounded
 from cser_bench.algorithms.core.layout import Support, Windows
 
 CHOSEN = {8: 2, 24: 3, 32: 4, 1024: 8}
@@ -82,7 +84,10 @@ class CSER(DistributedOptimizer):
         )
         # With shared support x_i - e_i is equal on all workers, so e_i follows from x_i.
         if self.explicit_error or not is_shared:
-            replica.new_buffer("error")  # e_i: (local workers, d)
+            # e_i: (local workers, d)
+            replica.new_buffer(
+                "error", dtype=torch.promote_types(replica.dtype, torch.float32)
+            )
 
     @classmethod
     def _at_traffic(
@@ -123,6 +128,8 @@ class CSER(DistributedOptimizer):
                 self.average_coordinates_(
                     replica, self.error_compressor, step, Purpose.ERROR
                 )
+        elif e.dtype != replica.dtype:
+            self._update_in_short(replica, e, step)
         else:
             self._sync_update_and_error(replica, e, step)
             if is_reset:
@@ -168,6 +175,33 @@ class CSER(DistributedOptimizer):
         with replica.flat.frozen_aside(x, e):
             sent.support.add_(x, sent.own - sent.mean)
             sent.support.add_(e, sent.own)
+
+    def _update_in_short(self, replica: Replica, e: Tensor, step: int) -> None:
+        """Step parameters of 16 bits, whose error is of 32.
+
+        Rounding x_i, each worker in its own way, must not move x_i - e_i, which no reset would bring
+        together again. So x_i - e_i takes what all receive, and e_i is what is left of x_i.
+        """
+        x = replica.flat.parameters  # (local workers, d), like e
+        common = x - e
+        before = x.clone()
+        replica.local_step_()
+        # C2 = 0 draws nothing.
+        if not isinstance(self.gradient_compressor, Zero):
+            # The update as it was rounded.
+            p = before.sub_(x)
+            sent = replica.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
+            # As in `_sync_update_and_error`.
+            with replica.flat.frozen_aside(x, common):
+                sent.support.add_(x, sent.own - sent.mean)
+                sent.support.add_(common, sent.mean.to(e.dtype), alpha=-1)
+        if step % self.reset_interval == 0:
+            # In 16 bits, as messages are; what that leaves out stays in e_i.
+            to_send = rounded(x - common, x.dtype)
+            sent = replica.exchange(to_send, self.error_compressor, step, Purpose.ERROR)
+            sent.support.add_(x, sent.mean - sent.own)
+            sent.support.add_(common, sent.mean.to(e.dtype))
+        torch.sub(x, common, out=e)
 
     def average_coordinates_(
         self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose

@@ -10,7 +10,8 @@ In the release weight decay enters the momentum alone: `cser_released` with C2 =
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H
 steps.
-State: the momentum or the moments, and e_i where compressors do not share their support.
+State: the momentum or the moments, and e_i where compressors do not share their support,
+of 32 bits where parameters are of 16.
 """
 
 from typing import Any, ClassVar

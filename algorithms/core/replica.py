@@ -93,12 +93,17 @@ class Replica:
 
     # The state.
 
-    def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
+    def new_buffer(
+        self, key: str, like: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Return zeros of shape (local workers, d), or a copy of `like`, saved with the state.
 
         A copy of the parameters is an anchor: `reanchor` sets it to the new parameters.
+
+        Args:
+            dtype: of zeros; None for the parameters' own.
         """
-        buffer = self.flat.new_buffer() if like is None else like.clone()
+        buffer = self.flat.new_buffer(dtype) if like is None else like.clone()
         self.buffers[key] = buffer
         if like is self.flat.parameters:
             self._anchors.append(buffer)
