@@ -1,5 +1,6 @@
 """A small GPT on the bytes of this repository's documents, after nanoGPT: AdamW with error
-feedback in 4 bits (on 8 GPUs 0.13 of DDP's traffic), then inside DiLoCo (1/15).
+feedback in 4 bits (0.13 of DDP's traffic between machines with one GPU each), then inside DiLoCo
+(1/15).
 
     torchrun --nproc-per-node 2 examples/nanogpt.py [FOLDER]
 

@@ -1,5 +1,5 @@
 """The Trainer of transformers with AdamW and error feedback in 4 bits: without DDP, evaluated and
-saved at the consensus, and resumed. On 8 GPUs it has 0.13 of DDP's traffic.
+saved at the consensus, and resumed. It has 0.13 of DDP's traffic between machines with one GPU each.
 
     torchrun --nproc-per-node 2 examples/transformers_trainer.py [FOLDER]
 

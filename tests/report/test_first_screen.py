@@ -426,6 +426,10 @@ def test_pages_say_what_holds_on_several_gpus_a_machine() -> None:
     said = f"{of_hook} with the 4-bit hook, {ways} the fp16 hook and {of_low_rank} with"
     assert said in page("docs/in-your-own-script.md")
     said = f"{of_hook}, where DDP takes {of_ddp} in fp32, {of_fp16} with its fp16 hook"
+    for path in (ROOT / "docs" / "frameworks").glob("*.md"):
+        text = path.read_text()
+        has_4_bits = "QuantisedBlocks(4)" in text
+        assert has_4_bits is ("#with-several-gpus-a-machine" in text), path.name
     nanogpt = page("docs/frameworks/nanogpt.md")
     assert said in nanogpt
     # DDP sends a half to and a half back, and 4 bits four sixteenths of each of 8 GPUs twice.
