@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,8 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     None where there is none. That there are some, and none is whole, is printed.
 
     Raises:
-        CheckpointError: it is of another number of workers or another version.
+        CheckpointError: it is of another number of workers or another version, or this rank's file
+            holds what could run code.
     """
     generations = _agreed(_published(folder), collectives)
     for name in generations:
@@ -186,7 +188,13 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
     # A manifest that was written or copied in part.
     if len(digests) != num_saved:
         return None
-    # Tensors and plain data alone: a checkpoint from elsewhere must not run code.
-    return read_file(
-        path, collectives.rank, digests[collectives.rank], weights_only=True
-    )
+    rank = collectives.rank
+    try:
+        # Tensors and plain data alone: a checkpoint from elsewhere must not run code.
+        return read_file(path, rank, digests[rank], weights_only=True)
+    # torch's own words are several lines, in colours, and advise to trust the file.
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise CheckpointError(
+            f"{file_of(path, rank)} holds something else than tensors and plain data, and could "
+            f"run code; restore it, or delete {path} to go on from the checkpoint before it"
+        ) from None

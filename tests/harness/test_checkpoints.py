@@ -3,6 +3,7 @@ uninterrupted run."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -202,6 +203,29 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> 
         CheckpointError, match="version 7, this program writes 1; delete it"
     ):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["an object", "no file of torch's"])
+def test_a_file_that_could_run_code_is_refused_in_a_sentence_with_its_name(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_for(small_config("cser", CSER), tmp_path)
+    folder = job.checkpoints / "step-000000005"
+    folder.mkdir(parents=True)
+    file = folder / "rank-0.pt"
+    file.write_bytes(b"words")
+    if content == "an object":
+        torch.save({"models": tmp_path}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    worker_files.write_manifest(folder, [digest], version=1, step=5, world_size=1)
+    assert not attempt_stacked(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data"
+    assert failure.message == (
+        f"{file} holds something else than tensors and plain data, and could run code; restore it, "
+        f"or delete {folder} to go on from the checkpoint before it"
+    )
+    assert capsys.readouterr().out == f"cser seed 1: {failure.message}\n"
 
 
 def test_checkpoint_of_a_gpu_that_is_not_here_is_read(
