@@ -237,11 +237,24 @@ def collectives_of(given: object, groups: Sequence[Mapping[str, Any]]) -> Collec
 
     Raises:
         TypeError: it is none of these.
-        ValueError: a mesh of several dimensions, or a group or mesh without this process.
+        ValueError: a mesh of several dimensions, a group or mesh without this process, or
+            processes whose parameters are on the meta device.
         RuntimeError: see `default_collectives`.
     """
-    if given is None:
-        return default_collectives(groups)
+    collectives = (
+        default_collectives(groups) if given is None else _as_collectives(given)
+    )
+    # Without processes it is a plan, which needs no numbers.
+    if isinstance(collectives, ProcessGroupCollectives) and _on_meta(groups):
+        raise ValueError(
+            "the parameters are on the meta device, which holds no numbers to train or send; make "
+            "the optimiser after to_empty() and the initialisation, or give "
+            "collectives=SoloCollectives() where nothing is to be trained"
+        )
+    return collectives
+
+
+def _as_collectives(given: object) -> Collectives:
     if isinstance(given, Collectives):
         return given
     if isinstance(given, DeviceMesh):
@@ -289,9 +302,7 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     if dist.is_initialized():
         return ProcessGroupCollectives()
     num_processes = os.environ.get("WORLD_SIZE", "1")
-    only_planned = any(
-        parameter.is_meta for group in groups for parameter in group["params"]
-    )
+    only_planned = _on_meta(groups)
     if num_processes not in ("", "1") and not only_planned:
         raise RuntimeError(
             f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so "
@@ -307,6 +318,10 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
             "collectives=SoloCollectives() if it is to be alone"
         )
     return SoloCollectives()
+
+
+def _on_meta(groups: Sequence[Mapping[str, Any]]) -> bool:
+    return any(parameter.is_meta for group in groups for parameter in group["params"])
 
 
 def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

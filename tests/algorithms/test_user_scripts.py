@@ -125,6 +125,22 @@ def test_what_is_no_group_of_workers_is_refused() -> None:
             SGD(parameters, lr=0.1, collectives=given)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("one_process")
+def test_parameters_on_meta_are_refused_where_processes_are_to_train() -> None:
+    """A plan says that it is one."""
+    with torch.device("meta"):
+        model = nn.Linear(3, 2)
+    for given in (None, dist.group.WORLD, ProcessGroupCollectives()):
+        with pytest.raises(
+            ValueError, match=r"on the meta device, .* after to_empty\(\) and the init"
+        ):
+            SGD(model.parameters(), lr=0.1, collectives=given)
+    plan = SGD(model.parameters(), lr=0.1, collectives=SoloCollectives())
+    assert plan.expected_traffic(2).training_bits == 2 * 32 * 8
+    materialised = model.to_empty(device="cpu")
+    SGD(materialised.parameters(), lr=0.1)
+
+
 # Groups and shards.
 
 
