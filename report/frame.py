@@ -21,6 +21,7 @@ from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, sco
 from cser_bench.harness.measures.steps import LOAD_TOLERANCE as LOAD_TOLERANCE
 from cser_bench.harness.measures.steps import link_models
 from cser_bench.harness.records.experiment import (
+    Choice,
     Contrast,
     Experiment,
     PlannedEvidence,
@@ -267,6 +268,64 @@ def sharing_baseline(frames: Frames) -> list[str]:
             if other.contrasts and shared & baseline_runs(other):
                 names.add(other.name)
     return sorted(names - {frames.experiment.name})
+
+
+def trials_elsewhere(frames: Frames, row: str) -> tuple[pd.DataFrame, Choice | None]:
+    """Return the trials of a row that another experiment tuned, and what it chose by them.
+
+    A row that takes its learning rate from its spec may be another experiment's, run for run. Its
+    trials count where that search had the seeds and the task of this experiment's own, so that scores
+    are of the same samples. Columns: those of `Frames.tuning`. Empty and None where there are none.
+    """
+    found = _frame([], _TUNING)
+    own = frames.experiment.tuning
+    if own is None:
+        return found, None
+    runs = _runs_of(frames.experiment, row)
+    metric = metric_of(frames.experiment.metric)
+    for folder in _experiments_beside(frames.folder):
+        with suppress(RecordError):
+            other = read_experiment(folder)
+            choice = _choice_elsewhere(frames.experiment, other, runs)
+            if choice is None:
+                continue
+            name, chosen = choice
+            trials = [
+                _trial_line(each, metric)
+                for each in _trials(folder, other, None)
+                if each.row.tunes == name
+            ]
+            if trials:
+                return _frame(trials, _TUNING), chosen
+    return found, None
+
+
+def _runs_of(experiment: Experiment, row: str) -> set[str]:
+    """Return the ids of a row's runs."""
+    return {
+        run_id
+        for each in experiment.rows
+        if each.row == row
+        for run_id in each.runs.values()
+    }
+
+
+def _choice_elsewhere(
+    experiment: Experiment, other: Experiment, runs: set[str]
+) -> tuple[str, Choice] | None:
+    """Return the name and the choice of another experiment's tuned row that has some of these runs."""
+    if other.tuning is None or experiment.tuning is None:
+        return None
+    if other.tuning.seeds != experiment.tuning.seeds:
+        return None
+    # With it goes how many samples are held out.
+    if other.config.get("task") != experiment.config.get("task"):
+        return None
+    for each in other.rows:
+        choice = other.tuning.choices.get(each.row)
+        if choice is not None and not runs.isdisjoint(each.runs.values()):
+            return each.row, choice
+    return None
 
 
 def _experiments_beside(folder: Path) -> list[Path]:

@@ -18,9 +18,9 @@ import pandas as pd
 from scipy import special
 
 from cser_bench.harness.measures.declared import begun_in_words
-from cser_bench.harness.records.experiment import Contrast
+from cser_bench.harness.records.experiment import Choice, Contrast
 from cser_bench.report.declared import are_without_verdict, begun_when_declared
-from cser_bench.report.frame import Frames
+from cser_bench.report.frame import Frames, trials_elsewhere
 
 COVERAGE = 0.95
 """Coverage of all two-sided intervals."""
@@ -350,6 +350,10 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
     return rows
 
 
+_RATES = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
+"""Columns of `rates_frame`, without the label."""
+
+
 @lru_cache(maxsize=8)
 def rates_frame(frames: Frames) -> pd.DataFrame:
     """Return scores at full length by row and learning rate.
@@ -360,8 +364,7 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
     chosen.
     """
     lines = [*_rates_tested(frames), *_rates_held_out(frames)]
-    columns = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
-    rates = pd.DataFrame(lines, columns=columns)
+    rates = pd.DataFrame(lines, columns=_RATES)
     rates.insert(1, "label", rates["row"].map(frames.by_row["label"]))
     return rates.sort_values(
         ["kind", "row", "learning_rate"], kind="stable", ignore_index=True
@@ -389,21 +392,48 @@ def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
     if frames.experiment.tuning is None:
         return []
     choices = frames.experiment.tuning.choices
-    # Rates of shorter trials need not be the best at full length.
-    is_full = frames.tuning["num_epochs"] == frames.rows["num_epochs"].max()
     lines = []
-    for (row, rate), trials in frames.tuning[is_full].groupby(["row", "learning_rate"]):
+    for name, trials in frames.tuning.groupby("row"):
+        row = str(name)
         choice = choices.get(row)
         # A search may have tuned rows that the experiment then did not run.
-        if choice is None or row not in frames.by_row.index:
-            continue
-        # A row that was searched over rates alone has no candidates, and its choice says 0.
-        is_candidate = trials["candidate"].fillna(0) == choice.candidate
-        scores = trials.loc[is_candidate, "score"]
-        if len(scores):
-            is_chosen = math.isclose(rate, choice.learning_rate)
-            lines.append((row, rate, is_chosen, scores.mean(), len(scores), "held out"))
+        if choice is not None and row in frames.by_row.index:
+            lines += _rates_of_trials(frames, row, trials, choice)
     return lines
+
+
+def _rates_of_trials(
+    frames: Frames, row: str, trials: pd.DataFrame, choice: Choice
+) -> list[tuple[Any, ...]]:
+    """Return lines of `rates_frame` of one row's trials with the settings that were chosen."""
+    # Rates of shorter trials need not be the best at full length.
+    is_full = trials["num_epochs"] == frames.rows["num_epochs"].max()
+    # A row that was searched over rates alone has no candidates, and its choice says 0.
+    is_candidate = trials["candidate"].fillna(0) == choice.candidate
+    lines = []
+    for rate, of_rate in trials[is_full & is_candidate].groupby("learning_rate"):
+        is_chosen = math.isclose(rate, choice.learning_rate)
+        scores = of_rate["score"]
+        lines.append((row, rate, is_chosen, scores.mean(), len(scores), "held out"))
+    return lines
+
+
+def _rates_for_contrasts(frames: Frames) -> pd.DataFrame:
+    """Return `rates_frame` with trials of compared rows that another experiment tuned."""
+    rates = rates_frame(frames)
+    compared = {
+        name
+        for contrast in frames.contrasts
+        if contrast.kind != "non-inferiority"
+        for name in (contrast.row, contrast.reference)
+    }
+    lines: list[tuple[Any, ...]] = []
+    for row in sorted(compared - set(rates["row"])):
+        trials, choice = trials_elsewhere(frames, row)
+        if choice is not None:
+            lines += _rates_of_trials(frames, row, trials, choice)
+    elsewhere = pd.DataFrame(lines, columns=_RATES)
+    return pd.concat([rates, elsewhere], ignore_index=True)
 
 
 def at_equal_rate(
@@ -476,7 +506,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
 
 def _contrast_estimates(frames: Frames) -> pd.DataFrame:
     """Return the declared contrasts with their differences, without tests."""
-    rates = rates_frame(frames)
+    rates = _rates_for_contrasts(frames)
     lines = []
     for contrast in frames.contrasts:
         estimated = difference(frames, contrast.row, contrast.reference) or UNKNOWN

@@ -170,6 +170,29 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def where_tuned(plan: dict[str, Any], row: str) -> tuple[dict[str, Any], str]:
+    """The plan that has tuned a row, and its name there: another's, where that has its runs, and
+    searched with the same seeds on the same samples."""
+    own = plan["tuning"]
+    if own is None or row in own.get("choices", {}):
+        return plan, row
+    runs = {
+        run
+        for each in plan["rows"]
+        if each["row"] == row
+        for run in each["runs"].values()
+    }
+    for other in PLANS.values():
+        theirs = other["tuning"] or {}
+        is_alike = theirs.get("seeds") == own["seeds"]
+        is_alike &= other["config"]["task"] == plan["config"]["task"]
+        for each in other["rows"]:
+            is_tuned = each["row"] in theirs.get("choices", {})
+            if is_alike and is_tuned and runs & set(each["runs"].values()):
+                return other, each["row"]
+    return plan, row
+
+
 def at_rates(
     folder: Path, plan: dict[str, Any], row: str
 ) -> dict[tuple[str, float], float]:
@@ -198,16 +221,17 @@ def at_rates(
             # At the chosen rate, the runs of the same seeds.
             runs = {seed: own["runs"][seed] for seed in seeds}
             note("test", folder, own["learning_rate"], runs)
-    tuning = RESULTS / f"{(plan['tuning'] or {}).get('experiment')}"
+    tuned, name = where_tuned(plan, row)
+    tuning = RESULTS / f"{(tuned['tuning'] or {}).get('experiment')}"
     if (tuning / "experiment.json").exists():
         longest = max(each["num_epochs"] for each in plan["rows"])
-        choices = plan["tuning"].get("choices", {})
-        choice = choices.get(row, {})
+        choices = tuned["tuning"].get("choices", {})
+        choice = choices.get(name, {})
         chosen = choice.get("candidate")
         text = (tuning / "experiment.json").read_text()
         trials = json.loads(text)
         for each in trials["rows"]:
-            is_of_row = each.get("tunes") == row
+            is_of_row = each.get("tunes") == name
             is_whole = each["num_epochs"] == longest
             candidate = each.get("candidate") or 0
             if is_of_row and is_whole and candidate == chosen:

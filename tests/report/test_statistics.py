@@ -393,6 +393,25 @@ def test_a_difference_needs_one_rate_for_both(
     assert found == pytest.approx(difference_of_means)
 
 
+def test_a_row_is_compared_by_the_trials_of_the_experiment_that_tuned_it() -> None:
+    """Top-k on updates is table_cnn's row, run for run; both forms have trials at the same nine rates."""
+    frames = read_frames(SHIPPED.parent / "study_cnn_hooks")
+    updates, gradients = "ef_topk", "ef_topk_gradients"
+    at_rates = {}
+    for folder, row in ((SHIPPED / "table_cnn", updates), (frames.folder, gradients)):
+        trials = read_frames(folder).tuning
+        of_row = trials[trials["row"] == row]
+        at_rates[row] = of_row.set_index("learning_rate")["score"]
+    apart = at_rates[updates] - at_rates[gradients]
+    assert len(apart.dropna()) == 9
+    chosen = [frames.row(row)["learning_rate"] for row in (updates, gradients)]
+    nearest = min(apart[chosen], key=abs)
+    table = contrasts_frame(frames).set_index(["row", "reference"])
+    line = table.loc[(updates, gradients)]
+    assert line["at_equal_rate"] == pytest.approx(nearest)
+    assert line["verdict"] == "better"
+
+
 def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:
     """M-CSER blocks and EF blocks were run at learning rates 100 times apart, and never alike."""
     verdicts = contrasts_frame(shipped).set_index(["row", "reference"])
