@@ -106,9 +106,10 @@ class FiniteWatch:
         _, sent_at, workers = earlier.split(" ", 2)
         self._words = (
             f"{self._method}: what {workers} sent at step {sent_at} is not finite, and so will be, "
-            "for good, parameters and errors of all who take it; go back to a state from before, "
-            "and lower the learning rate, or give skip_nonfinite=True, which leaves out steps "
-            "whose gradients are not finite"
+            "for good, the models of all workers that take it, and of all that these send to, and "
+            "no error ends the training; go back to a state from before, and lower the learning "
+            "rate, or give skip_nonfinite=True, with which all workers leave out a step in which a "
+            "gradient of one of them is not finite"
         )
 
 

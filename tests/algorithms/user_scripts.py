@@ -694,7 +694,9 @@ def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
         assert words.startswith(
             f"{name}: what worker 1 sent at step {sent_at} is not finite, and so will be, for good"
         )
-        assert "skip_nonfinite=True" in words
+        assert "the models of all workers" in words
+        assert "no error ends the training" in words
+        assert "skip_nonfinite=True, with which all workers leave out a step" in words
 
 
 def a_step_that_is_not_finite_is_skipped_by_all(name: str) -> None:
