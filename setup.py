@@ -35,6 +35,9 @@ class BuildWithRecords(build_py):
         ]:
             copy(rules, built / rules)
         copy(LISTED, built / LISTED)
+        # The factor of a message in two stages, which `advise` needs, is read from them.
+        for session in Path("results", "scored_speedups").glob("table-*.json"):
+            copy(session, built / session)
         for folder in shipped_folders():
             pack = folder / "runs.jsonl"
             if not pack.is_file():

@@ -625,7 +625,7 @@ def test_more_workers_than_top_k_is_good_for_are_warned_of() -> None:
     printed = printed_by(f"{job} --all")
     assert warning in printed
     # TopK(48) between 128 workers: 127 of 24 parts on a link, where DDP has 2 x 127/128.
-    assert cells_of(printed, "EF-SGD top-k: TopK(48)")[0] == "2.7 !"
+    assert cells_of(printed, "EF-SGD top-k: TopK(48)")[0] == "2.67 !"
     assert cells_of(printed, "local SGD: H 6")[0] == "1/6"
 
 
