@@ -20,6 +20,7 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, score_of
 from cser_bench.harness.measures.steps import LOAD_TOLERANCE as LOAD_TOLERANCE
 from cser_bench.harness.measures.steps import link_models
+from cser_bench.harness.records.ending import ending_of
 from cser_bench.harness.records.experiment import (
     Choice,
     Contrast,
@@ -40,13 +41,6 @@ from cser_bench.harness.records.store import (
 )
 
 Status = Literal["done", "diverged", "failed", "missing"]
-
-DIVERGED_FACTOR = 1000.0
-"""A loss above so many times a constant guess's counts as diverged, whatever the run's record
-says."""
-
-MOST_CLASSES = 50_000
-"""Number of classes that is assumed where a record has none, as for text."""
 
 _RUN = [
     "row",
@@ -365,7 +359,7 @@ class _Planned(NamedTuple):
         if self.run is None:
             return "missing"
         if self.run.result is not None:
-            return status_of(self.run.result)
+            return ending_of(self.run.result)
         if self.run.failure is not None:
             return "failed"
         # Without either it was interrupted, or goes on: its result is missing.
@@ -561,27 +555,6 @@ def _score(path: str, result: Result, metric: Metric) -> float:
             f"{path} says the run is done and has no {metric.label}; delete the file and run again"
         )
     return score
-
-
-def status_of(result: Result) -> Literal["done", "diverged"]:
-    """Tell whether a run is done or diverged, which its own record may not know.
-
-    It diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant
-    guess.
-    """
-    num_classes = MOST_CLASSES
-    if result.class_counts:
-        num_classes = len(result.class_counts[0])
-    # Guessing all classes alike has a loss of ln(number of classes). With one class that is 0, and
-    # any loss would lie beyond it.
-    limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
-    losses = [
-        loss for loss in (result.train_loss, result.test_loss) if loss is not None
-    ]
-    is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
-    if result.status == "diverged" or is_beyond:
-        return "diverged"
-    return "done"
 
 
 def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:

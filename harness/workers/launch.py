@@ -15,6 +15,7 @@ from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records import store
+from cser_bench.harness.records.ending import ending_in
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import Attempt, Heartbeat
 from cser_bench.harness.spec.run import PlannedRun, RunConfig
@@ -143,7 +144,7 @@ class _Queue:
             # the caller for another command's.
             elif unfinished.kind != "skipped":
                 self.num_failures += 1
-            verdict = _verdict(ended.job.run, unfinished)
+            verdict = _verdict(ended.job, unfinished)
             self._say(f"[{self.num_done}/{len(self._plan.by_id)}] {verdict}")
 
     def stop(self) -> None:
@@ -176,11 +177,11 @@ def steps_of(plan: Plan, results: Path, left: Sequence[PlannedRun]) -> tuple[int
     return done, total
 
 
-def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
+def _verdict(job: Job, unfinished: Unfinished | None) -> str:
     """Say how a run ended, in a line."""
-    name = f"{run.row} seed {run.seed}"
+    name = f"{job.run.row} seed {job.run.seed}"
     if unfinished is None:
-        return f"{name}: done"
+        return f"{name}: {ending_in(job.folder)}"
     if unfinished.is_failure:
         return f"{name}: FAILED, {unfinished}"
     return f"{name}: {unfinished}"

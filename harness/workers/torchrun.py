@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.records.ending import ending_in
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import is_done
@@ -78,7 +79,8 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
                     raise WorkerError("the run failed, as is said above")
             # torchrun mixes what its processes print, so one speaks for all.
             if dist.get_rank() == 0:
-                print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
+                ending = ending_in(job.folder)
+                print(f"{job.run.row} seed {job.run.seed}: {ending}", flush=True)
 
 
 def _device_here(plan: Plan, options: Options) -> str:

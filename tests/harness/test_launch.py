@@ -248,6 +248,16 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
 
 
+def test_a_run_that_diverged_is_not_called_done(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    spec = only(small_spec(), "sgd")
+    spec["rows"][0]["learning_rate"] = 1e6
+    said = cli.out("run", write_spec(tmp_path, spec), "--results", tmp_path)
+    assert "sgd seed 1: diverged" in said
+    assert "sgd seed 1: done" not in said
+
+
 def test_damaged_scores_of_a_run_that_is_done_stop_run_and_status(
     tmp_path: Path, cli: CommandLine
 ) -> None:

@@ -17,10 +17,11 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
+from cser_bench.harness.records.ending import ending_of
 from cser_bench.harness.records.experiment import Contrast, Exponent
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import Result
-from cser_bench.report.frame import Frames, read_frames, sharing_baseline, status_of
+from cser_bench.report.frame import Frames, read_frames, sharing_baseline
 from cser_bench.report.statistics import (
     at_equal_rate,
     claims_of,
@@ -77,7 +78,7 @@ def test_a_loss_beyond_a_thousand_guesses_has_diverged(
     result: Result | None = next(iter(runs)).result
     assert result is not None
     with_loss = result.model_copy(update={"train_loss": loss})
-    assert status_of(with_loss) == status
+    assert ending_of(with_loss) == status
 
 
 def made_up(
