@@ -8,6 +8,7 @@ DEVICE ?= cuda
 RESULTS ?= results
 EXPERIMENT ?=
 METHOD ?=
+METHODS ?=
 NETWORK ?=
 CLUSTER ?=
 YES ?=
@@ -25,7 +26,9 @@ HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 # Only the examples without a framework: the types of the frameworks are not complete.
 SOURCES := cser_bench examples/plain.py examples/ddp_hook.py examples/nanogpt.py
-RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
+# Files of methods of one's own that the records were made with.
+METHODS_OPTION = $(if $(METHODS),--methods $(METHODS))
+RUN_OPTIONS = $(METHODS_OPTION) $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
 # Without STAGE= the first one, where no rows or seeds are named.
@@ -83,7 +86,7 @@ reproduce reproduce-long: $(VENV)/.installed
 	@echo "$@: running the experiment"
 	@$(HARNESS) run $(NAME) $(RUN_OPTIONS) $(RESULTS_OPTION)
 	@echo "$@: writing the report"
-	@$(HARNESS) report $(NAME) $(RESULTS_OPTION)
+	@$(HARNESS) report $(NAME) $(METHODS_OPTION) $(RESULTS_OPTION)
 
 tune: $(VENV)/.installed ## run the search that both experiments' settings and learning rates come from
 	@echo "tune: running the search"
@@ -111,7 +114,7 @@ site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods
 	@$(RUN) -m harness site --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
-	@$(HARNESS) plan $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
+	@$(HARNESS) plan $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(RESULTS_OPTION)
 
 plan-cifar100: ## as plan, for a stage of the paper's CIFAR-100 experiment
 plan-imagenet: ## as plan, for a stage of the paper's ImageNet experiment
@@ -144,17 +147,17 @@ reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on 
 	@$(HARNESS) report fashion_mnist_small $(RESULTS_OPTION)
 
 resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
-	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(STAGE),$(STAGE_OPTION)) $(if $(YES),--yes) $(RESULTS_OPTION)
+	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(if $(YES),--yes) $(RESULTS_OPTION)
 
 try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=perceptron, residual or gpt)
 	@$(HARNESS) try $(if $(METHOD),"$(METHOD)",$(error give METHOD=FILE.py, as examples/growing_local_sgd.py)) \
 	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
-	@$(HARNESS) status $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
+	@$(HARNESS) status $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(RESULTS_OPTION)
 
 report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=first_look)
-	@$(HARNESS) report $(or $(EXPERIMENT),$(FIRST)) $(RESULTS_OPTION)
+	@$(HARNESS) report $(or $(EXPERIMENT),$(FIRST)) $(METHODS_OPTION) $(RESULTS_OPTION)
 
 # One process, so that nothing that is timed runs beside anything else.
 MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v -o junit_family=xunit1 tests/measured

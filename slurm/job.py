@@ -19,7 +19,11 @@ import torch
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.harness.records.endings import recorded_end
-from cser_bench.harness.records.provenance import new_attempt, output_of
+from cser_bench.harness.records.provenance import (
+    new_attempt,
+    output_of,
+    slurm_variables,
+)
 from cser_bench.harness.records.state import saved_step
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks.task import PreflightCheck, find_task
@@ -135,24 +139,11 @@ def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
     That is Slurm's variables, the nodes, and of GPUs their names, driver and topology. `saved` is
     the step of the checkpoint that the run in this folder has when the job starts.
     """
-    # Beginnings of names: which job it was, and what of the nodes it had.
-    kept = (
-        "SLURM_CLUSTER_NAME",
-        "SLURM_JOB_",
-        "SLURM_ARRAY_",
-        "SLURM_RESTART",
-        "SLURM_NTASKS",
-        "SLURM_CPUS_PER_TASK",
-        "SLURM_GPUS_ON_NODE",
-        "CUDA_VISIBLE_DEVICES",
-    )
     gpus = output_of(
         "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
     )
-    gathered = {
-        name: text for name, text in os.environ.items() if name.startswith(kept)
-    }
-    gathered |= {
+    gathered = slurm_variables() | {
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "job": allocation.job,
         "restart": str(allocation.restart),
         "saved": str(saved_step(folder) or 0),

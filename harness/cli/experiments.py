@@ -134,10 +134,16 @@ def run(selection: Selection, **infrastructure: Any) -> int:
 def _show_done(planned: Plan, results: Path) -> None:
     """Print that all runs are done, and note and print what the next stage adds."""
     from cser_bench.harness.plan.forecast import next_stage_sentence
+    from cser_bench.harness.records.ending import ending_in
     from cser_bench.harness.workers.prepare import note_next_stage
 
     part = "" if planned.stage is None else f"stage {planned.stage} of "
-    print(f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done")
+    folder = results / planned.experiment.name
+    ends = [ending_in(folder / run) for run in planned.by_id]
+    diverged = f", {count} diverged" if (count := ends.count("diverged")) else ""
+    print(
+        f"all {len(planned.by_id)} runs of {part}{planned.experiment.name} are done{diverged}"
+    )
     sentence = next_stage_sentence(planned)
     note_next_stage(planned, results, sentence)
     if sentence:

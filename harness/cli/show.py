@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
+from cser_bench.harness.records.ending import num_diverged
 from cser_bench.harness.records.shipped import Taken, ships, take
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.spec.spec_file import shipped_titles
@@ -89,9 +90,13 @@ def titles_text() -> str:
 
 
 def totals_text(runs: Sequence[RunStatus]) -> str:
-    """Say how many runs are in each state."""
+    """Say how many runs are in each state, and how many of those that are done diverged."""
     totals = Counter(run.state for run in runs)
-    return ", ".join(f"{count} {state}" for state, count in totals.items())
+    parts = {state: f"{count} {state}" for state, count in totals.items()}
+    results = [run.seen.result for run in runs if run.seen.result]
+    if count := num_diverged(results):
+        parts["done"] += f" ({count} diverged)"
+    return ", ".join(parts.values())
 
 
 def worker_hours(

@@ -35,8 +35,18 @@ def finished_run(files: Mapping[str, Any], folder: Path, where: object) -> RunRe
     Raises RecordError: it is damaged, not done, or another run.
     """
     record = store.parse_run(files, folder)
+    check_run(record, where)
+    return record
+
+
+def check_run(record: RunRecord, where: object) -> None:
+    """Raise RecordError where a run's records are not those of a run that is done, in its folder.
+
+    Its id is that of its config and its folder's name, and its records agree with each other.
+    """
     config = config_of(record, where)
     id_of_config = run_id(config)
+    folder = record.folder
     # Three names of one run: where one differs, it was edited, moved or torn.
     if record.result is None or not id_of_config == record.run.run_id == folder.name:
         with_result = "and" if record.result else "without"
@@ -46,7 +56,6 @@ def finished_run(files: Mapping[str, Any], folder: Path, where: object) -> RunRe
             f"{id_of_config}; restore it from where it came from"
         )
     check_records(record, record.result, config)
-    return record
 
 
 def config_of(record: RunRecord, where: object) -> RunConfig:
@@ -85,10 +94,15 @@ def check_records(record: RunRecord, result: Result, config: RunConfig) -> None:
             "and run again"
         )
     _check_bits(record, result)
-    if result.sha256 not in (None, store.digest_of(result, record.events)):
+    if result.sha256 not in (
+        None,
+        store.digest_of(result, record.events, record.run),
+        # Of a record that was made before the digest took in run.json.
+        store.digest_of(result, record.events),
+    ):
         raise RecordError(
-            f"{folder}/result.json has another digest than it and events.jsonl give: one of them was "
-            "edited; restore both, or delete the folder and run again"
+            f"{folder}/result.json has another digest than it, events.jsonl and run.json give: one "
+            "of them was edited; restore all three, or delete the folder and run again"
         )
     if result.status == "diverged":
         return

@@ -27,7 +27,7 @@ from pydantic_core import from_json
 from cser_bench.harness.records import store
 from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.harness.records.experiment import read_experiment
-from cser_bench.harness.records.finished import check_records, config_of, finished_run
+from cser_bench.harness.records.finished import check_run, finished_run
 from cser_bench.harness.records.run_lock import locked
 from cser_bench.harness.records.store import (
     NoRecordsError,
@@ -187,7 +187,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
             continue
         record = store.read_run(path)
         if record.result is not None:
-            check_records(record, record.result, config_of(record, path / "run.json"))
+            check_run(record, path / "run.json")
         runs[path.name] = record
     return dict(sorted(runs.items()))
 
@@ -217,8 +217,7 @@ def read_checked_result(folder: Path) -> Result | None:
     # A run that is packed was read as a whole.
     if result is None or not (folder / "result.json").exists():
         return result
-    record = store.read_run(folder)
-    check_records(record, result, config_of(record, folder / "run.json"))
+    check_run(store.read_run(folder), folder / "run.json")
     return result
 
 

@@ -40,6 +40,34 @@ ROOMS = ("algorithms", "harness", "report", "slurm")
 """The folders of a checkout whose files are run where they lie."""
 
 
+OF_SLURM = (
+    "SLURM_CLUSTER_NAME",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_QOS",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_CPUS_PER_NODE",
+    "SLURM_JOB_GPUS",
+    "SLURM_JOB_START_TIME",
+    "SLURM_JOB_END_TIME",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_GPUS_ON_NODE",
+)
+"""The variables of Slurm that a record keeps: which job it was, and what it had. Who ran it, and on
+whose account, is in none, as records are given to others."""
+
+
+def slurm_variables() -> dict[str, str]:
+    """Return what the environment says of the job of Slurm, as a record keeps it."""
+    return {name: os.environ[name] for name in OF_SLURM if name in os.environ}
+
+
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     """Return an attempt that begins now, here; its step is filled in when it is known."""
     import torch  # here, as what Slurm calls between two starts has no time to load it
@@ -52,11 +80,6 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     if backend == "nccl":
         version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
         nccl = ".".join(map(str, version()))
-    of_slurm = {
-        key: os.environ[key]
-        for key in sorted(os.environ)
-        if key.startswith("SLURM_JOB")
-    }
     return Attempt(
         # 32 random bits: enough to tell the few attempts at one run apart.
         attempt=uuid.uuid4().hex[:8],
@@ -76,7 +99,7 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         num_cpus=len(usable_cores()),
         accelerator=accelerator,
         nccl=nccl,
-        slurm=of_slurm or None,
+        slurm=slurm_variables() or None,
     )
 
 

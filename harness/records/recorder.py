@@ -98,7 +98,9 @@ class Recorder:
         """
         self.check_is_newest()
         events = store.read_events(self.folder / "events.jsonl")
-        result = result.model_copy(update={"sha256": store.digest_of(result, events)})
+        run = store.read_record(self.folder / "run.json", RunFile)
+        digest = store.digest_of(result, events, run)
+        result = result.model_copy(update={"sha256": digest})
         # Before the result, so that a run that is done never has a failure beside it.
         (self.folder / "failure.json").unlink(missing_ok=True)
         (self.folder / "heartbeat.json").unlink(missing_ok=True)

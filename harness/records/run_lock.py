@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ class BusyError(RuntimeError):
     exit_code = 1
 
 
+class LinkError(RuntimeError):
+    """The lock's file is a symbolic link."""
+
+    exit_code = 1
+
+
 @contextmanager
 def locked(
     path: Path, patience_seconds: float = math.inf, busy: str = ""
@@ -38,13 +45,13 @@ def locked(
     Where the file system has no locks everything goes on; only the names of attempts then tell who
     began last. A file that says who has a run would be no substitute: a process that is killed
     leaves it behind. Raises BusyError: another process holds it for longer than that; `busy` is the
-    message.
+    message. Raises LinkError: the file is a symbolic link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file stays when the lock is given back. Were it removed, one process could lock the
     # removed file while another locks a new one of that name.
     # The lock is the open file's: it ends with the `with`, or with the process.
-    with open(path, "w") as file:
+    with _opened(path) as file:
         patience_ends = time.monotonic() + patience_seconds
         while _try_lock(file) is False:
             if time.monotonic() >= patience_ends:
@@ -52,6 +59,20 @@ def locked(
             # `flock` itself can wait, but for no limited time.
             time.sleep(0.05)
         yield
+
+
+def _opened(path: Path) -> IO[Any]:
+    """Open the file, made where there is none, and leave what is in it."""
+    try:
+        # A link could name any file, which would then be locked, or made, in place of this one.
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise LinkError(
+            f"{path} is a symbolic link, which no lock may be; remove it and call again"
+        ) from None
+    return os.fdopen(number, "r+")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.ending import ending_of
 from cser_bench.harness.records.run_lock import is_owned
 from cser_bench.harness.records.store import (
     Failure,
@@ -178,8 +179,10 @@ def judge(
 
 
 def _how_done(result: Result) -> str:
-    if result.status == "done":
+    if ending_of(result) == "done":
         return ""
+    if result.diverged_at_step is None:
+        return "diverged by its loss at the end"
     return f"diverged at step {result.diverged_at_step}"
 
 

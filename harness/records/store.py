@@ -204,8 +204,8 @@ class Result(Record):
     signatures: dict[str, str] | None = None
     """sacreBLEU's signature of how each metric was computed, by metric."""
     sha256: str | None = None
-    """Digest of the other fields and of all events, which finds accidents; None in older records.
-    See `digest_of`."""
+    """Digest of the other fields, of all events and of run.json, which finds accidents; None in
+    older records. See `digest_of`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Result:
@@ -218,14 +218,33 @@ class Result(Record):
         return self
 
 
-def digest_of(result: Result, events: Iterable[Event]) -> str:
-    """Return the digest of a result, its own digest left out, and of the run's events."""
+def digest_of(
+    result: Result, events: Iterable[Event], run: RunFile | None = None
+) -> str:
+    """Return the digest of a result, its own digest left out, of the run's events and of run.json.
+
+    Older records have digests without run.json, which says the row, the config and the commits.
+    """
     fields = result.json_fields()
     fields.pop("sha256", None)
     lines = [fields, *(event.json_fields() for event in events)]
+    if run is not None:
+        lines.append(_run_fields(run, result.attempt))
     # Sorted and by value, so spaces or the order of keys in a file do not count.
     text = "\n".join(json.dumps(line, sort_keys=True) for line in lines)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _run_fields(run: RunFile, last_attempt: str) -> dict[str, Any]:
+    """Return what run.json holds, without attempts after that which wrote the result.
+
+    A job that Slurm starts anew enters its attempt before it can be sure that there is a result.
+    """
+    names = [attempt.attempt for attempt in run.attempts]
+    fields = run.json_fields()
+    if last_attempt in names:
+        fields["attempts"] = fields["attempts"][: names.index(last_attempt) + 1]
+    return fields
 
 
 class Failure(Record):

@@ -50,8 +50,9 @@ def save(
         check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
 
     Raises OSError: no space, no permission; CheckpointError: rank 0 does not see another rank's
-    file. The generations before stay whole.
+    file, or the folder is a symbolic link. The generations before stay whole.
     """
+    _check_is_no_link(folder)
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
     # All ranks make it, whichever comes first: none waits for another before it writes.
@@ -64,6 +65,18 @@ def save(
         _publish(folder, temporary, name, step, digests)
     # No rank may go on, and perhaps die or save again, before the pointer is moved.
     gathered_digests(digest, collectives)
+
+
+def _check_is_no_link(folder: Path) -> None:
+    """Raise CheckpointError where the folder is a symbolic link.
+
+    Old generations are deleted, and there they would be those of another run.
+    """
+    if folder.is_symlink():
+        raise CheckpointError(
+            f"{folder} is a symbolic link, and what it names may belong to another run; remove the "
+            "link and call again"
+        )
 
 
 def _publish(
@@ -127,8 +140,9 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
 
     Raises:
         CheckpointError: it is of another number of workers or another version, or this rank's file
-            holds what could run code.
+            holds what could run code, or the folder is a symbolic link.
     """
+    _check_is_no_link(folder)
     generations = _agreed(_published(folder), collectives)
     for name in generations:
         state = _load_generation(folder / name, collectives)

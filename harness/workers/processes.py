@@ -27,6 +27,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cser_bench.harness.workers.temporary import own_folder
+
 if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
 
@@ -184,8 +186,9 @@ def start_workers(
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     # It logs a line for each process that it ends.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    place = own_folder()
     _start_fork_server([*PRELOADED, work.__module__, *preload])
-    folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
+    folder = tempfile.TemporaryDirectory(dir=place)
     # An end for us and an end for the worker, by rank.
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     # A file and no port, which another program could take between its choice and its use.

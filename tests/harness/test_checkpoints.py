@@ -95,6 +95,22 @@ def generations(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step-*"))
 
 
+def test_a_folder_that_is_a_link_is_refused_and_what_it_names_stays(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "another", 5, 10)
+    (tmp_path / "linked").symlink_to(tmp_path / "another")
+    for act in (
+        lambda: save(tmp_path / "linked", 15),
+        lambda: load(tmp_path / "linked"),
+    ):
+        with pytest.raises(CheckpointError, match="linked is a symbolic link"):
+            act()
+    checkpoint.discard(tmp_path / "linked")
+    assert load(tmp_path / "another") == (10, 10.0)
+    assert generations(tmp_path / "another") == ["step-000000005", "step-000000010"]
+
+
 def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
     assert load(tmp_path / "none") is None
     save(tmp_path, 5, 10, 15, 1000)

@@ -314,6 +314,24 @@ def test_what_is_measured_here_goes_to_a_place_that_git_ignores(
     assert not is_ignored("results/bench/bench.xml")
 
 
+@pytest.mark.parametrize(
+    "target", ["reproduce", "plan", "status", "resubmit", "report"]
+)
+def test_targets_take_files_of_methods(target: str, tmp_path: Path) -> None:
+    (tmp_path / ".installed").touch()
+    given = ["EXPERIMENT=x", "METHODS=a.py b.py", f"VENV={tmp_path}"]
+    recipe = subprocess.run(
+        ["make", "-n", target, *given],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    calls = [line for line in recipe.splitlines() if "-m harness" in line]
+    assert calls
+    assert all("--methods a.py b.py" in line for line in calls)
+
+
 @pytest.mark.parametrize("command", ["speedups", "netlab", "time"])
 def test_help_says_where_measurements_go_that_git_ignores(
     command: str, capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -253,9 +254,13 @@ def test_a_run_that_diverged_is_not_called_done(
 ) -> None:
     spec = only(small_spec(), "sgd")
     spec["rows"][0]["learning_rate"] = 1e6
-    said = cli.out("run", write_spec(tmp_path, spec), "--results", tmp_path)
+    experiment = write_spec(tmp_path, spec)
+    said = cli.out("run", experiment, "--results", tmp_path)
     assert "sgd seed 1: diverged" in said
     assert "sgd seed 1: done" not in said
+    assert re.search(r"all (\d) runs of small are done, \1 diverged\n", said)
+    status = cli.out("status", experiment, "--results", tmp_path)
+    assert re.search(r"\n(\d) done \(\1 diverged\); ", status)
 
 
 def test_damaged_scores_of_a_run_that_is_done_stop_run_and_status(

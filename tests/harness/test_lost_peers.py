@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +40,14 @@ from cser_bench.harness.workers.processes import (
     WorkerProcesses,
     start_workers,
 )
-from tests.harness.support import DoctoredBlobs, call, job_for, small_config
+from cser_bench.harness.workers.temporary import YOUNG_SECONDS
+from tests.harness.support import (
+    DoctoredBlobs,
+    call,
+    environment,
+    job_for,
+    small_config,
+)
 
 # Who fails says so before its group ends
 
@@ -295,6 +303,66 @@ def test_a_worker_that_says_nothing_is_not_waited_for_without_end() -> None:
         pytest.raises(WorkerError, match=r"did not answer in 0\.2 s"),
     ):
         workers.hear(0, 0.2)
+
+
+STARTS_WORKERS = """
+import sys, time
+from cser_bench.harness.workers.processes import start_workers
+from tests.harness.test_lost_peers import ends
+if __name__ == "__main__":
+    with start_workers(ends, [("answers",)]) as workers:
+        workers.hear_all()
+        print("ready", flush=True)
+        time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_program_left_in_the_temporary_folder_goes_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    """Of a program that is on it stays, however old."""
+    script = tmp_path / "starts.py"
+    script.write_text(STARTS_WORKERS)
+    # Not under `tmp_path`, which is too long for the name of a socket.
+    with TemporaryDirectory() as place:
+        _check_what_is_left(script, Path(place))
+
+
+def _check_what_is_left(script: Path, place: Path) -> None:
+
+    def start(seconds: float) -> subprocess.Popen[str]:
+        program = subprocess.Popen(
+            [sys.executable, str(script), str(seconds)],
+            env={**environment(), "TMPDIR": str(place)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        return program
+
+    def left() -> set[Path]:
+        # torch has a cache there, which is for all programs.
+        found = set(place.iterdir()) - set(place.glob("torchinductor*"))
+        for folder in found:
+            long_ago = time.time() - 2 * YOUNG_SECONDS
+            os.utime(folder, (long_ago, long_ago))
+        return found
+
+    killed = start(600)
+    of_killed = left()
+    assert len(of_killed) == 1, "one folder holds all that a program makes"
+    on = start(600)
+    assert left() > of_killed
+    of_on = left() - of_killed
+    killed.kill()
+    killed.communicate()
+    assert left() == of_killed | of_on
+    last = start(0)
+    last.communicate(timeout=60)
+    assert left() == of_on
+    on.kill()
+    on.communicate()
 
 
 # Who does not come, or has been given something else

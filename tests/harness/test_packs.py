@@ -25,6 +25,7 @@ from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import (
     pack_runs,
+    read_checked_result,
     read_pack,
     read_runs,
     render_pack,
@@ -403,7 +404,7 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
     """Also after it was packed and unpacked, and of a run that went on after a torn line."""
     whole = done(small_config(), tmp_path).folder
     files = {}
-    for name in ("events.jsonl", "result.json"):
+    for name in ("events.jsonl", "result.json", "run.json"):
         files[name] = (whole / name).read_text()
     assert len(read_runs(tmp_path)) == 1
     edits = [
@@ -412,6 +413,8 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
         ("events.jsonl", r'"worker_distance": [^,]+', '"worker_distance": 0.5'),
         ("result.json", r'"collectives": \d+', '"collectives": 1'),
         ("result.json", r'"wall_seconds": [^,]+', '"wall_seconds": 0.5'),
+        ("run.json", r'"git_commit": [^,]+', '"git_commit": "another"'),
+        ("run.json", r'"row": [^,]+', '"row": "another"'),
     ]
     for name, pattern, by in edits:
         text = _replaced(files[name], pattern, by)
@@ -423,6 +426,31 @@ def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(
             read_runs(tmp_path)
         (whole / name).write_text(files[name])
     assert len(read_runs(tmp_path)) == 1
+
+
+def test_an_attempt_that_was_entered_after_the_result_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    """As a job's that Slurm starts anew, whose node does not see the result yet."""
+    whole = done(small_config(), tmp_path).folder
+    run = json.loads((whole / "run.json").read_text())
+    run["attempts"].append(run["attempts"][0] | {"attempt": "later"})
+    (whole / "run.json").write_text(json.dumps(run))
+    assert len(read_runs(tmp_path)[whole.name].run.attempts) == 2
+
+
+def test_a_config_of_another_run_under_the_same_id_is_refused_by_all_that_read(
+    folder: Path,
+) -> None:
+    whole = folder / min(finished(folder))
+    text = (whole / "run.json").read_text()
+    rate = r'("learning_rate": )[^,]+'
+    edited = re.sub(rate, r"\g<1>0.012345", text, count=1)
+    assert edited != text
+    (whole / "run.json").write_text(edited)
+    for read in (lambda: read_runs(folder), lambda: read_checked_result(whole)):
+        with pytest.raises(RecordError, match="its config is that of run"):
+            read()
 
 
 def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(

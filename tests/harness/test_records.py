@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed import DistStoreError
 
 from cser_bench.algorithms import CollectiveError
@@ -19,8 +20,9 @@ from cser_bench.harness.measures.metrics import metric_of, score_of
 from cser_bench.harness.records import recorder, store
 from cser_bench.harness.records.atomic import errors_naming
 from cser_bench.harness.records.endings import write_failure
+from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.recorder import append_event, truncate_events
-from cser_bench.harness.records.run_lock import is_owned, owned
+from cser_bench.harness.records.run_lock import LinkError, is_owned, owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import (
     Event,
@@ -256,6 +258,47 @@ def test_without_file_locks_everything_goes_on(
         assert is_owned(tmp_path / "run") is None
     write_failure(tmp_path / "run", "x", "a", "oom", "message", "trace")
     assert read_record(tmp_path / "run" / "failure.json", Failure).kind == "oom"
+
+
+def test_a_lock_that_is_a_symbolic_link_is_refused_and_empties_nothing(
+    tmp_path: Path,
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / "owner.lock"
+    lock.symlink_to(precious)
+    with (
+        pytest.raises(LinkError, match=r"owner\.lock is a symbolic link"),
+        owned(tmp_path / "run"),
+    ):
+        pass
+    lock.unlink()
+    lock.symlink_to(tmp_path / "new")
+    with pytest.raises(LinkError), owned(tmp_path / "run"):
+        pass
+    assert precious.read_text() == "kept"
+    assert not (tmp_path / "new").exists()
+    # A file that is no link keeps what is in it too.
+    lock.unlink()
+    lock.write_text("kept")
+    with owned(tmp_path / "run"):
+        assert is_owned(tmp_path / "run")
+    assert lock.read_text() == "kept"
+
+
+def test_a_record_keeps_of_slurm_what_a_job_had_and_not_whose_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_job = {"SLURM_JOB_ID": "7", "SLURM_JOB_PARTITION": "v100", "SLURM_NTASKS": "2"}
+    of_user = {
+        f"SLURM_JOB_{name}": "x"
+        for name in ("USER", "UID", "GID", "ACCOUNT", "NODELIST")
+    }
+    for name, value in (of_job | of_user).items():
+        monkeypatch.setenv(name, value)
+    attempt = new_attempt("slurm", "gloo", torch.device("cpu"))
+    assert attempt.slurm == of_job
 
 
 @pytest.mark.parametrize(

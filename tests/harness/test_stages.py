@@ -26,6 +26,7 @@ from tests.harness.support import (
     CommandLine,
     Table,
     changed,
+    digest_anew,
     job_for,
     small_spec,
     write_spec,
@@ -293,6 +294,7 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     file = folder / first.runs[-1].run_id / "run.json"
     text = file.read_text()
     file.write_text(text.replace('"stacked"', '"slurm"'))
+    digest_anew(file.parent)
     page = build(folder).read_text()
     assert "so their hours are not compared" in page
     assert "## Hours" not in page

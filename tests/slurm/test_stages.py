@@ -13,7 +13,7 @@ import pytest
 from cser_bench.harness.places import PACKAGE
 from cser_bench.harness.records.store import read_run
 from cser_bench.report.build import build
-from tests.harness.support import ROOT
+from tests.harness.support import ROOT, digest_anew
 from tests.slurm.support import slurm_command, small_profile, write_profile
 from tests.tasks.miniatures import imagenet_tree
 
@@ -99,6 +99,7 @@ def as_if_on_gpus(folder: Path) -> None:
                 '"backend": "gloo"', '"backend": "nccl", "accelerator": "A GPU"'
             )
         )
+        digest_anew(path.parent)
 
 
 def test_the_first_stage_has_its_report_and_the_next_one_goes_on(
@@ -113,10 +114,9 @@ def test_the_first_stage_has_its_report_and_the_next_one_goes_on(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "submitted 3 runs as job " in done.stdout
     folder = tmp_path / "results" / "imagenet"
+    as_if_on_gpus(folder)
     before = results_of(folder)
     assert before.keys() == {"sgd", "ef_sgd-256", "cser-256"}
-
-    as_if_on_gpus(folder)
     page = build(folder).read_text()
     [added] = re.findall(r"the next stage, second, adds 1 run: .* hours", done.stdout)
     assert f"3 of 80 runs are done, none diverged.\n\nT{added[1:]}.\n" in page
