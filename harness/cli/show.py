@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from cser_bench.harness.records.ending import num_diverged
+from cser_bench.harness.records.ending import ending_of
 from cser_bench.harness.records.shipped import Taken, ships, take
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.spec.spec_file import shipped_titles
@@ -93,8 +93,8 @@ def totals_text(runs: Sequence[RunStatus]) -> str:
     """Say how many runs are in each state, and how many of those that are done diverged."""
     totals = Counter(run.state for run in runs)
     parts = {state: f"{count} {state}" for state, count in totals.items()}
-    results = [run.seen.result for run in runs if run.seen.result]
-    if count := num_diverged(results):
+    ends = [ending_of(run.seen.result) for run in runs if run.seen.result]
+    if count := ends.count("diverged"):
         parts["done"] += f" ({count} diverged)"
     return ", ".join(parts.values())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -37,11 +36,6 @@ def ending_of(result: Result) -> Literal["done", "diverged"]:
     if result.status == "diverged" or is_beyond:
         return "diverged"
     return "done"
-
-
-def num_diverged(results: Iterable[Result]) -> int:
-    """Count the runs that diverged among those of these results."""
-    return sum(ending_of(result) == "diverged" for result in results)
 
 
 def ending_in(folder: Path) -> Literal["done", "diverged"]:
