@@ -393,7 +393,8 @@ def _steps_to(
     left = np.zeros(len(targets), dtype=int)
     right = np.full(len(targets), len(log_steps) - 1)
     while (right - left).max() > 1:
-        middle = (left + right) // 2
+        # Not the first point, which has none before it: another draw may need more rounds.
+        middle = np.maximum((left + right) // 2, 1)
         is_beyond = scores[middle, draw] >= targets
         right = np.where(is_beyond, middle, right)
         left = np.where(is_beyond, left, middle)

@@ -87,6 +87,13 @@ def test_a_score_is_valued_by_the_steps_that_the_baseline_needs_for_it(
     assert by_quadratic == pytest.approx(share, rel=1e-6)
 
 
+def test_a_score_equal_to_the_curves_first_is_worth_its_shortest_length() -> None:
+    """Draws of the curve reach the score elsewhere, and so take more rounds of bisection."""
+    curve = curve_through(falling_loss, deviation=0.002)
+    first = float(curve.means[0])
+    assert steps_to(curve, first) == pytest.approx(600)
+
+
 def test_between_lengths_a_cubic_errs_less_than_a_straight_line() -> None:
     """Straight lines below a concave curve overstate the steps that a score needs."""
     curve = curve_through(falling_loss)
