@@ -22,6 +22,8 @@ State: the momentum or the moments, xhat_i and s_i.
 
 from typing import Any, ClassVar
 
+import numpy
+
 from cser_bench.algorithms.compressors.block import BlockSparsifier
 from cser_bench.algorithms.core import (
     Compressor,
@@ -33,9 +35,28 @@ from cser_bench.algorithms.core import (
     Stage,
 )
 from cser_bench.algorithms.core.by_traffic import nearest_count
+from cser_bench.algorithms.core.compressors import Scaled
 from cser_bench.algorithms.core.settings import ConsensusStep
-from cser_bench.algorithms.core.topology import Topology, mixing_at, rounds_of
+from cser_bench.algorithms.core.topology import Mixing, Topology, mixing_at, rounds_of
 from cser_bench.algorithms.core.traffic import carried
+from cser_bench.algorithms.core.warn import warn_script
+
+
+def largest_gamma(mixing: Mixing, omega: float) -> float:
+    """Return the gamma below which estimates follow their workers, 2 / ((1 + 2 omega) lambda).
+
+    lambda is the norm of 1 - W, and omega the variance of an unbiased compressor, which is used as
+    C / (1 + omega). With v = x - xhat along the eigenvector of lambda and no other step
+
+        xhat <- xhat + (v + noise) / (1 + omega);   x <- x - gamma lambda xhat
+
+    where the noise has the variance omega v^2. The second moments of (v, xhat) do not grow up to
+    this gamma. It is a worst case: mean and variance of other eigenvectors are smaller.
+    """
+    apart = numpy.eye(mixing.num_workers) - mixing.matrix
+    norm = float(numpy.linalg.norm(apart, 2))
+    # One worker has nobody to move apart from.
+    return 2 / ((1 + 2 * omega) * norm) if norm else 1.0
 
 
 class ChocoSGD(DistributedOptimizer):
@@ -74,6 +95,16 @@ class ChocoSGD(DistributedOptimizer):
             )
         replica.new_buffer("estimate", like=replica.flat.parameters)
         replica.new_buffer("mixed_estimates", like=replica.flat.parameters)
+        compressor = replica.fitted(self.compressor)
+        # A compressor that needs no scaling leaves out less than there was.
+        if isinstance(compressor, Scaled):
+            (mixing,) = self.rounds
+            largest = largest_gamma(mixing, compressor.omega)
+            if self.gamma > largest:
+                warn_script(
+                    f"{self.name}: with {self.compressor} workers may move apart at gamma "
+                    f"{self.gamma:g}; take {largest:.2g} or less, or more bits"
+                )
 
     @classmethod
     def _at_traffic(

@@ -112,7 +112,7 @@ class PowerSGD(DistributedOptimizer):
         rights = low.factors(q, "columns")
         for matrix, right in zip(low.matrices, rights, strict=True):
             _, num_columns = matrix.shape
-            values = draw.normal((num_columns, matrix.rank), matrix.number)
+            values = draw.normal((num_columns, matrix.rank), matrix.stream)
             right.copy_(values)
         low.normalise_(q)
         return q

@@ -18,11 +18,14 @@ Side = Literal["rows", "columns"]
 class Matrix:
     """Tensor `number` of a layout seen as (first axis, rest), which P Q^T of this rank stands for.
 
+    `stream` numbers its draws: it counts the layout's tensors that are not empty.
+
     Q has its rows in the order of the tensor's axes. In memory the columns may have another
     (channels last); then Q's rows change places, which are few numbers, and not the columns.
     """
 
     number: int
+    stream: int
     window: Window
     rank: int
 
@@ -76,12 +79,17 @@ class LowRank:
     @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
         matrices = []
+        stream = 0
         for number, window in enumerate(self.layout.tensors):
+            # An empty tensor must not shift the draws of those behind it.
+            if not window.numel:
+                continue
             # Biases and norms have one axis, and are sent whole.
-            if len(window.shape) > 1 and window.numel:
+            if len(window.shape) > 1:
                 rows, *rest = window.shape
                 rank = min(self.rank, rows, math.prod(rest))
-                matrices.append(Matrix(number, window, rank))
+                matrices.append(Matrix(number, stream, window, rank))
+            stream += 1
         # So that those of one shape are side by side in a message, and can be one batch.
         matrices.sort(key=lambda matrix: matrix.shape)
         return tuple(matrices)

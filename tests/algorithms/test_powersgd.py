@@ -134,6 +134,31 @@ def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     assert apart.max() > 1e-3
 
 
+def test_an_empty_tensor_changes_nothing() -> None:
+    def after_two_steps(shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        parameters = []
+        for shape in shapes:
+            drawn = torch.randn((NUM_WORKERS, *shape), generator=generator)
+            start = drawn[:1].expand(NUM_WORKERS, *shape).clone()
+            parameters.append(nn.Parameter(start))
+        collectives = StackedCollectives(NUM_WORKERS)
+        optimizer = PowerSGD(
+            parameters, lr=0.1, rank=1, seed=SEED, collectives=collectives
+        )
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = parameter.detach().cos()
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters if parameter.numel()]
+
+    without = after_two_steps([(6, 7), (9, 4), (5,)])
+    beside = after_two_steps([(0,), (6, 7), (0, 3), (9, 4), (5,)])
+    assert len(without) == len(beside) == 3
+    for one, other in zip(without, beside, strict=True):
+        assert torch.equal(one, other)
+
+
 # Short numbers.
 
 

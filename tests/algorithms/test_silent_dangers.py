@@ -17,13 +17,16 @@ from torch.optim.swa_utils import update_bn
 
 from cser_bench.algorithms import (
     EFSGD,
+    QSGD,
     SGD,
     BlockSparsifier,
+    ChocoSGD,
     Collectives,
     DiLoCo,
     DistributedOptimizer,
     Purpose,
     SoloCollectives,
+    StackedCollectives,
     algorithms,
     consensus_checkpoint,
 )
@@ -934,3 +937,39 @@ def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
     for parameters, num_steps in scaled_steps({2: 0, 5: 1}):
         assert num_steps == 6
         assert parameters.isfinite().all()
+
+
+@pytest.mark.parametrize(("gamma", "grows"), [(0.3, True), (0.03, False)])
+def test_choco_sgd_warns_of_a_gamma_at_which_workers_move_apart(
+    gamma: float, grows: bool
+) -> None:
+    """Workers are put apart by one gradient, and then left to mix."""
+    size = 1024
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer = ChocoSGD(
+            [nn.Parameter(torch.zeros(8, size))],
+            lr=1.0,
+            momentum=0.0,
+            seed=0,
+            collectives=StackedCollectives(8),
+            topology="ring",
+            compressor=QSGD(2),
+            gamma=gamma,
+        )
+    warned = [str(each.message) for each in caught if "gamma" in str(each.message)]
+    assert len(warned) == grows
+    generator = torch.Generator().manual_seed(0)
+    apart = []
+    for number in range(200):
+        gradients = torch.zeros(8, size)
+        if number == 0:
+            gradients.normal_(generator=generator)
+        optimizer.flat.gradients.copy_(gradients)
+        with warnings.catch_warnings():
+            # That no parameter has a gradient: they are put into the flat vector.
+            warnings.simplefilter("ignore")
+            optimizer.step()
+        apart.append(optimizer.flat.parameters.std(dim=0).mean().item())
+    assert (apart[-1] > 10 * apart[0]) == grows
+    assert (apart[-1] < 0.5 * apart[0]) == (not grows)
