@@ -56,7 +56,8 @@ help: ## print this list
 	@echo "  PYTHON=$(PYTHON)  DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet)"
 	@echo "  JOBS=$(or $(JOBS),(number of cores))  WORKERS=$(or $(WORKERS),auto) (or stacked, processes)"
 	@echo "  DATA=$(or $(DATA),(found or fetched))  RESULTS=$(RESULTS)"
-	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  STAGE=$(or $(STAGE),first)  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
+	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  METHODS=$(or $(METHODS),(all))  STAGE=$(or $(STAGE),first)"
+	@echo "  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
 
 # The targets with what they do, in lines of `width` characters.
 define FOLDED_LIST

@@ -393,3 +393,24 @@ def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
     off_high = math.log(our_high / high)
     assert off_low == pytest.approx(0, abs=0.05)
     assert off_high == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "baseline", "fold", "network"),
+    [
+        ("curve_gpt_bf16", "adamw", 13, "text"),
+        ("curve_resnet", "sgd", 19, "the residual network"),
+        ("table_cnn", "sgd", 3, "the small CNN"),
+    ],
+)
+def test_the_page_says_how_far_the_pooled_deviation_falls_with_length(
+    experiment: str, baseline: str, fold: int, network: str
+) -> None:
+    frames = read_frames(SHIPPED / "reference" / experiment)
+    runs = frames.runs.merge(frames.rows[["row", "num_steps"]], on="row")
+    of_baseline = runs[runs["row"].str.startswith(baseline)]
+    deviations = of_baseline.groupby("num_steps")["test_loss"].std()
+    assert len(deviations) >= 5
+    assert round(deviations.iloc[0] / deviations.iloc[-1]) == fold
+    page = (ROOT / "docs" / "efficiency.md").read_text()
+    assert f"{fold}-fold on {network}" in page
