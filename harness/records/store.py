@@ -197,8 +197,10 @@ class Result(Record):
     """As an event's."""
     translations: list[dict[str, str]] | None = None
     """Some sentences of the evaluated split and what was made of them, in older records."""
+    data_name: str | None = None
+    """The file that was read in place of the task's official release."""
     data_sha256: str | None = None
-    """Digest of a text task's data, both splits."""
+    """Digest of that file, or of a text task's data, both splits."""
     vocabulary_sha256: str | None = None
     """Digest of its subwords, learnt from the training split."""
     signatures: dict[str, str] | None = None

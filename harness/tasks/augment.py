@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -127,10 +127,7 @@ class CroppedSamples:
     evaluation_labels: Tensor
     mean: Sequence[float]
     standard_deviation: Sequence[float]
-
-    @property
-    def modality(self) -> Modality:
-        return Modality()
+    modality: Modality = field(default_factory=Modality)
 
     @classmethod
     def of(
@@ -139,13 +136,11 @@ class CroppedSamples:
         test: Batch | None,
         spec: TaskSpec,
         device: torch.device,
-        *statistics: Sequence[float],
+        mean: Sequence[float],
+        standard_deviation: Sequence[float],
+        modality: Modality | None = None,
     ) -> CroppedSamples:
-        """Hold bytes and labels as `subset` divides them.
-
-        Args:
-            statistics: mean and standard deviation.
-        """
+        """Hold bytes and labels as `subset` divides them."""
         samples = subset(train, spec, test)
         # Once, on bytes: black before normalisation, as the released scripts have it.
         padded = torch.nn.functional.pad(samples.train_inputs, [PADDING] * 4)
@@ -154,7 +149,9 @@ class CroppedSamples:
             samples.train_labels.to(device),
             samples.evaluation_inputs.to(device),
             samples.evaluation_labels.to(device),
-            *statistics,
+            mean,
+            standard_deviation,
+            modality or Modality(),
         )
 
     def training_batches(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torchvision import datasets
 
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import CroppedSamples
+from cser_bench.harness.tasks.cifar import read_split
+from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import Inputs, cache_folder
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -49,30 +49,10 @@ class CIFAR100:
             self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION
         )
 
-    def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
-        """Read images, bytes of shape (n, 3, 32, 32), and labels.
-
-        They are fetched where no folder is given.
-
-        Raises:
-            DataError: the folder holds no undamaged release.
-        """
+    def _read(self, data: Path | None, split: str) -> Batch:
+        """Read a split, which is fetched where no folder is given."""
         root = cache_folder("cifar100") if data is None else data.expanduser()
-        names = f"the folder {self.release.base_folder}/ or {self.release.filename}"
-        try:
-            # Into the user's own folder nothing is fetched, but an archive that lies there is
-            # extracted.
-            fetch = data is None or (root / self.release.filename).is_file()
-            dataset = self.release(str(root), train=split == "train", download=fetch)
-        except (RuntimeError, OSError, EOFError) as error:
-            raise DataError(
-                f"CIFAR-100 is not at hand: {root} holds no undamaged release ({error}); put "
-                f"{names} from {self.release.url} there, or name the folder that has it with "
-                "DATA=FOLDER"
-            ) from None
-        # torchvision has (n, 32, 32, 3).
-        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-        return images, torch.tensor(dataset.targets)
+        return read_split(self.release, root, split, "CIFAR-100", fetch=data is None)
 
 
 TASK = CIFAR100()

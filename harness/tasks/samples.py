@@ -93,6 +93,7 @@ class Modality:
         num_groups: how many groups `train_labels` has; None where these are the task's classes.
         joins_workers: whether the batch of all workers' indices is their batches, one after the
             other. It is not where samples are augmented by rank.
+        data_name: the file that was read in place of a task's official release, for records.
         sha256, vocabulary_sha256: digests of the data and of its vocabulary, for records.
     """
 
@@ -100,6 +101,7 @@ class Modality:
     labels_per_sample: int = 1
     num_groups: int | None = None
     joins_workers: bool = False
+    data_name: str | None = None
     sha256: str | None = None
     vocabulary_sha256: str | None = None
 

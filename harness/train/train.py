@@ -330,6 +330,7 @@ def _result(
         parameters_sha256=digest,
         class_counts=training.class_counts,
         worker_accuracy=accuracies if score else None,
+        data_name=modality.data_name,
         data_sha256=modality.sha256,
         vocabulary_sha256=modality.vocabulary_sha256,
         signatures=modality.signatures,
