@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 from cser_bench.harness.places import EXPERIMENTS
@@ -18,6 +19,7 @@ from cser_bench.harness.spec.run import ModelSpec, PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks import fashion_mnist, gcide, kjv_es, kjv_text
+from cser_bench.harness.tasks.cifar10 import ARCHIVE, CIFAR10
 from cser_bench.harness.tasks.cmudict import CMUDict
 from cser_bench.harness.tasks.fashion_mnist import FashionMNIST
 from cser_bench.harness.tasks.imagenet import ImageNet
@@ -28,6 +30,7 @@ from tests.harness.support import Table, job_for
 from tests.tasks.miniatures import (
     MiniatureCIFAR100,
     bible,
+    cifar10_archive,
     dictionary,
     fashion_mnist_files,
     imagenet_tree,
@@ -49,6 +52,7 @@ TRANSFORMER = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
 # The least width that has parameters enough for the largest ratio. ResNet-50 has them at width 1
 # already, but overflows there in fp16 at nearly every scale.
 SHRUNKEN: dict[str, Table] = {
+    "cifar10": {"depth": 10, "width": 1, "stem_stride": 2},
     "cifar100": {"depth": 10, "width": 1},
     "imagenet": {"width": 2},
     "imagenet_released": {"width": 3},
@@ -123,6 +127,10 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
         release = MiniatureCIFAR100(NUM_TRAIN, NUM_TEST, num_classes=5)
         write(folder / "cifar-100-python", release.pickled)
         return release.task
+    if name == "cifar10":
+        folder.mkdir()
+        np.savez(folder / ARCHIVE, **cifar10_archive(NUM_TRAIN, NUM_TEST))
+        return CIFAR10(**own)
     if name == "imagenet":
         imagenet_tree(folder, NUM_TRAIN, NUM_TEST)
         return ImageNet(**own, num_classes=3, side=16, resize=20)
@@ -208,6 +216,8 @@ def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
     local = config.evaluation.batch_norm == "local" or config.algorithm == "alone"
     assert result is not None
     assert record.failure is None
+    read_from = ARCHIVE if config.task.name == "cifar10" else None
+    assert result.data_name == read_from
     num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
     assert (result.status, result.num_steps, row.num_steps) == (
         "done",
