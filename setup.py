@@ -18,7 +18,7 @@ LISTED = Path("results", "shipped.txt")
 
 
 class BuildWithRecords(build_py):
-    """Builds the packages, and beside them the records and rules that commands read."""
+    """Builds the packages, and beside them the records that commands read."""
 
     def run(self):
         """Build afresh: what an earlier version left in the folder would go into the wheel."""
@@ -29,11 +29,6 @@ class BuildWithRecords(build_py):
         shutil.rmtree(self.build_lib, ignore_errors=True)
         built = Path(self.build_lib, "cser_bench")
         super().run()
-        for rules in [
-            *Path("tracks").glob("*/*.toml"),
-            *Path("tracks").glob("*/rules.md"),
-        ]:
-            copy(rules, built / rules)
         copy(LISTED, built / LISTED)
         # The factor of a message in two stages, which `advise` needs, is read from them.
         for session in Path("results", "scored_speedups").glob("table-*.json"):

@@ -14,11 +14,10 @@ from cser_bench.harness.cli.exits import program
 from cser_bench.harness.cli.experiments import plan, preflight, run
 from cser_bench.harness.cli.records import pack, unpack
 from cser_bench.harness.cli.timing import netlab, time
-from cser_bench.harness.cli.tracks import enter, verify
 from cser_bench.harness.errors import UsageError
 from cser_bench.joint_commands import report, speedups, try_
 from cser_bench.report.advice.command import advise
-from cser_bench.report.commands import answers, leaderboard, site
+from cser_bench.report.commands import answers, site
 from cser_bench.slurm.commands import status, submit
 
 INSTALLED = "cser-harness"
@@ -103,9 +102,6 @@ LISTED: tuple[Command, ...] = (
     unpack,
     answers,
     site,
-    enter,
-    verify,
-    leaderboard,
     advise,
     speedups,
     netlab,

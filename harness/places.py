@@ -20,6 +20,3 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 SHIPPED_TUNINGS = PROGRAM / "results"
 """Records that come with the program: in a checkout its results folder, in an installation the
 packed experiments of it."""
-
-TRACKS = PROGRAM / "tracks"
-"""The open tracks: in a checkout all of them with their entries, in an installation the rules."""

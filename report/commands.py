@@ -1,4 +1,4 @@
-"""Commands that make pages of many experiments' records: answers, the site, a leaderboard."""
+"""Commands that make pages of many experiments' records: answers and the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from cser_bench.harness.cli.command import command
 from cser_bench.harness.cli.numbers import count
-from cser_bench.harness.cli.options import OWN_RECORDS, results_option, track_options
+from cser_bench.harness.cli.options import OWN_RECORDS, results_option
 from cser_bench.harness.cli.paths import folder, known_file, known_folder
 from cser_bench.harness.cli.show import say_what_is_taken
 
@@ -86,14 +86,4 @@ def site(results: Path, output: Path, only: tuple[str, ...], jobs: int | None) -
         missing = []
     for page, target in missing:
         print(f"{page}: {target} leads to what is not in the site", file=sys.stderr)
-    return 0
-
-
-@command("leaderboard", "write the page of the open track from its entries")
-@track_options
-def leaderboard(track: str, tracks: Path) -> int:
-    """Write the page of a track from its entries, and say where it is."""
-    from cser_bench.report.leaderboard import build_leaderboard
-
-    print(f"wrote {build_leaderboard(known_folder(tracks), track)}")
     return 0

@@ -34,20 +34,6 @@ data_option = click.option(
 )
 
 
-def track_options(function: Function) -> Function:
-    """Add the options that say which track is meant."""
-    return with_options(
-        function,
-        click.option("--track", default="1", help="its name (default: 1)"),
-        click.option(
-            "--tracks",
-            type=folder,
-            default="tracks",
-            help="folder of tracks with their entries (default: tracks)",
-        ),
-    )
-
-
 EXPERIMENT = "EXPERIMENT is the name of a shipped experiment, or a TOML file"
 """Help on the argument of `experiment_options`."""
 

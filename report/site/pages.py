@@ -130,9 +130,6 @@ def _doors(texts: Collection[str]) -> dict[str, str]:
     doors["Experiments"] = EXPERIMENTS
     if ANSWERS in texts:
         doors["Answers"] = page_of(ANSWERS)
-    for source in texts:
-        if source.startswith("tracks/") and source.endswith("/README.md"):
-            doors["Track"] = page_of(source)
     if DOCS in texts:
         doors["Docs"] = page_of(DOCS)
     return doors
@@ -144,7 +141,6 @@ def _texts(root: Path, output: Path) -> dict[str, Path]:
     paths += sorted(root.glob("*.md"))
     paths += root.glob("examples/README.md")
     paths += root.glob("results/README.md")
-    paths += sorted(root.glob("tracks/*/*.md"))
     texts = {}
     for path in paths:
         texts[path.relative_to(root).as_posix()] = path

@@ -443,8 +443,6 @@ MISTAKES = [
     ("netlab", "--workers", "3", "--machines", "2"),
     ("netlab", "--output", "file"),
     ("time", "--output", "file"),
-    ("verify", TOO_LONG),
-    ("leaderboard", "--track", TOO_LONG),
     ("time",),
 ]
 

@@ -54,10 +54,9 @@ from cser_bench.harness.timing.workloads import (
     problem_of,
     short_run,
 )
-from cser_bench.harness.train.build import build_optimizer, trainable
+from cser_bench.harness.train.build import build_optimizer
 from cser_bench.harness.train.method import build_compressor
 from cser_bench.harness.train.passes import seconds_to_idle
-from cser_bench.harness.train.schedule import num_steps_of
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import device_groups, joined
 from cser_bench.harness.workers.processes import Worker, start_workers
@@ -337,22 +336,6 @@ def encoding_calls(
     powersgd = {"kind": "powersgd", **SETTINGS["powersgd"]}
     calls[name_of(powersgd)] = factorise
     return calls
-
-
-def entry_steppers(config: RunConfig) -> dict[str, Stepper]:
-    """The method of a run, for a worker who is alone, and PyTorch's fused AdamW on the same
-    network."""
-    device = torch.device("cpu")
-    own = trainable(config, device)
-    parameters = trainable(config, device).parameters()
-    plain = nn.ParameterList(parameters)
-    _, num_steps = num_steps_of(config)
-    optimizer = build_optimizer(config, own, SoloCollectives(), num_steps)
-    adamw = torch.optim.AdamW(plain.parameters(), config.learning_rate, fused=True)
-    return {
-        "own": Stepper(nn.ParameterList(own.parameters()), optimizer.step),
-        "AdamW": Stepper(plain, adamw.step),
-    }
 
 
 def interval_seconds(

@@ -14,13 +14,8 @@ import pytest
 import torch
 
 from cser_bench.algorithms.core.largest import places_of_largest
-from cser_bench.harness.records.packs import read_runs
-from cser_bench.harness.records.tracks import TrackEntry, read_entries
-from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.passes import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
-from cser_bench.report.leaderboard import OWN_ARITHMETIC
-from tests.harness.support import ROOT
 from tests.measured import subjects
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
@@ -33,7 +28,6 @@ BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
 TOP_K_LIMIT = 0.5
 """Most share of the time of `torch.topk`, twice what was seen."""
-TRACK = ROOT / "tracks"
 WITHIN = 1.07
 """Factor of the traffic limit that a method's step should not exceed."""
 
@@ -128,26 +122,3 @@ def test_passes_in_ddp_with_each_hook(record_property: Record) -> None:
         record_property(f"{name}, all", ratios)
     for name in subjects.HOOKS:
         assert len(found[name]) == INTERVALS
-
-
-NUM_ROUNDS = 192
-"""Steps that are summed: the longest rounds of an entry are of 64, and some of 96."""
-
-
-@pytest.mark.parametrize(
-    "entry", read_entries(TRACK, "1"), ids=lambda entry: entry.name
-)
-def test_own_arithmetic_of_an_entry(entry: TrackEntry, record_property: Record) -> None:
-    """Steps without messages on the track's network, in steps of PyTorch's fused AdamW; the track's
-    page shows it."""
-    prepare_thread()
-    runs = read_runs(entry.records).values()
-    rows = [run.run for run in runs]
-    row = next(run for run in rows if run.row == entry.about.row)
-    steppers = subjects.entry_steppers(RunConfig.model_validate(row.config))
-    timings = subjects.interval_seconds(
-        steppers, NUM_ROUNDS // subjects.RESET_INTERVAL, torch.device("cpu")
-    )
-    ratio = sum(timings["own"]) / sum(timings["AdamW"])
-    record_property(OWN_ARITHMETIC, ratio)
-    assert ratio > 0

@@ -210,7 +210,6 @@ def test_there_is_a_page_for_everything(pages: dict[str, Page]) -> None:
         "experiments.html",
         "docs/slurm.html",
     ]
-    wanted += ["tracks/1/index.html", "tracks/1/rules.html"]
     wanted += [REPORT, f"results/reference/{EXPERIMENT}/explorer.html"]
     wanted += [method.page for method in read_methods(ROOT)]
     assert set(wanted) <= pages.keys()
