@@ -45,7 +45,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce reproduce-long tune studies answers site plan try status report bench test check clean
+.PHONY: help setup reproduce reproduce-long tune studies answers plan try status report bench test check clean
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-table speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
@@ -110,9 +110,6 @@ studies: $(VENV)/.installed ## run what is missing of the studies that answer si
 
 answers: $(VENV)/.installed ## write results/answers: readers' questions, and which method when (with RESULTS= from your records too)
 	@$(RUN) -m harness answers --results "$(RESULTS)"
-
-site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods and docs as pages that need no network
-	@$(RUN) -m harness site --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(RESULTS_OPTION)

@@ -17,7 +17,7 @@ from cser_bench.harness.cli.timing import netlab, time
 from cser_bench.harness.errors import UsageError
 from cser_bench.joint_commands import report, speedups, try_
 from cser_bench.report.advice.command import advise
-from cser_bench.report.commands import answers, site
+from cser_bench.report.commands import answers
 from cser_bench.slurm.commands import status, submit
 
 INSTALLED = "cser-harness"
@@ -101,7 +101,6 @@ LISTED: tuple[Command, ...] = (
     pack,
     unpack,
     answers,
-    site,
     advise,
     speedups,
     netlab,

@@ -1,15 +1,12 @@
-"""Commands that make pages of many experiments' records: answers and the site."""
+"""The command that makes pages of many experiments' records: answers."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
 from cser_bench.harness.cli.command import command
-from cser_bench.harness.cli.numbers import count
 from cser_bench.harness.cli.options import OWN_RECORDS, results_option
 from cser_bench.harness.cli.paths import folder, known_file, known_folder
 from cser_bench.harness.cli.show import say_what_is_taken
@@ -55,35 +52,4 @@ def answers(results: Path, output: Path | None, readme: Path | None) -> int:
     print(
         f"wrote {path}, and answers.pdf, accuracy-per-bit.md and which-method.md beside it"
     )
-    return 0
-
-
-@command("site", "make a site of all reports, explorers, answers, methods and docs")
-@results_option(OWN_RECORDS)
-@click.option(
-    "--output", type=folder, default="site", help="folder to write into (default: site)"
-)
-@click.option(
-    "--only", multiple=True, metavar="EXPERIMENT...", help="take only these experiments"
-)
-@click.option("--jobs", type=count, help="reports at once (default: the cores)")
-def site(results: Path, output: Path, only: tuple[str, ...], jobs: int | None) -> int:
-    """Build the site, and say where it begins and which links of its texts lead nowhere."""
-    from cser_bench.harness.cli.progress import shown
-    from cser_bench.harness.places import OURS
-    from cser_bench.report.site.build import build_site
-
-    num_jobs = jobs or os.cpu_count() or 1
-    with shown() as progress:
-        made = build_site(
-            known_folder(results), output, OURS, list(only), num_jobs, progress
-        )
-    say_what_is_taken(results)
-    print(f"wrote {output / 'index.html'}; open it in a browser")
-    missing = sorted(made.places.missing)
-    # A site of some experiments lacks the others on purpose.
-    if only:
-        missing = []
-    for page, target in missing:
-        print(f"{page}: {target} leads to what is not in the site", file=sys.stderr)
     return 0

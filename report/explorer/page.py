@@ -37,7 +37,7 @@ SCRIPTS = (
 )
 
 LOOKS = HERE / "looks.css"
-"""What explorers and the site's pages of text look like alike."""
+"""What an explorer looks like."""
 
 BESIDE = (("Report", "report.md"),)
 """Links of an explorer in its report's folder."""

@@ -20,7 +20,6 @@ from cser_bench.harness.records.store import Heartbeat, write_record
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, steps_of
 from tests.harness.support import (
-    ROOT,
     CommandLine,
     Quiet,
     Table,
@@ -250,17 +249,6 @@ def test_ctrl_c_leaves_sentences_and_no_bar_and_the_next_call_goes_on(
     assert '"resumed_from_step": 0' in run_json.read_text()
     resumed = re.findall(r'"resumed_from_step": [1-9]', run_json.read_text())
     assert len(resumed) == 1
-
-
-def test_ctrl_c_while_a_site_is_made_leaves_one_sentence(tmp_path: Path) -> None:
-    """Also where its processes still load modules, as they do when the bar comes."""
-    words = command(
-        "site", "--results", ROOT / "results", "--output", tmp_path / "site"
-    )
-    words += ["--only", "resnet_regime", "gpt_text", "--jobs", "2"]
-    code, output = on_terminal(words, tmp_path, ctrl_c_at="0 of 2 reports")
-    assert code == 130
-    assert screen(output) == [INTERRUPTION]
 
 
 # Where the report lies

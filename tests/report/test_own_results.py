@@ -1,4 +1,4 @@
-"""What answers, advice, the site and reports say beside experiments of the user's own: as without
+"""What answers, advice and reports say beside experiments of the user's own: as without
 them until they are done, and of answers at any time."""
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from cser_bench.harness.records import shipped
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.collection import Collection, collection_for, collection_of
 from cser_bench.report.frame import read_frames, sharing_baseline
-from cser_bench.report.site.build import build_site
 from cser_bench.report.speed.timed import experiments_beside
 from cser_bench.report.speed.workload_model import read_study
-from tests.harness.support import ROOT, CommandLine
+from tests.harness.support import CommandLine
 from tests.own_runs import begin, keep_rows, rename
 
 pytestmark = pytest.mark.whole
@@ -125,16 +124,3 @@ def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
     ]
     assert len(beside) > 1
     assert all(folder.is_relative_to(mixed / "reference") for folder in beside)
-
-
-def test_a_site_has_reports_of_what_ships_and_of_ones_own_that_is_done(
-    tmp_path: Path,
-) -> None:
-    begin(tmp_path / "results", "cmudict", 3)
-    rename(begin(tmp_path / "results", "cmudict", 99, "cmudict_again"), "cmudict_again")
-    output = tmp_path / "site"
-    build_site(tmp_path / "results", output, ROOT, ["cmudict", "cmudict_again"])
-    reports = {
-        path.parent.relative_to(output).as_posix() for path in output.rglob("report.md")
-    }
-    assert reports == {"results/reference/cmudict", "results/cmudict_again"}
