@@ -63,12 +63,14 @@ def _records(experiment: str, results: Path, tuning: bool) -> tuple[Path, Path |
 
     The second is None where the tuning lies beside the records or above them.
     """
-    from cser_bench.harness.plan.tuning import tuning_folder, tuning_name
     from cser_bench.harness.spec.spec_file import find_spec, is_file, load_spec
 
     given = Path(experiment)
     if is_file(given / "experiment.json") or is_file(given / "study.json"):
         return given, None
+    # A plan loads torch, which the report of a folder does not need.
+    from cser_bench.harness.plan.tuning import tuning_folder, tuning_name
+
     spec = load_spec(find_spec(experiment))
     searched = tuning_folder(spec, results)
     records = results / (tuning_name(spec) if tuning else spec.name)
