@@ -9,7 +9,6 @@ RESULTS ?= results
 EXPERIMENT ?=
 METHOD ?=
 METHODS ?=
-NETWORK ?=
 CLUSTER ?=
 YES ?=
 ROWS ?=
@@ -147,9 +146,9 @@ reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on 
 resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
 	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(if $(YES),--yes) $(RESULTS_OPTION)
 
-try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=perceptron, residual or gpt)
+try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among five that ship
 	@$(HARNESS) try $(if $(METHOD),"$(METHOD)",$(error give METHOD=FILE.py, as examples/growing_local_sgd.py)) \
-	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
+	    $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
 	@$(HARNESS) status $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(METHODS_OPTION) $(RESULTS_OPTION)

@@ -1,7 +1,7 @@
-"""The spec and the plan of `try`: a method of the user's among the rows of a shipped experiment.
+"""The spec and the plan of `try`: a method of the user's among rows of README's small CNN.
 
-The method is tuned over the same rates with as many trials as the rows, and runs at three of their
-seeds. The rows' runs are those that ship.
+The method is tuned over the same nine rates as the rows, and runs at two of their seeds. The rows'
+runs are those that ship.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -29,81 +29,34 @@ from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.train.method import method_in
 
-
-class Shipped(NamedTuple):
-    """A shipped experiment that a method can be tried in, and where its records are.
-
-    Attributes:
-        experiment: its name or the path of its spec.
-        runs: folder of its runs.
-        earlier_trials: folder of the trials that chose the rates which its spec gives; None if it
-            tuned every row itself.
-        afterwards: caveat printed after the verdict.
-    """
-
-    experiment: str
-    runs: Path
-    earlier_trials: Path | None = None
-    afterwards: str = ""
+NETWORK = "table_cnn"
+"""The experiment whose network, data, steps and tuning a trial has: README's small CNN."""
 
 
-NETWORKS = {
-    "perceptron": Shipped(
-        "study_perceptron_load",
-        SHIPPED_TUNINGS / "study_perceptron_load",
-        SHIPPED_TUNINGS / "fashion_mnist_contrasts_tuning",
-        "A perceptron is the cheapest network that can tell, and larger ones may say otherwise: "
-        "the next to take is --network residual.",
-    ),
-    "residual": Shipped(
-        "resnet_regime", SHIPPED_TUNINGS / "reference" / "resnet_regime"
-    ),
-    "gpt": Shipped("gpt_text", SHIPPED_TUNINGS / "reference" / "gpt_text"),
-}
-"""The experiments that a method can be tried in, cheapest first: a run takes under a minute, some
-minutes, and for the GPT, whose passes are in bf16, over an hour on a CPU without bf16 instructions.
-All rows of an experiment, apart from its reference rows, have the same traffic."""
+TABLE = SHIPPED_TUNINGS / "reference" / NETWORK
+"""Its records, whose runs say how long one takes."""
 
-NUM_SEEDS = 3
+RATES = (0.01, 0.017, 0.03, 0.055, 0.1, 0.17, 0.3, 0.55, 1.0)
+"""The rates that all rows were tuned over, at the length of a trial's runs."""
 
-BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-"""Linux's names of CPU instructions for bf16; one of them is enough."""
+NUM_SEEDS = 2
 
 
 @dataclass(frozen=True)
 class MethodTrial:
-    """A method, and the experiment whose rows it is compared with.
+    """A method, and the spec of its trial.
 
     Attributes:
-        shipped_spec: the spec of these rows.
-        shipped: where their records lie.
-        spec: the same spec with the method's row as its only one.
+        shipped_spec: the spec of the rows that it is ranked among.
+        spec: the same with the method's row as its only one.
         command: the command that makes the trial, for its records.
-        word: the method's file or entry point, as it was given.
-        network: a name in `NETWORKS`.
     """
 
     name: str
     source: MethodSource
     shipped_spec: Spec
-    shipped: Shipped
     spec: Spec
     command: str
-    word: str
-    network: str
-
-    def next_words(self, results: Path) -> str:
-        """Return the command, without the program, that is next once the method has a verdict."""
-        networks = list(NETWORKS)
-        after = networks[networks.index(self.network) + 1 :]
-        where = [] if results == Path("results") else ["--results", str(results)]
-        if after:
-            return shlex.join(["try", self.word, "--network", after[0], *where])
-        words = ["enter", self.word, "--row", self.name]
-        if where:
-            words += ["--records", str(results / self.spec.name)]
-        about = ["--author", "YOUR NAME", "--description", "WHAT IT DOES"]
-        return shlex.join([*words, *about])
 
     def plan(self, results: Path, tuning: bool) -> Plan:
         """Return the plan of the method's runs, or of its tuning.
@@ -122,7 +75,6 @@ class MethodTrial:
 
 def make_trial(
     word: str,
-    network: str,
     name: str | None = None,
     settings: str | None = None,
     learning_rate: float | None = None,
@@ -132,7 +84,7 @@ def make_trial(
     Args:
         name: of the method, where the file has several.
         settings: in TOML, as "sync_interval = 24, growth = 0.5", instead of what the method reaches
-            the others' ratio with; those that are not named stay.
+            the ratio with; those that are not named stay.
         learning_rate: by default the best of a search.
 
     Raises SpecError: there is no such method, or its settings must be given.
@@ -147,29 +99,25 @@ def make_trial(
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
     # The text as it is now: the trial's runs keep it, whatever becomes of the file.
     source = outside[name]
-    shipped = NETWORKS[network]
-    shipped_spec = load_spec(find_spec(shipped.experiment))
+    shipped_spec = load_spec(find_spec(NETWORK))
     row = RowSpec(
         row=name,
         label=name,
         algorithm=name,
         settings=_settings(source, name, shipped_spec, settings),
         learning_rate=learning_rate,
+        learning_rates=list(RATES) if learning_rate is None else [],
     )
-    words = ["python", "-m", "harness", "try", word, "--network", network]
+    words = ["python", "-m", "harness", "try", word]
     if settings is not None:
         words += ["--settings", settings]
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
-    spec = _spec_of(row, shipped_spec, source, network)
-    return MethodTrial(
-        name, source, shipped_spec, shipped, spec, shlex.join(words), word, network
-    )
+    spec = _spec_of(row, shipped_spec, source)
+    return MethodTrial(name, source, shipped_spec, spec, shlex.join(words))
 
 
-def _spec_of(
-    row: RowSpec, shipped_spec: Spec, source: MethodSource, network: str
-) -> Spec:
+def _spec_of(row: RowSpec, shipped_spec: Spec, source: MethodSource) -> Spec:
     """Return the shipped spec with this row in the place of all others."""
     # A spec needs a baseline among its rows; the comparison is with the rows that ship.
     statistics = shipped_spec.statistics.model_copy(
@@ -183,16 +131,14 @@ def _spec_of(
         }
     )
     update: dict[str, Any] = {
-        "name": f"try_{row.row}_{network}",
+        "name": f"try_{row.row}",
         "title": f"{row.label}, tried beside: {shipped_spec.title}",
         "statistics": statistics,
         "rows": [row],
         "outside": {row.algorithm: source},
         "evidence": None,
-        "lengths": None,
-        "sensitivity": None,
     }
-    for key in ("contrasts", "exponents", "grids", "cells", "restarts"):
+    for key in ("contrasts", "exponents", "predictions", "cells"):
         update[key] = []
     if row.learning_rate is not None:
         # A rate that is given leaves nothing to tune.
@@ -232,55 +178,21 @@ def duration_words(trial: MethodTrial, jobs: int) -> str:
 
     Raises SpecError: they are not here.
     """
-    runs = list(read_pack(trial.shipped.runs).values())
+    runs = list(read_pack(TABLE).values())
     if not runs:
         raise SpecError(
-            f"{trial.shipped.runs} holds no runs to hold the method against; install the project again, "
-            "or take another --network"
+            f"{TABLE} holds no runs to hold the method against; install the project again"
         )
     # The rows' own: a method's passes are theirs, and updates cost little beside them.
     minutes = median(run["result"]["wall_seconds"] for run in runs) / 60
     cpu = runs[0]["run"]["attempts"][-1]["cpu"]
-    more = ""
-    if trial.is_tuned:
-        more = (
-            f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
-        )
-    # A batch needs the results of the one before it: rates, then finalists, then the runs that
-    # count.
-    batches = [*_tuning_batches(trial), NUM_SEEDS]
-    # A batch begins when the one before is over, with `jobs` runs at once.
-    rounds = sum(math.ceil(batch / jobs) for batch in batches)
+    num_trials = len(RATES) if trial.is_tuned else 0
+    # The runs that count begin when the trials are over, and `jobs` runs go at once.
+    rounds = math.ceil(num_trials / jobs) + math.ceil(NUM_SEEDS / jobs)
     return (
-        f"this takes about {rounds * minutes + 1:.0f} minutes{more}: half a minute for the "
-        f"contract, {sum(batches[:-1])} runs that tune the rate and {NUM_SEEDS} that count, of "
-        f"{minutes:.1f} minutes each as on the machine whose runs ship ({cpu}), {jobs} at once"
-    )
-
-
-def _tuning_batches(trial: MethodTrial) -> list[int]:
-    """Return how many runs the search begins with, and how many its best rates take after them."""
-    tuning = trial.spec.tuning
-    if tuning is None:
-        return []
-    if tuning.finalists is None:
-        return [len(tuning.grid) * len(tuning.seeds)]
-    return [len(tuning.grid), tuning.finalists * (len(tuning.seeds) - 1)]
-
-
-def slowness_words(trial: MethodTrial, device: str) -> str | None:
-    """Return a warning if passes are in bf16 on a CPU without instructions for it; else None."""
-    if trial.spec.training.precision != "bf16" or device != "cpu":
-        return None
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return None
-    if any(flag in flags for flag in BF16_FLAGS):
-        return None
-    return (
-        "warning: the passes are in bf16, for which this CPU has no instructions: it may take 20 "
-        "times as long; the other networks need none"
+        f"this takes about {rounds * minutes + 1:.0f} minutes: {num_trials} runs that tune the "
+        f"rate and {NUM_SEEDS} that count, {jobs} at once, {minutes:.1f} minutes each on {cpu}; "
+        "longer where the best rate is at an end"
     )
 
 

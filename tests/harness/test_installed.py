@@ -15,10 +15,10 @@ from zipfile import ZipFile, ZipInfo
 import pytest
 
 from cser_bench.harness.places import SHIPPED_TUNINGS
-from cser_bench.harness.plan.trial import NETWORKS
 from cser_bench.harness.records.packs import NAME, read_pack
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
+from cser_bench.report.trial import RIVALS
 from tests.harness.support import ROOT, call, only, small_spec, write_spec
 
 pytestmark = pytest.mark.whole
@@ -140,8 +140,8 @@ def test_shipped_experiments_plan_from_an_empty_folder(
         assert {
             path.relative_to(shipped).parent for path in shipped.rglob(name)
         } == experiments
-    for network in NETWORKS.values():
-        runs = network.runs.relative_to(SHIPPED_TUNINGS)
+    for rival in RIVALS:
+        runs = rival.folder.relative_to(SHIPPED_TUNINGS)
         pack = read_pack(shipped / runs)
         assert pack and pack == read_pack(ROOT / "results" / runs), (
             "what `try` compares with"
