@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cser_bench.report.accuracy_report import build_report
-from cser_bench.report.explorer.page import write_experiment_page, write_study_page
 from cser_bench.report.frame import read_frames
+from cser_bench.report.page import write_page
 from cser_bench.report.ranking import terminal_text
 from cser_bench.report.speed.report import build_speed_report
 from cser_bench.report.speed.timed import experiments_beside
@@ -44,13 +44,13 @@ def build(
         progress(1, 3, "writing report.md, report.pdf and figures")
         path = build_speed_report(study, experiments, output or folder)
         progress(2, 3, "writing report.html")
-        write_study_page(path.with_suffix(".html"), study, experiments)
+        write_page(path)
         return path
     frames = read_frames(folder, tuning)
     progress(1, 3, "writing report.md, report.pdf and figures")
     path = build_report(frames, output)
     progress(2, 3, "writing report.html")
-    write_experiment_page(path.with_suffix(".html"), frames)
+    write_page(path)
     return path
 
 

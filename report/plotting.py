@@ -58,9 +58,6 @@ SHAPES = {
 OTHER_SHAPE = "v"
 """Mark of a method of no family."""
 
-DASHES = ("-", "--", ":", "-.")
-"""Lines of the methods of one family, in their order."""
-
 LEADER_GAP = 20
 """Points between a line's end and its name, with a thin line between them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
@@ -28,8 +27,6 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.contrasts_section import contrasts_section
 from cser_bench.report.efficiency_section import efficiency_of
-from cser_bench.report.explorer import page as explorer
-from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.provenance_section import provenance_section
@@ -74,15 +71,10 @@ def _numbers(report: Path) -> list[str]:
     ]
 
 
-read_study_once = functools.cache(explorer.read_study)
-
-
 @pytest.fixture
 def what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are not compared, so they are not saved; and all pages show one study of speed-ups,
-    which is read once."""
+    """Figures are not compared, so they are not saved."""
     monkeypatch.setattr(render, "save", lambda figure, path: plt.close(figure))
-    monkeypatch.setattr(explorer, "read_study", read_study_once)
 
 
 def assert_methods_stand_once_by_their_means(frames: Frames) -> None:
@@ -114,18 +106,11 @@ def assert_methods_stand_once_by_their_means(frames: Frames) -> None:
 def test_a_shipped_report_has_the_numbers_of_its_records(
     folder: Path, tmp_path: Path
 ) -> None:
-    """Title and tables, not the sentences between; methods stand in the order of their means. The page
-    to explore does not ship; it is at most 1.5 MB."""
+    """Title and tables, not the sentences between; methods stand in the order of their means."""
     frames = read_frames(folder)
     assert_methods_stand_once_by_their_means(frames)
     build_report(frames, tmp_path, with_pdf=False)
-    write_experiment_page(tmp_path / "report.html", frames)
     assert _numbers(tmp_path / "report.md") == _numbers(folder / "report.md")
-    page = (tmp_path / "report.html").read_text()
-    assert len(page.encode()) < 1_500_000
-    # Two rows may share a run, as a baseline and its repetition at the full length do.
-    ids = {run for row in frames.experiment.rows for run in row.runs.values()}
-    assert f"{len(ids):,} runs: " in page
 
 
 def test_what_does_not_ship_is_the_same_when_it_is_built_again(tmp_path: Path) -> None:

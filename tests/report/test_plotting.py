@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from itertools import combinations
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cser_bench.report.explorer.page import COLOURS, GREYS, LOOKS
 from cser_bench.report.plotting import FAMILIES, SHAPES
 
 Colour = NDArray[np.float64]
@@ -97,22 +95,6 @@ def test_families_stay_apart_with_each_kind_of_colour_blindness(kind: str) -> No
     colours = set(FAMILIES.values())
     assert len(colours) == 5
     assert least_apart(colours, kind) > LEAST_APART
-
-
-@pytest.mark.parametrize("paper", ["light", "dark"])
-@pytest.mark.parametrize("kind", SEEN)
-def test_colours_of_an_explorer_stay_apart_too(kind: str, paper: str) -> None:
-    is_dark = paper == "dark"
-    colours = [pair[is_dark] for pair in (*COLOURS, GREYS)]
-    assert least_apart(colours, kind) > LEAST_APART
-
-
-def test_names_in_the_colours_of_an_explorer_can_be_read() -> None:
-    papers = re.search(r"--paper: light-dark\((#\w+), (#\w+)\)", LOOKS.read_text())
-    assert papers
-    for colours in (*COLOURS, GREYS):
-        for colour, paper in zip(colours, papers.groups(), strict=True):
-            assert contrast(colour, paper) >= LEAST_CONTRAST, colour
 
 
 def test_families_have_shapes_of_their_own_and_names_that_can_be_read() -> None:
