@@ -5,9 +5,6 @@ tests have them as cases by two lines:
 
     from cser_bench.algorithms.check import cases
     test_promises = cases("my_method.py")
-
-A file with a function `make`, of a plain `torch.optim.Optimizer`, is held to what such a one can
-promise: `optimizers.py` says what the file must have.
 """
 
 from collections.abc import Callable
@@ -19,14 +16,6 @@ from cser_bench.algorithms.check.findings import Finding as Finding
 from cser_bench.algorithms.check.findings import finding_of as finding_of
 from cser_bench.algorithms.check.findings import findings_of as findings_of
 from cser_bench.algorithms.check.findings import keeps_promises as keeps_promises
-from cser_bench.algorithms.check.optimizers import (
-    OPTIMIZER_PROMISES as OPTIMIZER_PROMISES,
-)
-from cser_bench.algorithms.check.optimizers import makes_optimizer as makes_optimizer
-from cser_bench.algorithms.check.optimizers import (
-    optimizer_finding_of as optimizer_finding_of,
-)
-from cser_bench.algorithms.check.optimizers import optimizer_in as optimizer_in
 from cser_bench.algorithms.check.promises import PROMISES as PROMISES
 from cser_bench.algorithms.check.subject import Subject as Subject
 from cser_bench.algorithms.check.subject import (
@@ -42,18 +31,11 @@ def cases(file: str | Path) -> Callable[..., None]:
     """
     import pytest
 
-    path = Path(file)
     findings: list[Any] = []
-    if makes_optimizer(path):
-        optimizer = optimizer_in(path)
-        for promise in OPTIMIZER_PROMISES:
-            find = partial(optimizer_finding_of, optimizer, promise)
-            findings.append(pytest.param(find, id=promise))
-    else:
-        for subject in subjects_in(path):
-            for promise in PROMISES:
-                find = partial(finding_of, subject, promise)
-                findings.append(pytest.param(find, id=f"{subject.name}: {promise}"))
+    for subject in subjects_in(Path(file)):
+        for promise in PROMISES:
+            find = partial(finding_of, subject, promise)
+            findings.append(pytest.param(find, id=f"{subject.name}: {promise}"))
 
     @pytest.mark.parametrize("find", findings)
     def test(find: Callable[[], Finding]) -> None:

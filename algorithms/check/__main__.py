@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from cser_bench.algorithms.check.findings import keeps_promises
-from cser_bench.algorithms.check.optimizers import check_optimizer, makes_optimizer
 from cser_bench.algorithms.check.subject import subjects_in
 from cser_bench.algorithms.core.method_file import MethodFileError
 
@@ -20,20 +19,12 @@ def main(arguments: list[str]) -> int:
     all_kept = True
     for file in arguments:
         try:
-            all_kept &= _check_file(Path(file))
+            for subject in subjects_in(Path(file)):
+                all_kept &= keeps_promises(subject)
         except MethodFileError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
     return 0 if all_kept else 1
-
-
-def _check_file(path: Path) -> bool:
-    if makes_optimizer(path):
-        return check_optimizer(path)
-    all_kept = True
-    for subject in subjects_in(path):
-        all_kept &= keeps_promises(subject)
-    return all_kept
 
 
 if __name__ == "__main__":

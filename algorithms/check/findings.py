@@ -3,7 +3,7 @@
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,15 +62,10 @@ def _told(error: Exception, subject: Subject) -> str:
 
 def keeps_promises(subject: Subject) -> bool:
     """Print a line for each promise as it is checked; return whether all are kept."""
-    return report(f"{subject.name} of {subject.file}", findings_of(subject))
-
-
-def report(what: str, findings: Iterable[Finding]) -> bool:
-    """Print findings as they come, and how many promises are kept; return whether all are."""
-    print(f"{what}:", flush=True)
+    print(f"{subject.name} of {subject.file}:", flush=True)
     began = time.monotonic()
     verdicts = []
-    for finding in findings:
+    for finding in findings_of(subject):
         print(finding, flush=True)
         verdicts.append(finding.verdict)
     num_made = len(verdicts) - verdicts.count("none")

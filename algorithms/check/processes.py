@@ -77,19 +77,19 @@ def trained_by_processes(subject: Subject) -> list[dict[str, FinalState]]:
         folder = Path(name)
         fields = {"source": subject.source, "file": subject.file, "name": subject.name}
         (folder / "subject.json").write_text(json.dumps(fields))
-        run_processes(__name__, folder)
+        _run_processes(folder)
         return [
             torch.load(folder / f"{rank}.pt", weights_only=True)
             for rank in range(WORLD_SIZE)
         ]
 
 
-def run_processes(module: str, folder: Path) -> None:
-    """Run a module of this package as each process of a group of two, with its rank and a folder.
+def _run_processes(folder: Path) -> None:
+    """Run this module as each process of a group of two, with its rank and a folder.
 
     Raises RuntimeError: one failed, with its last words.
     """
-    started = [_start(module, rank, folder) for rank in range(WORLD_SIZE)]
+    started = [_start(rank, folder) for rank in range(WORLD_SIZE)]
     try:
         for process in started:
             _, errors = process.communicate(timeout=PATIENCE_SECONDS)
@@ -103,7 +103,7 @@ def run_processes(module: str, folder: Path) -> None:
             process.kill()
 
 
-def _start(module: str, rank: int, folder: Path) -> subprocess.Popen[str]:
+def _start(rank: int, folder: Path) -> subprocess.Popen[str]:
     ours = str(Path(cser_bench.__file__).absolute().parents[1])
     paths = [ours, os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -113,7 +113,7 @@ def _start(module: str, rank: int, folder: Path) -> subprocess.Popen[str]:
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(rank), str(folder)],
+        [sys.executable, "-m", __name__, str(rank), str(folder)],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -126,13 +126,13 @@ def main(arguments: list[str]) -> None:
     rank = int(arguments[0])
     folder = Path(arguments[1])
     fields: dict[str, Any] = json.loads((folder / "subject.json").read_text())
-    join_group(rank, folder)
+    _join_group(rank, folder)
     states = final_states(Subject(**fields), ProcessGroupCollectives())
     torch.save(states, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def join_group(rank: int, folder: Path) -> None:
+def _join_group(rank: int, folder: Path) -> None:
     """Become a process of the group that meets in a folder."""
     torch.set_num_threads(1)
     dist.init_process_group(

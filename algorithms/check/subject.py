@@ -27,11 +27,11 @@ def subjects_in(path: Path) -> list[Subject]:
 
     Raises MethodFileError: it cannot be read, does not import, or has none.
     """
-    source = source_of(path)
+    source = _source_of(path)
     return [Subject(source, path.name, name) for name in methods_in(source, path.name)]
 
 
-def source_of(path: Path) -> str:
+def _source_of(path: Path) -> str:
     """Return a file's text.
 
     Raises MethodFileError: it cannot be read.

@@ -53,8 +53,6 @@ HOOK = "ddp_hook"
 """The example that keeps DDP, and so has no `consensus()`."""
 OWN_METHOD = "growing_local_sgd"
 """The example that is no script, which tests/harness/test_own_methods.py tries."""
-OWN_OPTIMIZER = "torch_local_sgd"
-"""Likewise, which tests/algorithms/test_check_optimizers.py tries."""
 LIKE = {
     "like_nanogpt": 8,
     "like_torchvision": 8,
@@ -318,12 +316,7 @@ def test_the_page_on_examples_has_each_with_its_command() -> None:
 
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys() | {
-        SHARDED,
-        HOOK,
-        OWN_METHOD,
-        OWN_OPTIMIZER,
-    }
+    assert {path.stem for path in files} == LAST.keys() | {SHARDED, HOOK, OWN_METHOD}
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
