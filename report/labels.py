@@ -13,7 +13,6 @@ from typing import Any
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.report.frame import Frames
-from cser_bench.report.plain_words import in_plain_words
 
 METHODS = {
     "alone": "no communication",
@@ -160,13 +159,12 @@ def _method(label: str, settings: Mapping[str, Any]) -> str:
 
 
 def with_short_labels(frames: Frames) -> Frames:
-    """Return the frames of an experiment with the names and words that reports print."""
+    """Return the frames of an experiment with the names that reports print."""
     rows = [
         row.model_copy(update={"label": short_label(row)})
         for row in frames.experiment.rows
     ]
-    experiment = in_plain_words(frames.experiment)
-    experiment = experiment.model_copy(update={"rows": rows})
+    experiment = frames.experiment.model_copy(update={"rows": rows})
     labels = {row.row: row.label for row in rows}
     tuning = frames.tuning
     if len(tuning):

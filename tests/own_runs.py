@@ -33,9 +33,6 @@ def keep_rows(folder: Path, *names: str) -> None:
     path = folder / "experiment.json"
     plan = json.loads(path.read_text())
     rows = [row for row in plan["rows"] if row["row"] in names]
-    plan["evidence"]["rows"] = {
-        role: name for role, name in plan["evidence"]["rows"].items() if name in names
-    }
     own_plan = plan | {"rows": rows, "contrasts": []}
     path.write_text(json.dumps(own_plan))
     kept = set()

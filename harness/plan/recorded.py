@@ -8,12 +8,10 @@ from cser_bench.harness.plan.rows import PlannedRow
 from cser_bench.harness.plan.tuning import tuning_name
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import (
-    CompressorRows,
     Contrast,
     Experiment,
     Exponent,
     OutsideMethod,
-    Pair,
     PlannedEvidence,
     Prediction,
     Tuning,
@@ -169,40 +167,10 @@ def _evidence(spec: Spec) -> PlannedEvidence | None:
     about = spec.evidence
     if about is None:
         return None
-    pairs = [
-        Pair(
-            row=pair.row,
-            reference=pair.reference,
-            called=pair.called,
-            headline=pair.headline,
-        )
-        for pair in about.pairs
-    ]
-    compressors = [
-        CompressorRows(
-            compressor=rows.compressor,
-            dropped=rows.dropped,
-            feedback=rows.feedback,
-            reset=rows.reset,
-        )
-        for rows in about.compressors
-    ]
     return PlannedEvidence(
         # The record has words, which need not be what a spec may say today.
         roles=list(about.roles),
         network=about.network,
-        data=about.data,
-        dataset=about.dataset,
-        kind=about.kind,
-        task=about.task,
-        setting=about.setting,
-        note=about.note,
         order=about.order,
-        in_readme=about.in_readme,
-        asks_again=about.asks_again,
         advice=about.advice,
-        rows={role: row for role, row in about.rows.items()},
-        shown=about.shown,
-        pairs=pairs,
-        compressors=compressors,
     )

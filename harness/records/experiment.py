@@ -142,43 +142,13 @@ class Exponent(Planned):
     """Of its one-sided test, from when the law was evaluated; None: it never was for this record."""
 
 
-class Pair(Planned):
-    """Two rows that an answer compared; nothing reads it any more."""
-
-    row: str
-    reference: str
-    called: str | None = None
-    headline: str | None = None
-
-
-class CompressorRows(Planned):
-    """A compressor, and its row under each rule for what is not sent; nothing reads it any more."""
-
-    compressor: str
-    dropped: str
-    feedback: str
-    reset: str
-
-
 class PlannedEvidence(Planned):
     """What the experiment is about; `EvidenceSpec` in `harness.spec.evidence` says what each is."""
 
     roles: list[str]
     network: str
-    data: Literal["images", "text"]
-    dataset: str
-    kind: str | None = None
-    task: str | None = None
-    setting: str | None = None
-    note: str | None = None
     order: int = 1000
-    in_readme: bool = False
-    asks_again: str | None = None
     advice: str | None = None
-    rows: dict[str, str] = Field(default_factory=dict)
-    shown: list[str] = Field(default_factory=list)
-    pairs: list[Pair] = Field(default_factory=list)
-    compressors: list[CompressorRows] = Field(default_factory=list)
 
 
 class Prediction(Planned):

@@ -170,10 +170,6 @@ class Spec(Strict):
             for contrast in self.contrasts
             for name in (contrast.row, contrast.reference)
         ]
-        own_or_restarted += [
-            ("row of [evidence]", name)
-            for name in (self.evidence.named_rows() if self.evidence else ())
-        ]
         rows = self._own_names
         _check_exist(own, rows)
         # Restarted rows are compared and shown, but are no baseline or floor, nor restarted again.
