@@ -159,7 +159,7 @@ def page_of(frames: Frames, tables: dict[str, pd.DataFrame]) -> AccuracyPage:
     accuracy = tables["accuracy"]
     finding = use = note = None
     estimates = []
-    written = finding_of(frames, accuracy, tables["contrasts"])
+    written = finding_of(frames)
     if written is not None:
         finding = written.finding
         # Both may name an experiment as code.
