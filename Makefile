@@ -95,9 +95,9 @@ tune: $(VENV)/.installed ## run the search that both experiments' settings and l
 # In order of what they tell for their runs; those of STUDIES are done, and of these what is missing.
 STUDIES ?= two_level rules skew_class_shards skew_dirichlet_0.1 momentum workers_16 width_128 width_8 workers_2 \
     skew_dirichlet_1 workers_4 workers_32 weak_scaling_2 weak_scaling_4 weak_scaling_16 skew_dirichlet_10 released \
-    relatives tail network_cnn batch_norm_recalibrate batch_norm_local group_norm network_densenet \
+    tail network_cnn group_norm network_densenet \
     network_shufflenet gpt_text_books resnet_loads gpt_text_loads gpt_text_tail perceptron_load perceptron_bounds \
-    resnet_bounds gap_text_bounds gpt_text_every_step
+    resnet_bounds gpt_text_every_step
 
 studies: $(VENV)/.installed ## run what is missing of the studies that answer single questions (STUDIES= names some), and report
 	@for study in $(STUDIES); do \

@@ -27,7 +27,7 @@ class CSEA(CSER):
     Begin with `error_compressor=TopK(192)`, which at 8 workers is 1/24 of DDP's traffic; see
     `TopK`.
 
-    `at_traffic`: TopK(n / share), as in fashion_mnist_long, fashion_mnist_regime and study_rules.
+    `at_traffic`: TopK(n / share), as in fashion_mnist_long and study_rules.
 
     Args: error_compressor: C1, any; explicit_error: see `CSER`.
     """

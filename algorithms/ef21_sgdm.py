@@ -46,7 +46,7 @@ class EF21SGDM(DistributedOptimizer):
 
     Begin with `compressor=TopK(192)`, which at 8 workers is 1/24 of DDP's traffic; see `TopK`.
 
-    `at_traffic`: TopK(n / share), as in fashion_mnist_long and study_relatives.
+    `at_traffic`: TopK(n / share), as in fashion_mnist_long.
 
     State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is
     common.

@@ -29,8 +29,6 @@ from cser_bench.harness.train.method import method_in
 
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
-EXPERIMENTS = (MAIN, "fashion_mnist_regime")
-"""Whose rows are timed as they are scored: the main one, and others with all their rows."""
 
 
 def method(
@@ -156,41 +154,40 @@ def named(
 
 
 def scored_methods(
-    results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False
+    results: Path, experiment: str = MAIN, overlap: bool = False
 ) -> dict[str, TimedMethod]:
-    """List the baselines, then each configuration that the experiments score.
+    """List the baselines, then each configuration that an experiment scores.
 
     Settings are as their tuning chose them; `_scored_rows` says which rows are taken. DDP computes
     what SGD does, so SGD's rows are DDP's too.
 
     Args:
-        results: a folder that may have the experiments' own tunings.
+        results: a folder that may have the experiment's own tuning.
         overlap: whether what can be sent during the backward pass is; no result changes.
     """
     scored: list[TimedMethod] = []
     of_fp16: list[str] = []
-    for experiment in experiments:
-        for row, config in _scored_rows(experiment, results):
-            name = f"{experiment}/{row.row}"
-            if config.algorithm == "sgd" and config.communication_dtype == "fp16":
-                # SGD with messages in fp16 is what the hook computes, so it is timed as the hook.
-                of_fp16.append(name)
-                continue
-            new = method(
-                row.row,
-                row.label,
-                config.algorithm,
-                config.settings.table,
-                overlap=overlap,
-                momentum=config.momentum,
-                local_step=config.local_step,
-                num_steps=row.num_steps,
-            )
-            # Rows of several experiments may be one method, whose steps are timed once.
-            same = next((other for other in scored if other.key == new.key), None)
-            if same is None:
-                scored.append(new)
-            (same or new).rows.append(name)
+    for row, config in _scored_rows(experiment, results):
+        name = f"{experiment}/{row.row}"
+        if config.algorithm == "sgd" and config.communication_dtype == "fp16":
+            # SGD with messages in fp16 is what the hook computes, so it is timed as the hook.
+            of_fp16.append(name)
+            continue
+        new = method(
+            row.row,
+            row.label,
+            config.algorithm,
+            config.settings.table,
+            overlap=overlap,
+            momentum=config.momentum,
+            local_step=config.local_step,
+            num_steps=row.num_steps,
+        )
+        # Rows of several experiments may be one method, whose steps are timed once.
+        same = next((other for other in scored if other.key == new.key), None)
+        if same is None:
+            scored.append(new)
+        (same or new).rows.append(name)
     of_sgd = next(timed for timed in scored if timed.algorithm == "sgd")
     rivals = [
         METHODS["ddp"].model_copy(
@@ -233,7 +230,7 @@ def table_methods(results: Path, experiment: str) -> dict[str, TimedMethod]:
         results: as in `scored_methods`.
     """
     # As early as each can send, which changes no result: every method in its fastest form.
-    timed = scored_methods(results, [experiment], overlap=True)
+    timed = scored_methods(results, experiment, overlap=True)
     # DDP computes the same, and sends as it goes.
     del timed["sgd"]
     # Its step is the passes alone, on any link.

@@ -302,7 +302,7 @@ def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     Steps are in a row, and all that can be sent early in them is.
     """
     data = DATA["text"]
-    scores = scored_methods(Path("results"), [data["experiment"]], overlap=True)
+    scores = scored_methods(Path("results"), data["experiment"], overlap=True)
     usual = [name for name in scores if name not in data["left_out"]]
     methods = named(scores, names or usual)
     for latency in data["latencies"]:

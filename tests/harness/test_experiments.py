@@ -158,10 +158,7 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
 # Their rows are another's, all or some.
 BORROWERS = {
     "fashion_mnist_contrasts",
-    "fashion_mnist_regime",
-    "fashion_mnist_ties",
     "first_look",
-    "lost_state",
     "score_cnn_t2",
     "score_cnn_workers_2",
     "score_cnn_workers_4",

@@ -147,7 +147,7 @@ def test_shipped_experiments_plan_from_an_empty_folder(
             "what `try` compares with"
         )
     # It takes another experiment's tuning.
-    name = "fashion_mnist_regime"
+    name = "first_look"
     done = installed.call("cser-harness", "plan", name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(load_spec(find_spec(name)).title)
@@ -199,7 +199,7 @@ def test_a_checkout_without_links_runs(
         "Usage: python -m harness"
     ), done.stderr
     # It takes another experiment's tuning.
-    name = "fashion_mnist_regime"
+    name = "first_look"
     done = installed.call("python", "-m", "harness", "plan", name, cwd=without_links)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(load_spec(find_spec(name)).title)

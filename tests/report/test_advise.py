@@ -485,7 +485,7 @@ def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> N
 
 
 def test_no_experiment_without_a_curve_is_read_for_efficiencies() -> None:
-    folder = SHIPPED / "reference" / "fashion_mnist_regime"
+    folder = SHIPPED / "reference" / "fashion_mnist_contrasts"
     assert measured_in(Collection((folder, SHIPPED / "speedups"))) == []
 
 

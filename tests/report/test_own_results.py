@@ -95,7 +95,7 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (results / path.relative_to(SHIPPED)).symlink_to(path)
     monkeypatch.setattr(shipped, "SHIPPED", results)
     begin(results, EXPERIMENT, 24)
-    begin(results, "fashion_mnist_regime", 56)
+    begin(results, "gap_images", 72)
     rename(begin(results, "cmudict", 15, "cmudict_again"), "cmudict_again")
     return results
 
@@ -110,7 +110,7 @@ def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
         for folder in collection_of(mixed).folders
         if folder.resolve() not in ours
     ]
-    assert mixed / "fashion_mnist_regime" in own
+    assert mixed / "gap_images" in own
     assert mixed / EXPERIMENT not in own
 
 

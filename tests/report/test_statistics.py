@@ -39,7 +39,7 @@ B = [0.871, 0.8722, 0.8735]
 
 @pytest.fixture(scope="module")
 def shipped() -> Frames:
-    return read_frames(SHIPPED / "fashion_mnist_regime")
+    return read_frames(SHIPPED / "fashion_mnist_long")
 
 
 def test_settings_are_columns(shipped: Frames) -> None:

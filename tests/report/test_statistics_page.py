@@ -156,7 +156,7 @@ def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() 
     assert (found["high"] > 0.3).sum() == len(found) - 1, (
         "all intervals except one reach beyond 0.3"
     )
-    above = re.search(r"above 0.3 in seven: ([^.]*)\.", PAGE)
+    above = re.search(r"above 0.3 in five: ([^.]*)\.", PAGE)
     assert above
     named = set(re.findall(r"`(\w+)`", above[1]))
     assert named == set(values.index[values > 0.3])
