@@ -13,6 +13,7 @@ CLUSTER ?=
 YES ?=
 ROWS ?=
 SEEDS ?=
+SESSION ?=
 STAGE ?=
 TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 7 ? $$(getconf _NPROCESSORS_ONLN) + 2 : 8 )))
 
@@ -44,8 +45,8 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce reproduce-long tune studies answers plan try status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-table speedups-wide speedups-consecutive speedups-text
+.PHONY: help setup reproduce answers plan try status report bench test check clean
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups
 
 help: ## print this list
 	@width=$$( (stty size < /dev/tty) 2>/dev/null | cut -d ' ' -f 2); \
@@ -78,34 +79,12 @@ export FOLDED_LIST
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
 
-reproduce: ## train what is missing of a first look (EXPERIMENT= names another experiment), write its report, print its table
-reproduce-long: ## the same at 28,050 steps, four ratios and other lengths besides: hours; it can be stopped and goes on
 reproduce: NAME = $(or $(EXPERIMENT),$(FIRST))
-reproduce-long: NAME = fashion_mnist_long
-reproduce reproduce-long: $(VENV)/.installed
+reproduce: $(VENV)/.installed ## train what is missing of a first look (EXPERIMENT= names another experiment), write its report, print its table
 	@echo "$@: running the experiment"
 	@$(HARNESS) run $(NAME) $(RUN_OPTIONS) $(RESULTS_OPTION)
 	@echo "$@: writing the report"
 	@$(HARNESS) report $(NAME) $(METHODS_OPTION) $(RESULTS_OPTION)
-
-tune: $(VENV)/.installed ## run the search that both experiments' settings and learning rates come from
-	@echo "tune: running the search"
-	@$(HARNESS) run fashion_mnist_long --tuning $(RUN_OPTIONS) $(RESULTS_OPTION)
-
-# In order of what they tell for their runs; those of STUDIES are done, and of these what is missing.
-STUDIES ?= two_level rules skew_class_shards skew_dirichlet_0.1 momentum workers_16 width_128 width_8 workers_2 \
-    skew_dirichlet_1 workers_4 workers_32 weak_scaling_2 weak_scaling_4 weak_scaling_16 skew_dirichlet_10 released \
-    tail network_cnn group_norm network_densenet \
-    network_shufflenet gpt_text_books resnet_loads gpt_text_loads gpt_text_tail perceptron_load perceptron_bounds \
-    resnet_bounds gpt_text_every_step
-
-studies: $(VENV)/.installed ## run what is missing of the studies that answer single questions (STUDIES= names some), and report
-	@for study in $(STUDIES); do \
-	    if grep -qs '^\[tuning\]' "harness/experiments/studies/$$study.toml"; then \
-	        $(HARNESS) run "studies/$$study" --tuning $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1; fi; \
-	    $(HARNESS) run "studies/$$study" $(RUN_OPTIONS) $(RESULTS_OPTION) || exit 1; \
-	    $(HARNESS) report "studies/$$study" $(RESULTS_OPTION) || exit 1; \
-	done
 
 answers: $(VENV)/.installed ## write results/answers: readers' questions, and which method when (with RESULTS= from your records too)
 	@$(RUN) -m harness answers --results "$(RESULTS)"
@@ -165,23 +144,9 @@ bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this mac
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
 
-speedups: $(VENV)/.installed ## time methods and baselines on such a network, then write the report, into results/own/speedups
-	@$(HARNESS) speedups --output "$(MEASURED)/speedups"
-
-speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time
-	@$(HARNESS) speedups --only scored --output "$(MEASURED)/scored_speedups"
-
-speedups-table: $(VENV)/.installed ## the same of the first table's settings
-	@$(HARNESS) speedups --only table --output "$(MEASURED)/scored_speedups"
-
-speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
-	@$(HARNESS) speedups --only wide --output "$(MEASURED)/speedups"
-
-speedups-text: $(VENV)/.installed ## time what the experiment on text scores, on links of 0 and 20 ms one way (Linux, root)
-	@$(HARNESS) speedups --only text --output "$(MEASURED)/speedups"
-
-speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels beside them, and slow workers (Linux, root)
-	@$(HARNESS) speedups --only consecutive --output "$(MEASURED)/speedups"
+speedups: $(VENV)/.installed ## time methods and baselines on such a network, then write the report; SESSION=scored, table, wide, consecutive or text times that alone
+	@$(HARNESS) speedups $(if $(SESSION),--only "$(SESSION)") \
+	    --output "$(MEASURED)/$(if $(filter scored table,$(SESSION)),scored_speedups,speedups)"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"
@@ -190,20 +155,20 @@ gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely 
 # networks wait for most of their time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
+TIMED = took() { echo "check: $$part took $$(( $$(date +%s) - began )) s"; }; \
+    begin() { part=$$1; began=$$(date +%s); echo "check: $$part"; }; begin
+
 test: $(VENV)/.installed-dev ## run the tests, but for those marked whole, which take long
 	@echo "test: running the tests, without those that check runs too"
 	@$(PYTEST) -m "not bench and not whole"
 
-check: $(VENV)/.installed-dev ## check style, types and layers, then run all tests
-	@echo "check: style"
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/ruff format --check --quiet .
-	@echo "check: types"
-	@$(RUN) -m mypy --strict $(SOURCES)
-	@echo "check: layers"
-	@$(VENV)/bin/lint-imports --no-logo
-	@echo "check: tests"
-	@$(PYTEST)
+# Each part with the seconds that it took.
+check: $(VENV)/.installed-dev ## check style, types and layers, print code tokens, then run all tests
+	@$(TIMED) style; $(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --check --quiet . && took
+	@$(TIMED) types; $(RUN) -m mypy --strict $(SOURCES) && took
+	@$(TIMED) layers; $(VENV)/bin/lint-imports --no-logo && took
+	@$(TIMED) size; $(RUN) -m tests.code_tokens && took
+	@$(TIMED) tests; $(PYTEST) && took
 
 clean: ## remove .venv and caches; results stay
 	@echo "clean: removing $(VENV) and caches"
