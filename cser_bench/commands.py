@@ -9,7 +9,7 @@ import sys
 import click
 from click.shell_completion import get_completion_class, shell_complete
 
-from cser_bench.harness.cli.command import Command, command
+from cser_bench.harness.cli.command import Command
 from cser_bench.harness.cli.exits import program
 from cser_bench.harness.cli.experiments import plan, preflight, run
 from cser_bench.harness.cli.records import pack, unpack
@@ -27,11 +27,38 @@ COMPLETE = "_CSER_HARNESS_COMPLETE"
 """The variable by which a shell's script asks for completions."""
 
 
-class InOrder(click.Group):
-    """A group that lists its commands as they were given, where click's own sorts them."""
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "Your job": (advise, netlab, time, speedups),
+    "Your method": (try_,),
+    "Experiments": (
+        plan,
+        preflight,
+        run,
+        submit,
+        status,
+        report,
+        pack,
+        unpack,
+        answers,
+    ),
+}
+"""All commands, as --help lists them."""
+
+
+class Grouped(click.Group):
+    """A group that lists its commands below the heads of `GROUPS`, where click's own sorts them."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_commands(
+        self, context: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        for head, listed in GROUPS.items():
+            with formatter.section(head):
+                formatter.write_dl(
+                    [(str(each.name), str(each.short_help)) for each in listed]
+                )
 
 
 def _print_version(
@@ -56,10 +83,9 @@ def _print_completion(
 
 
 @click.group(
-    cls=InOrder,
+    cls=Grouped,
     no_args_is_help=False,
-    help="The command line: plan, run, status, report, pack and others, each an experiment's or a "
-    "measurement's.",
+    help="What a step of your job costs, how your method ranks, and experiments from plan to report.",
 )
 @click.option(
     "--version",
@@ -81,33 +107,9 @@ def commands() -> None:
     pass
 
 
-@command("help", "print this list, or what a COMMAND takes")
-@click.argument("name", required=False, metavar="[COMMAND]")
-@click.pass_context
-def help_(context: click.Context, name: str | None) -> int:
-    """Do as COMMAND --help does."""
-    return do(["--help"] if name is None else [name, "--help"])
-
-
-LISTED: tuple[Command, ...] = (
-    help_,
-    plan,
-    preflight,
-    run,
-    submit,
-    status,
-    report,
-    try_,
-    pack,
-    unpack,
-    answers,
-    advise,
-    speedups,
-    netlab,
-    time,
-)
-for each in LISTED:
-    commands.add_command(each)
+for listed in GROUPS.values():
+    for each in listed:
+        commands.add_command(each)
 
 
 def do(arguments: list[str] | None) -> int:
