@@ -67,13 +67,6 @@ class DecoderState:
     visible: Tensor
     past: tuple[Past, ...]
 
-    def of(self, rows: Tensor) -> DecoderState:
-        """Pick these rows of the batch, in this order: of beams some go on and some end."""
-        # The source's, too: a beam may go on in the place of one of another sentence.
-        memory = tuple((keys[rows], values[rows]) for keys, values in self.memory)
-        past = tuple((keys[rows], values[rows]) for keys, values in self.past)
-        return DecoderState(memory, self.visible[rows], past)
-
 
 class Transformer(nn.Module):
     """Scores of the next token at each position of the target."""

@@ -25,7 +25,7 @@ differ by at most."""
 def check_spec(spec: Spec) -> None:
     """Check what is known before any record is read.
 
-    Raises SpecError: a task, model, metric, margin or beam that cannot be, or two rows that are
+    Raises SpecError: a task, model, metric or margin that cannot be, or two rows that are
     one.
     """
     task = find_task(spec.task.name)
@@ -43,10 +43,8 @@ def check_spec(spec: Spec) -> None:
             f"{spec.statistics.metric!r}; give one of {', '.join(metrics)}"
         )
     _check_margins(spec)
-    if spec.evaluation.beam > 1 and task.inputs != "pairs":
-        raise SpecError(
-            f"evaluation.beam: task {spec.task.name} has no sentences to decode; remove it"
-        )
+    if spec.evaluation.beam > 1:
+        raise SpecError("evaluation.beam: sentences are decoded greedily; remove it")
     _check_rows_differ(spec)
 
 

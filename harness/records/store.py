@@ -202,9 +202,9 @@ class Result(Record):
     data_sha256: str | None = None
     """Digest of that file, or of a text task's data, both splits."""
     vocabulary_sha256: str | None = None
-    """Digest of its subwords, learnt from the training split."""
+    """Digest of its subwords, in records of translation."""
     signatures: dict[str, str] | None = None
-    """sacreBLEU's signature of how each metric was computed, by metric."""
+    """sacreBLEU's signature of how each metric was computed, in records of translation."""
     sha256: str | None = None
     """Digest of the other fields, of all events and of run.json, which finds accidents; None in
     older records. See `digest_of`."""

@@ -129,7 +129,7 @@ class EvaluationSpec(Strict):
     "local", as released: every worker's own, each worker scoring all samples, and the scores
     averaged.
 
-    `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
+    `beam`: in records of translation, how many beams sentences were decoded with; 1 is greedy.
     """
 
     per_epoch: Count = 1

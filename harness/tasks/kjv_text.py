@@ -1,6 +1,6 @@
 """The King James Bible (1769, public domain) by symbols.
 
-The text is Debian's package sword-text-kjv, read as in `kjv_es`. Passages repeat within a book, so
+The text is Debian's package sword-text-kjv. Passages repeat within a book, so
 whole chapters are scored or trained on. What is left is one text in its own order, cut into
 windows, which are put in an order drawn at random once for all runs: stretches of them are of all
 books. A window's group is the book that it begins in.
@@ -14,17 +14,16 @@ from pathlib import Path
 import torch
 
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks.kjv_es import (
-    ENGLISH,
+from cser_bench.harness.tasks.pairs import digest, shuffled
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.sword import (
     NUM_SLOTS,
-    PACKAGES,
+    PACKAGE,
     SHARE,
     Chapter,
     chapters_of,
-    read_module,
+    read_slots,
 )
-from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.samples import Batch
 from cser_bench.harness.tasks.task import Inputs
 from cser_bench.harness.tasks.windows import Split, TextWindows, numbers_of, windows_of
 
@@ -72,21 +71,17 @@ class BibleText:
             DataError: missing, damaged, or another text.
         """
         share = data or SHARE
-        slots = read_module(ENGLISH, share, self.num_slots)
-        # The text stands for both of a pair's languages; only `source` is read.
-        chapters = chapters_of(slots, slots)
+        chapters = chapters_of(read_slots(share, self.num_slots))
         # Drawn over all books; the chapters of a part stay in order, so that windows run on.
         scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         test = [chapter for number, chapter in enumerate(chapters) if number in scored]
         train = [
             chapter for number, chapter in enumerate(chapters) if number not in scored
         ]
-        sha256 = digest(pair.source for chapter in (*test, *train) for pair in chapter)
+        sha256 = digest(verse.text for chapter in (*test, *train) for verse in chapter)
         split = Split(self._windows(train), self._windows(test), sha256)
         problem = f"the Bible in {share} holds another text than it should"
-        split.check(
-            self.num_train, self.num_test, self.sha256, problem, PACKAGES[ENGLISH]
-        )
+        split.check(self.num_train, self.num_test, self.sha256, problem, PACKAGE)
         split = split.first(self.num_train, self.num_test)
         windows, groups = split.train
         # By no run's seed: shards are the same in every run.
@@ -96,11 +91,11 @@ class BibleText:
     def _windows(self, chapters: list[Chapter]) -> Batch:
         """Cut the chapters, as one text with a line for each, into windows with their books."""
         lines = [
-            " ".join(pair.source for pair in chapter) + "\n" for chapter in chapters
+            " ".join(verse.text for verse in chapter) + "\n" for chapter in chapters
         ]
         numbers = numbers_of("".join(lines), SYMBOLS, other=SYMBOLS[0])
         windows = windows_of(numbers, self.length)
-        books = torch.tensor([chapter[0].group for chapter in chapters])
+        books = torch.tensor([chapter[0].book for chapter in chapters])
         book_by_symbol = books.repeat_interleave(
             torch.tensor([len(line) for line in lines])
         )

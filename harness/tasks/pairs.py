@@ -6,10 +6,9 @@ A source and a target are a sequence of tokens each.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy
 import torch
@@ -171,7 +170,6 @@ class PairSamples:
         max_length: tokens, END included, that a model may answer with.
         sha256: of all pairs of both splits, in their order: runs with the same digest saw the same
             data.
-        vocabulary_sha256: of the subwords, where the tokens are such.
     """
 
     train: Pairs
@@ -179,7 +177,6 @@ class PairSamples:
     measure: Measure
     max_length: int
     sha256: str
-    vocabulary_sha256: str | None = None
 
     @property
     def train_labels(self) -> Tensor:
@@ -189,11 +186,7 @@ class PairSamples:
     def modality(self) -> PairModality:
         num_groups = int(self.train.groups.max()) + 1
         return PairModality(
-            self.measure,
-            num_groups=num_groups,
-            sha256=self.sha256,
-            vocabulary_sha256=self.vocabulary_sha256,
-            pairs=self,
+            self.measure, num_groups=num_groups, sha256=self.sha256, pairs=self
         )
 
     def training_batches(
@@ -269,73 +262,3 @@ class PhoneErrors:
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
         errors, phones = sums
         return {"phone_error_rate": errors / phones}
-
-    def signatures(self) -> dict[str, str]:
-        return {}
-
-
-class BleuAndChrf:
-    """BLEU and chrF of a whole split, by sacreBLEU (Post, 2018).
-
-    Sources: Papineni et al., ACL 2002; Popović, WMT 2015.
-    """
-
-    def __init__(self, text: Callable[[Tokens], str]) -> None:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-
-        self.text = text
-        # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
-        self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}
-        for metric in self._metrics.values():
-            # A first score tells it how many references there are, which signatures say.
-            metric.corpus_score(["a"], [["a"]])
-        self._lengths = [
-            len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics
-        ]
-        self.num_sums = sum(self._lengths)
-
-    def sums(
-        self, predicted: Sequence[Tokens], expected: Sequence[Tokens]
-    ) -> list[float]:
-        predicted_texts = [self.text(tokens) for tokens in predicted]
-        expected_texts = [self.text(tokens) for tokens in expected]
-        sums: list[float] = []
-        for name in self._metrics:
-            rows = self._statistics(name, predicted_texts, expected_texts)
-            # Counts of n-grams and lengths: a split's BLEU is of their sums, and not a mean of
-            # sentences' BLEUs.
-            sums += [float(sum(column)) for column in zip(*rows, strict=True)]
-        return sums
-
-    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        # They are counts, which were summed over workers in float64.
-        numbers = [int(value) for value in sums]
-        scores = {}
-        first = 0
-        for (name, metric), length in zip(
-            self._metrics.items(), self._lengths, strict=True
-        ):
-            # sacreBLEU's scores are of 100.
-            score = metric._compute_score_from_stats(numbers[first : first + length])
-            scores[name] = score.score / 100
-            first += length
-        return scores
-
-    def signatures(self) -> dict[str, str]:
-        return {
-            name: str(metric.get_signature()) for name, metric in self._metrics.items()
-        }
-
-    def _statistics(
-        self, name: str, predicted: list[str], expected: list[str]
-    ) -> list[list[float]]:
-        """Extract the statistics of each sentence.
-
-        The library adds such up itself, and offers no public way to.
-        """
-        metric = self._metrics[name]
-        rows: list[list[float]] = metric._extract_corpus_statistics(
-            predicted, [expected]
-        )
-        return rows

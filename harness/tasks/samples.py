@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,10 +66,7 @@ class Measure(Protocol):
         """
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """Make the metrics of sums, by name, as shares (a BLEU of 30 is 0.3)."""
-
-    def signatures(self) -> dict[str, str]:
-        """Say how each metric was computed, where that has a standard form."""
+        """Make the metrics of sums, by name, as shares."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Modality:
         joins_workers: whether the batch of all workers' indices is their batches, one after the
             other. It is not where samples are augmented by rank.
         data_name: the file that was read in place of a task's official release, for records.
-        sha256, vocabulary_sha256: digests of the data and of its vocabulary, for records.
+        sha256: digest of the data, for records.
     """
 
     measure: Measure | None = None
@@ -103,12 +100,6 @@ class Modality:
     joins_workers: bool = False
     data_name: str | None = None
     sha256: str | None = None
-    vocabulary_sha256: str | None = None
-
-    @property
-    def signatures(self) -> Mapping[str, str] | None:
-        """How metrics were computed, by name; None where no metric has a standard form."""
-        return None if self.measure is None else self.measure.signatures() or None
 
     @property
     def lengths(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The score of the workers' average: every sample once, sentences decoded greedily or by beams."""
+"""The score of the workers' average: every sample once, sentences decoded greedily."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from cser_bench.harness.train.passes import MixedPrecision
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""
-LENGTH_POWER = 1.0
-"""Beams are compared by their log-probability over their length to this power."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ def evaluate(
         config.evaluation.batch_norm == "local" or not optimizer.averages_models
     )
     shares = _shares(collectives, num_evaluation, each_scores_all)
-    sums_now = partial(
-        _sums, models, precision, config.evaluation.beam, samples, shares
-    )
+    sums_now = partial(_sums, models, precision, samples, shares)
     # x_i: (local workers, d)
     parameters_before = optimizer.flat.parameters.clone()
     sums: list[Tensor] = []
@@ -127,14 +123,13 @@ def _shares(
 def _sums(
     models: Sequence[nn.Module],
     precision: MixedPrecision,
-    num_beams: int,
     samples: Samples,
     shares: Sequence[Tensor],
 ) -> list[Tensor]:
     """Return what `Modality.sums` does for each model as it is now, on its share of the samples."""
     with scoring(models):
         return [
-            samples.modality.sums(Answers(model, precision, num_beams), samples, share)
+            samples.modality.sums(Answers(model, precision), samples, share)
             for model, share in zip(models, shares, strict=True)
         ]
 
@@ -183,8 +178,6 @@ def worker_accuracies(
     """Return the accuracy of each worker's own model on all samples, by rank.
 
     The model has its own batch-norm statistics.
-
-    Sentences are decoded greedily here, whatever the number of beams.
     """
     all_samples = torch.arange(num_evaluation)
     with scoring(models):
@@ -218,14 +211,10 @@ def _squares(vectors: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answers in the run's precision; it must be in its mode for evaluation.
-
-    `num_beams`: how many beams a sentence is decoded with; 1 is greedy.
-    """
+    """A model's answers in the run's precision; it must be in its mode for evaluation."""
 
     model: nn.Module
     precision: MixedPrecision
-    num_beams: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -235,12 +224,9 @@ class Answers:
         return self.precision.outputs(self.model, inputs)
 
     def sentences(self, source: Tensor, max_length: int) -> list[list[int]]:
-        assert isinstance(self.model, Transformer), "no other network translates"
+        assert isinstance(self.model, Transformer), "no other network takes pairs"
         with self.precision.autocast():
-            if self.num_beams == 1:
-                tokens = greedy(self.model, source, max_length)
-            else:
-                tokens = beam(self.model, source, max_length, self.num_beams)
+            tokens = greedy(self.model, source, max_length)
         return [plain(row) for row in tokens.tolist()]
 
 
@@ -328,44 +314,3 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
         ended = ended | (newest == END)
         tokens.append(newest)
     return torch.stack(tokens, 1)
-
-
-def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) -> Tensor:
-    """Return the best of `num_beams` beams by log-probability per token.
-
-    It is int64 of shape (batch, at most max_length). A beam that has ended stays among the best
-    while its log-probability does.
-    """
-    batch = len(source)
-    first = torch.arange(batch, device=source.device).unsqueeze(1) * num_beams
-    # A row for each beam, those of one sentence together: (batch * num_beams, ...).
-    state = model.begin(source.repeat_interleave(num_beams, 0))
-    newest = source.new_full((batch * num_beams,), BEGIN)
-    tokens = source.new_empty((batch * num_beams, 0))
-    # All beams are alike at first, so one alone may go on.
-    total = torch.full((batch, num_beams), -torch.inf, device=source.device)
-    total[:, 0] = 0.0
-    ended = torch.zeros_like(newest, dtype=torch.bool)
-    while tokens.shape[1] < max_length and not (tokens.shape[1] and bool(ended.all())):
-        scores, state = model.next_scores(newest, state)
-        scores[:, :END] = -torch.inf
-        likely = torch.log_softmax(scores.float(), 1).masked_fill(
-            ended.unsqueeze(1), -torch.inf
-        )
-        # The one way on of a beam that has ended, at no cost: so it keeps its place and its total.
-        likely[:, PAD].masked_fill_(ended, 0.0)
-        # log p(tokens, token) = log p(tokens) + log p(token | tokens): (batch, num_beams * tokens).
-        candidates = (total.view(-1, 1) + likely).view(batch, -1)
-        total, chosen = candidates.topk(num_beams, dim=1)
-        # A candidate's number says the beam that it goes on from, and its token.
-        rows = (first + chosen // likely.shape[1]).view(-1)
-        newest = (chosen % likely.shape[1]).view(-1)
-        tokens = torch.cat([tokens[rows], newest.unsqueeze(1)], 1)
-        ended = ended[rows] | (newest == END)
-        state = state.of(rows)
-    lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
-    # A sum of log-probabilities falls with each token, so the plain best would be the shortest.
-    best = (total / lengths**LENGTH_POWER).argmax(1)
-    return tokens.view(batch, num_beams, -1)[
-        torch.arange(batch, device=source.device), best
-    ]

@@ -332,8 +332,6 @@ def _result(
         worker_accuracy=accuracies if score else None,
         data_name=modality.data_name,
         data_sha256=modality.sha256,
-        vocabulary_sha256=modality.vocabulary_sha256,
-        signatures=modality.signatures,
         **_scores(training.train_loss, score),
     )
 

@@ -18,12 +18,11 @@ from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec.run import ModelSpec, PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import load_spec
-from cser_bench.harness.tasks import fashion_mnist, gcide, kjv_es, kjv_text
+from cser_bench.harness.tasks import fashion_mnist, gcide, kjv_text
 from cser_bench.harness.tasks.cifar10 import ARCHIVE, CIFAR10
 from cser_bench.harness.tasks.cmudict import CMUDict
 from cser_bench.harness.tasks.fashion_mnist import FashionMNIST
 from cser_bench.harness.tasks.imagenet import ImageNet
-from cser_bench.harness.tasks.kjv_es import ENGLISH, PACKAGES
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
@@ -61,7 +60,6 @@ SHRUNKEN: dict[str, Table] = {
     "fashion_mnist_long": {"hidden": 4},
     "cmudict": TRANSFORMER,
     "cmudict_adamw": TRANSFORMER,
-    "kjv_es": TRANSFORMER,
     "kjv_text": TRANSFORMER,
     "gcide": TRANSFORMER,
 }
@@ -144,15 +142,11 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
             **own, sha256=None, entries=partial(made_up_entries, NUM_TRAIN + NUM_TEST)
         )
     if name == "kjv_text":
-        num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
+        num_slots = bible(folder, 1, chapters=(40, 40))
         return replace(kjv_text.TASK, **own, length=8, num_slots=num_slots, sha256=None)
-    if name == "gcide":
-        dictionary(folder, 1, 40)
-        return replace(gcide.TASK, **own, length=8, num_test_entries=8, sha256=None)
-    both = [bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1)]
-    num_slots, _ = both
-    own |= {"num_test_chapters": 3, "num_slots": num_slots, "sha256": None}
-    return replace(kjv_es.TASK, **own, vocabulary=300, positions=64)
+    assert name == "gcide"
+    dictionary(folder, 1, 40)
+    return replace(gcide.TASK, **own, length=8, num_test_entries=8, sha256=None)
 
 
 # Their rows are another's, all or some.

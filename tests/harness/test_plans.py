@@ -403,7 +403,9 @@ def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting
 
 
 RESULTS = ROOT / "results"
-RECORDED = shipped_experiments()
+WITHOUT_SPEC = {"kjv_es", "kjv_es_tuning"}
+"""Records whose task has left; docs/history.md names the commit that can plan them."""
+RECORDED = [each for each in shipped_experiments() if each.name not in WITHOUT_SPEC]
 SPECS = {
     path.stem: load_spec(path) for path in (EXPERIMENTS / "studies").glob("*.toml")
 }

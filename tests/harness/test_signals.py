@@ -159,7 +159,7 @@ def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) 
     """Pairs of sentences, by AdamW."""
     small = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
     own = {
-        "task": {"name": "reversal"},
+        "task": {"name": "cmudict", "num_train": 1_600, "held_out": 100},
         "model": {"name": "transformer", "options": small},
     }
     own |= {"local_step": "adamw", "momentum": 0.0, "learning_rate": 0.003}

@@ -276,11 +276,7 @@ def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> 
 
 
 def bible(
-    share: Path,
-    name: str,
-    seed: int,
-    chapters: tuple[int, ...] = (4, 4),
-    per_chapter: int = 5,
+    share: Path, seed: int, chapters: tuple[int, ...] = (4, 4), per_chapter: int = 5
 ) -> int:
     """A Bible of one book per testament, with these many chapters, as SWORD keeps it; its number of
     slots."""
@@ -301,7 +297,7 @@ def bible(
                 if number == 1:
                     note = "<note placement='foot'>of the <i>word</i></note>"
                 slots.append(f'<div sID="x"/>¶ {word} {" ".join(rest)}{note} ')
-        testament(share / "modules/texts/ztext" / name, testament_name, slots)
+        testament(share / "modules/texts/ztext/engKJV2006eb", testament_name, slots)
         total += len(slots)
     return total
 

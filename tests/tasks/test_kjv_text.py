@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
 from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText
+from cser_bench.harness.tasks.sword import chapters_of, read_slots
 from cser_bench.harness.tasks.windows import TextWindows
 from tests.tasks.miniatures import bible
 
@@ -25,7 +25,7 @@ def miniature(share: Path, **fields: Any) -> BibleText:
     own = {
         "num_train": 150,
         "num_test": 40,
-        "num_slots": bible(share, ENGLISH, 1, chapters=(9, 5)),
+        "num_slots": bible(share, 1, chapters=(9, 5)),
     }
     return replace(TASK, **(own | fields), length=8, num_test_chapters=3, sha256=None)
 
@@ -43,10 +43,10 @@ def loaded(task: BibleText, share: Path, **spec: Any) -> TextWindows:
 def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     task = miniature(tmp_path)
     samples = loaded(task, tmp_path)
-    slots = read_module(ENGLISH, tmp_path, task.num_slots)
+    slots = read_slots(tmp_path, task.num_slots)
     lines = [
-        " ".join(pair.source for pair in chapter) + "\n"
-        for chapter in chapters_of(slots, slots)
+        " ".join(verse.text for verse in chapter) + "\n"
+        for chapter in chapters_of(slots)
     ]
     every = torch.arange(40)
     [(inputs, labels)] = list(samples.evaluation_batches(every))
@@ -71,9 +71,9 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
         "three whole chapters are scored, and the windows of the others trained on"
     )
     books = ["", ""]
-    chapters = chapters_of(slots, slots)
+    chapters = chapters_of(slots)
     for chapter, line in zip(chapters, lines, strict=True):
-        books[chapter[0].group] += line
+        books[chapter[0].book] += line
     for window, group in zip(
         samples.train_inputs[:, :-1], samples.train_labels.tolist(), strict=True
     ):

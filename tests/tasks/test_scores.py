@@ -38,8 +38,6 @@ class TopTwo:
         right, count = sums
         return {"top_2": right / count}
 
-    def signatures(self):
-        return {"top_2": "of two"}
 
 
 @dataclass(frozen=True)
@@ -107,4 +105,3 @@ def test_workers_score_shares_of_it(ranked: None) -> None:
     assert score.metrics == {"top_2": pytest.approx(share)}
     num_first = int((ranks == 0).sum())
     assert score.correct == num_first
-    assert samples.modality.signatures == {"top_2": "of two"}
