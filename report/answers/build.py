@@ -15,7 +15,6 @@ from cser_bench.harness.records.atomic import write_text_atomically
 from cser_bench.harness.records.shipped import SHIPPED, ships
 from cser_bench.report.answers.net import Net
 from cser_bench.report.answers.scores import Scores
-from cser_bench.report.answers.search import Search
 from cser_bench.report.answers.times import Times
 from cser_bench.report.collection import Collection
 from cser_bench.report.typesetting import write_pdf
@@ -106,12 +105,7 @@ def queries_of(
     Args:
         root: the folder of the results, from the page.
     """
-    rooms = (
-        Scores(collection, root),
-        Times(collection),
-        Net(collection),
-        Search(collection),
-    )
+    rooms = (Scores(collection, root), Times(collection), Net(collection))
     return {
         name: getattr(room, name)
         for room in rooms

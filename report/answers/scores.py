@@ -1,24 +1,19 @@
-"""Queries on what methods score, send and hold, for the placeholders of answers."""
+"""Queries on what methods score and send, for the placeholders of answers."""
 
 from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.advice.needs import methods_in_job
-from cser_bench.report.advice.runs import methods_run
 from cser_bench.report.collection import Collection, folder_in_results
 from cser_bench.report.efficiency_section import efficiency_cell, efficiency_of
 from cser_bench.report.frame import Frames
 from cser_bench.report.sensitivity import NOT_CLAIMED, claimed_contrasts
-from cser_bench.report.setting import key_of, setting_in_short
-from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.statistics import (
     BETTER,
     BETTER_BY_MARGIN,
@@ -32,7 +27,7 @@ from cser_bench.report.statistics import (
     difference,
     rows_by_place,
 )
-from cser_bench.report.wording import NOT_TESTED, code, gap_unit, listed, short, traffic
+from cser_bench.report.wording import NOT_TESTED, code, gap_unit, listed, traffic
 
 Form = Literal["sentence", "short", "cell"]
 
@@ -41,8 +36,6 @@ Form = Literal["sentence", "short", "cell"]
 DIGITS = {(True, True): 2, (True, False): 2, (False, True): 4, (False, False): 3}
 """Decimals of a gap, by whether it is in points, and whether it is a table's cell."""
 
-GAPS = {"nats": "loss gap"}
-"""What a gap is called in a table's head, by its unit; others are drops."""
 
 WORDS_OF_VERDICTS = {
     LESS: "within the margin",
@@ -67,18 +60,6 @@ class Scores:
     root: str = ".."
     """The folder of the results, from the page that links to a report."""
     _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
-
-    def mean(self, experiment: str, row: str) -> str:
-        """Return the mean score of a row's runs, as "90.66 %" or "1.153 nats"."""
-        frames = self._with(experiment, row)
-        score = float(frames.done(row).mean())
-        metric = frames.metric
-        if not metric.is_share:
-            return f"{-score:.3f} {metric.loss_unit}"
-        unit = metric.label
-        if metric.unit == "percent":
-            unit = "%"
-        return f"{100 * score:.2f} {unit}"
 
     def gap(self, experiment: str, row: str, form: Form = "sentence") -> str:
         """Return a row's accuracy drop or loss gap to the baseline of its size and length."""
@@ -165,115 +146,6 @@ class Scores:
         # A step, as the baseline may have been run at other lengths than the row.
         per_step = line["link_models"] / line["num_steps"]
         return traffic(per_step * baseline["num_steps"] / baseline["link_models"])
-
-    def rate(self, experiment: str, row: str) -> str:
-        """Return a row's learning rate."""
-        return short(float(self._with(experiment, row).row(row)["learning_rate"]))
-
-    def memory(self, experiment: str, row: str) -> str:
-        """Return the most that a worker holds in a step, in sizes of the model, activations left out."""
-        held = self._with(experiment, row).row(row)["peak_models"]
-        if held is None or math.isnan(held):
-            raise UsageError(
-                f"the record of {experiment} does not say what {row} holds"
-            )
-        return f"{held:.1f}"
-
-    def distance(
-        self, experiment: str, row: str, when: Literal["largest", "last"]
-    ) -> str:
-        """Return how far workers are from their mean, on average over seeds, at a score of a run."""
-        scores = self._with(experiment, row).scores
-        # At step 0 all workers have the same parameters.
-        of_row = scores[(scores["row"] == row) & (scores["step"] > 0)]
-        # Index: step.
-        means = of_row.groupby("step")["worker_distance"].mean().dropna()
-        if means.empty:
-            raise UsageError(
-                f"the runs of {row} in {experiment} have no distance of workers"
-            )
-        distance = means.iloc[-1]
-        if when == "largest":
-            distance = means.max()
-        return f"{distance:.3g}"
-
-    def needed(self, experiment: str, row: str, gbits: float) -> str:
-        """Return the efficiency at which a row ties with DDP's fp16 hook, on ResNet-50 and 8 GPUs."""
-        frames = self._with(experiment, row)
-        record = next(each for each in frames.experiment.rows if each.row == row)
-        key = key_of(frames.experiment, record)
-        methods = [method for method in methods_run([frames]) if method.key == key]
-        if not methods:
-            raise UsageError(
-                f"{row} of {experiment} is no method whose step can be modelled"
-            )
-        job = replace(RESNET50, bits_per_second=1e9 * gbits)
-        # With DDP and its hook, which stand for no method that was run.
-        in_job = [line for line in methods_in_job(job, methods, ()) if line.method]
-        return f"{in_job[0].over_hook:.2f}"
-
-    def table(
-        self, experiment: str, rows: Sequence[str] | Mapping[str, str], *columns: str
-    ) -> str:
-        """Return a table with a line a row.
-
-        Args:
-            rows: names of rows, or what the table calls them by name.
-            columns: of `setting`, `traffic`, `mean`, `gap`, `efficiency`, `rate`, `memory`, `verdict`
-                and `needed`, the last with the Gb/s of a link behind it, as in `needed 25`.
-        """
-        frames = self._with(experiment, *rows)
-        unit = gap_unit(frames.metric)
-        heads = {
-            "gap": f"{GAPS.get(unit, 'drop')}, {unit} (95 % CI)",
-            "efficiency": "efficiency (95 % CI)",
-            "mean": frames.metric.score_label,
-            "rate": "learning rate",
-            "memory": "models held",
-            "verdict": "test",
-        }
-        head = ["method"]
-        dashes = ["---"]
-        for column in columns:
-            word, _, gbits = column.partition(" ")
-            title = heads.get(word, word)
-            if gbits:
-                title = f"needed at {gbits} Gb/s"
-            head.append(title)
-            # Words are aligned to the left, numbers to the right.
-            dashes.append("---" if column in ("setting", "verdict") else "---:")
-        lines = [head, dashes]
-        for row in rows:
-            label = str(frames.row(row)["label"])
-            if isinstance(rows, Mapping):
-                label = rows[row]
-            cells = [self._table_cell(frames, row, column) for column in columns]
-            lines.append([label, *cells])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def _table_cell(self, frames: Frames, row: str, column: str) -> str:
-        """Return a row's cell of a column of `table`."""
-        name = frames.experiment.name
-        word, _, gbits = column.partition(" ")
-        if word == "setting":
-            record = next(each for each in frames.experiment.rows if each.row == row)
-            return setting_in_short(record)
-        if word == "needed":
-            return self.needed(name, row, float(gbits))
-        if word in ("gap", "efficiency"):
-            query = {"gap": self.gap, "efficiency": self.efficiency}[word]
-            return query(name, row, "cell")
-        queries = {
-            "traffic": self.traffic,
-            "mean": self.mean,
-            "rate": self.rate,
-            "memory": self.memory,
-            "verdict": self.verdict,
-        }
-        if word not in queries:
-            names = ", ".join(("setting", "gap", "efficiency", "needed 25", *queries))
-            raise UsageError(f"a table has no column {column!r}; name one of {names}")
-        return queries[word](name, row)
 
     def report(self, *experiments: str) -> str:
         """Return links to the reports of experiments."""

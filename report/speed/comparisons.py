@@ -11,19 +11,12 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from cser_bench.harness.measures.hardware import hardware
-from cser_bench.harness.records.timings import Message
-from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, step_seconds
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
 
 LOWEST = 1e6
 HIGHEST = 400e9
 """Bits per second: the range over which everything is modelled."""
 
-CLEARLY = 1.05
-"""A method beats a baseline where it is more than so many times as fast."""
-
-NEGLIGIBLE = 1.1
-"""Communication is negligible where a step takes no longer than so many times its compute."""
 
 DDP = "ddp"
 """The baseline that all are compared with, by name: overlapped, in fp32."""
@@ -33,8 +26,6 @@ PROPOSED = "mcser"
 
 RIVALS = (DDP, "ddp_fp16", "powersgd_2")
 """Overlapped baselines, by name, of the thresholds."""
-
-PROPOSED_AT_RATIOS = ("mcser_32", PROPOSED, "mcser_1024")
 
 
 class Headline(NamedTuple):
@@ -56,9 +47,6 @@ HEADLINES = (
 
 AT = 10e9
 """Bits per second at which single numbers are given."""
-
-MOST_RATIO = 1e6
-"""Up to which a ratio is sought: messages of some bytes, whose hops are all latency."""
 
 
 def log_grid(low: float, high: float) -> list[float]:
@@ -202,143 +190,3 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
     # It need not fall all the way, so there may be several spans: the last one's end counts.
     spans = spans_above(lambda rate: factor(rate) - target, LOWEST, HIGHEST)
     return max((high for _, high in spans), default=math.nan)
-
-
-def needed_ratio(
-    compute: Compute, messages: Sequence[Message], network: Network
-) -> float:
-    """Return the least ratio at which messages are so short that communication is negligible.
-
-    At least 1; NaN where none is.
-    """
-    allowed = NEGLIGIBLE * (compute.forward + compute.backward)
-
-    def spare(ratio: float) -> float:
-        """Return how far a step is below what is allowed; it rises with the ratio."""
-        shorter = []
-        for message in messages:
-            size = {"payload_bytes": message.payload_bytes / ratio}
-            shorter.append(message.model_copy(update=size))
-        return allowed - step_seconds(compute, shorter, network)
-
-    spans = spans_above(spare, 1.0, MOST_RATIO)
-    if not spans:
-        return math.nan
-    least, _ = spans[0]
-    return least
-
-
-def needed_ratio_at(model: WorkloadModel, bits_per_second: float) -> float:
-    """Return the least ratio at which DDP's buckets, so compressed, are negligible.
-
-    NaN where none is.
-    """
-    compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    return needed_ratio(
-        compute, model.methods[DDP].messages, model.network(bits_per_second)
-    )
-
-
-def _steps_on(
-    model: WorkloadModel, networks: Sequence[Network]
-) -> list[dict[str, Any]]:
-    """Return a line a method: modelled seconds of a step by the fastest of the networks."""
-    lines = []
-    for name, method in model.methods.items():
-        lines.append(
-            {
-                "method": name,
-                "label": method.label,
-                "baseline": method.baseline,
-                "ratio": method.payload_reduction(model.workload.num_parameters),
-                "seconds": min(model.seconds(method, network) for network in networks),
-            }
-        )
-    return lines
-
-
-def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
-    """Return modelled steps on machines of one worker, on two machines and on one.
-
-    Columns: workload, machines, workers_per_machine, bits_per_second, method, label, baseline,
-    ratio, seconds, over_ddp (DDP's seconds on the same layout over these).
-
-    Each is by the fastest algorithm of it. Inside a machine the link is the fastest of the price
-    table for the device, else unlimited.
-    """
-    num_workers = model.main.fabric.num_workers
-    inside_rates = []
-    for machine in hardware().machines:
-        if machine.device in model.workload.device:
-            inside_rates.append(machine.inside_bits_per_second)
-    inside = max(inside_rates, default=None)
-    lines = []
-    # Two machines of one worker each are one layout, not two.
-    for num_machines in dict.fromkeys((num_workers, 2, 1)):
-        if num_workers % num_machines:
-            continue
-        layout = (num_machines, num_workers // num_machines)
-        # A hierarchy has one level where a machine has one worker, or all machines are one.
-        other: Algorithm = "tree" if 1 in layout else "hierarchical"
-        networks = [
-            model.network(bits_per_second, layout, inside, "ring"),
-            model.network(bits_per_second, layout, inside, other),
-        ]
-        place = {
-            "workload": model.workload.name,
-            "machines": num_machines,
-            "workers_per_machine": num_workers // num_machines,
-            "bits_per_second": bits_per_second,
-        }
-        steps = _steps_on(model, networks)
-        ddp_seconds = next(step["seconds"] for step in steps if step["method"] == DDP)
-        for step in steps:
-            lines.append(place | step | {"over_ddp": ddp_seconds / step["seconds"]})
-    return pd.DataFrame(lines)
-
-
-def costs_frame(model: WorkloadModel) -> pd.DataFrame:
-    """Return dollars per thousand modelled steps, on machines of the price table.
-
-    Machines that hold all workers are preferred, if the table has any.
-    """
-    num_workers = model.main.fabric.num_workers
-    lines = []
-    for machine in hardware().machines:
-        if machine.device not in model.workload.device or num_workers % machine.gpus:
-            continue
-        num_machines = num_workers // machine.gpus
-        layout = (num_machines, machine.gpus)
-        algorithm: Algorithm = "ring"
-        # A hierarchy needs several machines of several workers each.
-        if min(layout) > 1:
-            algorithm = "hierarchical"
-        network = model.network(
-            machine.bits_per_second, layout, machine.inside_bits_per_second, algorithm
-        )
-        dollars_per_hour = num_machines * machine.dollars_per_hour
-        for step in _steps_on(model, [network]):
-            cost = {
-                "workload": model.workload.name,
-                "machines": num_machines,
-                "machine": machine.name,
-                "bits_per_second": machine.bits_per_second,
-                "dollars_per_hour": dollars_per_hour,
-                # A thousand steps of so many seconds, in hours.
-                "dollars_per_1000_steps": step["seconds"] / 3.6 * dollars_per_hour,
-                "source": machine.source,
-            }
-            lines.append(step | cost)
-    columns = [
-        "workload",
-        "machines",
-        "machine",
-        "bits_per_second",
-        "dollars_per_hour",
-        "method",
-        "label",
-        "seconds",
-        "dollars_per_1000_steps",
-        "source",
-    ]
-    return pd.DataFrame(lines, columns=columns)

@@ -54,28 +54,6 @@ def net_speedup(efficiency: float, seconds: float, rival_seconds: float) -> floa
     return efficiency * rival_seconds / seconds
 
 
-def tying_encoding(
-    seconds: float, rival_seconds: float, efficiency: float | None = None
-) -> float | None:
-    """Return the seconds of encoding a step at which a method ties with a rival.
-
-    Args:
-        seconds: the method's step without encoding.
-        efficiency: what its step is worth; None where that is not measured, and then it counts as
-            much as the rival's.
-
-    Returns None where the method is slower even without encoding.
-    """
-    worth = efficiency
-    if worth is None:
-        worth = 1.0
-    # t + e = w t' at a tie, solved for e.
-    left = worth * rival_seconds - seconds
-    if left < 0:
-        return None
-    return left
-
-
 def spread_between(groups: Sequence[Sequence[float]]) -> float:
     """Return the standard deviation of ln seconds between sessions, pooled over groups.
 

@@ -33,7 +33,6 @@ from cser_bench.report.speed.needed import (
     ratio_interval,
     spread_between,
     spread_of_ratio,
-    tying_encoding,
 )
 
 FOLDER = Path(__file__).parents[2] / "results/scored_speedups"
@@ -77,14 +76,6 @@ def test_who_needs_what_its_steps_are_worth_is_as_fast_as_the_rival() -> None:
     needed = needed_efficiency(30.0, 90.0)
     assert net_speedup(needed, 30.0, 90.0) == pytest.approx(1.0)
     assert net_speedup(0.5, 30.0, 90.0) == 1.5
-
-
-def test_the_encoding_that_ties_makes_the_needed_efficiency_the_measured_one() -> None:
-    assert tying_encoding(30.0, 90.0, 0.5) == 15.0
-    assert needed_efficiency(30.0, 90.0, encoding=15.0) == 0.5
-    # Where none is measured a step counts as much as the rival's.
-    assert tying_encoding(30.0, 90.0) == 60.0
-    assert tying_encoding(30.0, 90.0, 0.3) is None
 
 
 def test_the_spread_is_of_logarithms_and_pooled() -> None:
