@@ -7,7 +7,6 @@ p the longer of the two).
 
     flat ring     all-reduce   2 (n-1) h(b/n)
                   all-gather   (n-1) h(b)
-    tree          all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between
     pairs         two stages   2 (n-m) h(m b/n) between,
                                or 2 (m-1) h(b/n) inside where that takes longer
     neighbours    exchange     h(k b), a worker's k messages at once; a machine's link carries those
@@ -18,10 +17,10 @@ p the longer of the two).
                                (m-1) alpha + n b beta inside
 
 The flat ring's workers are contiguous in their machines, so that each link, a machine's or a
-worker's, carries the same bytes; all hops go on at once, and the slowest link sets the pace. An
-all-gather by tree goes round the ring. In two stages each worker sends to each other one, whatever
-the algorithm, so a machine's link carries all m workers' messages. In an exchange b is one message,
-of the worker's k; it has one hop, whatever n is and whatever the algorithm.
+worker's, carries the same bytes; all hops go on at once, and the slowest link sets the pace. In two
+stages each worker sends to each other one, whatever the algorithm, so a machine's link carries all
+m workers' messages. In an exchange b is one message, of the worker's k; it has one hop, whatever n
+is and whatever the algorithm.
 """
 
 import math
@@ -33,7 +32,7 @@ from typing import Literal
 from cser_bench.harness.measures.steps import ring_hops
 from cser_bench.harness.records.timings import Collective, Message, Rounds
 
-Algorithm = Literal["ring", "tree", "hierarchical"]
+Algorithm = Literal["ring", "hierarchical"]
 
 HOP_SECONDS = 50e-6
 """Latency of a hop between machines, where none is given."""
@@ -130,8 +129,6 @@ def _undilated_seconds(
         return _two_stages(network, links, payload_bytes)
     if network.algorithm == "hierarchical" and is_two_level:
         return _hierarchical(network, links, collective, payload_bytes)
-    if network.algorithm == "tree" and collective == "all_reduce":
-        return _tree(network, links, payload_bytes)
     return _ring(network, links, collective, payload_bytes)
 
 
@@ -146,15 +143,6 @@ def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
         between = num_outside * links.between.hop(workers * share)
     inside = (workers - 1) * links.inside.hop(share)
     return 2 * max(between, inside)
-
-
-def _tree(network: Network, links: Links, payload_bytes: float) -> float:
-    # Up the tree and down again; a number of workers that is no power of 2 needs one more level.
-    inside_levels = math.ceil(math.log2(network.workers_per_machine))
-    between_levels = math.ceil(math.log2(network.num_machines))
-    inside = 2 * inside_levels * links.inside.hop(payload_bytes)
-    between = 2 * between_levels * links.between.hop(payload_bytes)
-    return inside + between
 
 
 def _ring(

@@ -46,8 +46,6 @@ def _message(
     [
         (_network(8, 1), "all_reduce", 28.0),  # 2 x 7 hops of 1 kB: 14 (1 + 1)
         (_network(8, 1), "all_gather", 63.0),  # 7 hops of 8 kB: 7 (1 + 8)
-        (_network(8, 1, "tree"), "all_reduce", 54.0),  # 2 x 3 levels of 8 kB: 6 (1 + 8)
-        (_network(5, 1, "tree"), "all_reduce", 54.0),  # five need three levels as well
         # The slow link between sets the pace of all 14 hops
         (_network(2, 4), "all_reduce", 28.0),
         (
@@ -58,11 +56,6 @@ def _message(
         (_network(1, 8), "all_reduce", 2.8),  # inside alone: 14 (0.1 + 0.1)
         # Nothing inside: the ring
         (_network(8, 1, "hierarchical"), "all_reduce", 28.0),
-        (
-            _network(2, 4, "tree"),
-            "all_reduce",
-            21.6,
-        ),  # inside 2 x 2 (0.1 + 0.8), between 2 x 1 (1 + 8)
         # Chain of 3 hops and 8 kB inside, 2 (0.3 + 0.8); between two machines 2 hops of 4 kB, 2 (1
         # + 4).
         (_network(2, 4, "hierarchical"), "all_reduce", 12.2),
@@ -70,7 +63,7 @@ def _message(
         (_network(2, 4, "hierarchical"), "all_gather", 42.4),
         (_network(1, 1), "all_reduce", 0.0),
         # 2 x 7 messages of 1 kB, as in a ring
-        (_network(8, 1, "tree"), "two_stages", 28.0),
+        (_network(8, 1, "hierarchical"), "two_stages", 28.0),
         (_network(1, 8), "two_stages", 2.8),
         # Four workers send 1 kB to each of the four of the other machine, twice: 2 x 4 (1 + 4).
         (_network(2, 4, "hierarchical"), "two_stages", 40.0),
@@ -181,7 +174,6 @@ PEERS = ((1,), (2,), (4,))
         (_network(2, 4), 8000, PEERS, 59 / 3),
         # Hardly anything leaves: a link inside then sets the pace, 2 + 3 x 8 for one message.
         (_network(2, 4, inside=Link(2e-3, 3e-6)), 8000, ((1,),), 26.0),
-        (_network(8, 1, "tree"), 16000, RING, 17.0),  # neighbours have no tree
     ],
 )
 def test_an_exchange_with_neighbours(
