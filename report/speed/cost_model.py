@@ -23,7 +23,6 @@ m workers' messages. In an exchange b is one message, of the worker's k; it has 
 is and whatever the algorithm.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean as mean
