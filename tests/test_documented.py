@@ -8,6 +8,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,27 +54,39 @@ from tests.harness.support import job_for, small_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-METHOD, COMPRESSOR, NETWORK, TASK, EXPERIMENT, PLOT = (
-    DOCS / f"adding-{name}.md"
-    for name in (
-        "a-method",
-        "a-compressor",
-        "a-network",
-        "a-task",
-        "an-experiment",
-        "a-plot",
-    )
-)
+METHOD = DOCS / "adding-a-method.md"
 
 
-def shown(page: Path, number: int = 0, language: str = "python") -> str:
+@dataclass(frozen=True)
+class Section:
+    """A section of the page on adding something, which is read as a page is."""
+
+    heading: str
+
+    def read_text(self) -> str:
+        _, _, after = (
+            (DOCS / "adding.md").read_text().partition(f"\n## {self.heading}\n")
+        )
+        section, _, _ = after.partition("\n## ")
+        assert section
+        return section
+
+
+COMPRESSOR = Section("A compressor or a baseline")
+NETWORK = Section("A network")
+TASK = Section("A task")
+EXPERIMENT = Section("An experiment")
+PLOT = Section("A plot")
+
+
+def shown(page: Path | Section, number: int = 0, language: str = "python") -> str:
     """One of a page's pieces in a language, as it stands there."""
     fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     found = fence.findall(page.read_text())
     return str(found[number])
 
 
-def run(page: Path, number: int = 0) -> dict[str, Any]:
+def run(page: Path | Section, number: int = 0) -> dict[str, Any]:
     """What a piece of Python defines."""
     module = ModuleType("shown")
     sys.modules["shown"] = module

@@ -320,7 +320,7 @@ def test_each_example_is_tried() -> None:
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
-FRAMEWORKS = ROOT / "docs" / "frameworks"
+FRAMEWORKS = ROOT / "docs" / "frameworks.md"
 DIFFERENCES = {
     "like_nanogpt": "nanogpt",
     "like_torchvision": "torchvision",
@@ -330,22 +330,27 @@ DIFFERENCES = {
     "lightning_trainer": "lightning",
     "like_fabric": "fabric",
 }
-"""Which framework's page has the difference of each script."""
+"""Which framework's section has the difference of each script."""
+
+
+def framework_sections() -> dict[str, str]:
+    """The page's sections by their anchors."""
+    _, *sections = FRAMEWORKS.read_text().split("\n## ")
+    return {section.partition("\n")[0].lower(): section for section in sections}
 
 
 def difference(name: str) -> list[str]:
     """The lines of the difference on a framework's page."""
-    page = (FRAMEWORKS / f"{DIFFERENCES[name]}.md").read_text()
-    [shown] = re.findall("```diff\n(.*?)```", page, flags=re.DOTALL)
+    section = framework_sections()[DIFFERENCES[name]]
+    [shown] = re.findall("```diff\n(.*?)```", section, flags=re.DOTALL)
     return str(shown).splitlines()
 
 
 def test_each_frameworks_page_is_in_the_guides_table() -> None:
     linked = re.findall(
-        r"^\| \[\w+\]\(frameworks/(\w+)\.md\)", GUIDE.read_text(), re.MULTILINE
+        r"^\| \[\w+\]\(frameworks\.md#(\w+)\)", GUIDE.read_text(), re.MULTILINE
     )
-    assert linked == list(DIFFERENCES.values())
-    assert {path.stem for path in FRAMEWORKS.glob("*.md")} == set(linked)
+    assert linked == list(DIFFERENCES.values()) == list(framework_sections())
 
 
 def test_the_guide_counts_the_lines_of_its_differences() -> None:
@@ -378,7 +383,7 @@ def changed(name: str, folder: Path) -> Path:
 def test_nanogpts_own_checkpoint_has_what_its_sampling_and_resuming_read(
     tmp_path: Path,
 ) -> None:
-    page = (FRAMEWORKS / "nanogpt.md").read_text()
+    page = framework_sections()["nanogpt"]
     [line] = re.findall(r"^    (optimizer\.consensus.*)$", page, re.MULTILINE)
     model = nn.Linear(2, 2)
     numbers: dict[str, Any] = {"iter_num": 4, "best_val_loss": 0.5}
